@@ -1,0 +1,479 @@
+package ipc
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"time"
+)
+
+// Encoding: a message is written up to its last position that is not the default; defaults before that are written as their empty value. Maps are
+// written in the order of their keys, so equal messages are equal bytes (the golden files pin them for every language).
+
+func (e *encoder) request(m *Request) {
+	n := lastSet(m.Pool != "", m.Action != "", m.TraceID != "", len(m.Context) > 0, m.Timeout > 0, m.Credit > 1,
+		len(m.Headers) > 0, m.Body.set(), len(m.Tensors) > 0)
+	e.array(n)
+	e.uint(uint64(KindRequest))
+	e.uint(m.ID)
+	if n > 2 {
+		e.str(m.Pool)
+	}
+	if n > 3 {
+		e.str(m.Action)
+	}
+	if n > 4 {
+		e.str(m.TraceID)
+	}
+	if n > 5 {
+		e.bin(m.Context)
+	}
+	if n > 6 {
+		e.uint(uint64(max(0, (m.Timeout+time.Microsecond-1)/time.Microsecond)))
+	}
+	if n > 7 {
+		e.uint(uint64(max(1, m.Credit)))
+	}
+	if n > 8 {
+		e.headers(m.Headers)
+	}
+	if n > 9 {
+		e.body(m.Body)
+	}
+	if n > 10 {
+		e.tensors(m.Tensors)
+	}
+}
+
+const flagEnd = 1
+
+func (e *encoder) reply(m *Reply) {
+	n := lastSet(m.End, len(m.Headers) > 0, m.Body.set(), len(m.Tensors) > 0, m.Err != nil)
+	e.array(n)
+	e.uint(uint64(KindReply))
+	e.uint(m.ID)
+	if n > 2 {
+		var flags uint64
+		if m.End {
+			flags = flagEnd
+		}
+		e.uint(flags)
+	}
+	if n > 3 {
+		e.headers(m.Headers)
+	}
+	if n > 4 {
+		e.body(m.Body)
+	}
+	if n > 5 {
+		e.tensors(m.Tensors)
+	}
+	if n > 6 {
+		e.array(5)
+		e.str(string(m.Err.Code))
+		e.str(m.Err.Reason)
+		e.str(m.Err.Message)
+		e.uint(uint64(max(0, m.Err.RetryAfter.Milliseconds())))
+		e.headers(m.Err.Details)
+	}
+}
+
+func (e *encoder) cancel(m Cancel) {
+	n := lastSet(m.Reason != "")
+	e.array(n)
+	e.uint(uint64(KindCancel))
+	e.uint(m.ID)
+	if n > 2 {
+		e.str(m.Reason)
+	}
+}
+
+func (e *encoder) credit(m Credit) {
+	n := lastSet(m.N > 0)
+	e.array(n)
+	e.uint(uint64(KindCredit))
+	e.uint(m.ID)
+	if n > 2 {
+		e.uint(uint64(m.N))
+	}
+}
+
+func (e *encoder) hello(m *Hello) {
+	limits := map[string]uint64{}
+	if m.MaxInFlight > 0 {
+		limits["max_in_flight"] = m.MaxInFlight
+	}
+	if m.MaxMessage > 0 {
+		limits["max_message"] = m.MaxMessage
+	}
+	n := lastSet(m.MinVersion > 0, m.MaxVersion > 0, m.SDK != "", len(m.Actions) > 0, len(limits) > 0)
+	e.array(n)
+	e.uint(uint64(KindHello))
+	e.uint(0)
+	if n > 2 {
+		e.uint(uint64(m.MinVersion))
+	}
+	if n > 3 {
+		e.uint(uint64(m.MaxVersion))
+	}
+	if n > 4 {
+		e.str(m.SDK)
+	}
+	if n > 5 {
+		e.array(len(m.Actions))
+		for _, a := range m.Actions {
+			e.array(2)
+			e.str(a.Name)
+			e.uint(a.flags())
+		}
+	}
+	if n > 6 {
+		e.mapping(len(limits))
+		for _, k := range slices.Sorted(maps.Keys(limits)) {
+			e.str(k)
+			e.uint(limits[k])
+		}
+	}
+}
+
+// signal writes a message that is only its kind: drain, stop.
+func (e *encoder) signal(k Kind) {
+	e.array(2)
+	e.uint(uint64(k))
+	e.uint(0)
+}
+
+func (e *encoder) ping(m Ping) {
+	n := lastSet(m.Answer)
+	e.array(n)
+	e.uint(uint64(KindPing))
+	e.uint(m.ID)
+	if n > 2 {
+		e.uint(1)
+	}
+}
+
+func (e *encoder) headers(h map[string]string) {
+	e.mapping(len(h))
+	if len(h) == 0 {
+		return
+	}
+	for _, k := range slices.Sorted(maps.Keys(h)) {
+		e.str(k)
+		e.str(h[k])
+	}
+}
+
+func (e *encoder) body(b Body) {
+	if len(b) == 0 {
+		e.buf = append(e.buf, codeNil)
+		return
+	}
+	e.raw(b)
+}
+
+func (e *encoder) tensors(ts []Tensor) {
+	e.array(len(ts))
+	for i := range ts {
+		t := &ts[i]
+		e.array(4)
+		e.str(t.Name)
+		e.str(t.DType)
+		e.array(len(t.Shape))
+		for _, n := range t.Shape {
+			e.uint(n)
+		}
+		e.bin(t.Data)
+	}
+}
+
+func (b Body) set() bool { return len(b) > 1 || len(b) == 1 && b[0] != codeNil }
+
+// lastSet returns the number of positions to write: kind, id and everything up to the last position that is set.
+func lastSet(set ...bool) int {
+	for i := len(set) - 1; i >= 0; i-- {
+		if set[i] {
+			return i + 3
+		}
+	}
+	return 2
+}
+
+func (a Action) flags() uint64 {
+	var f uint64
+	if a.Stream {
+		f |= 1
+	}
+	if a.Idempotent {
+		f |= 2
+	}
+	if a.Batchable {
+		f |= 4
+	}
+	return f
+}
+
+// Decode decodes one message: a *Request, *Reply, Cancel, Credit, *Hello, Ping or a bare Kind (drain, stop, and kinds this version does not know). The message aliases b.
+// Errors are INVALID_ARGUMENT/bad_message (or bad_tensor) and say what is wrong; the message returned beside one is a *Request or *Reply if at least kind and id could be
+// read, so that the error can be answered, and nil otherwise.
+func Decode(b []byte) (any, error) {
+	r := reader{b: b}
+	scanErr := Scan(b)
+	n := r.array()
+	k := Kind(min(r.uint(), 255))
+	id := r.uint()
+	if r.err != nil || n < 2 {
+		if scanErr == nil {
+			scanErr = fmt.Errorf("it does not begin with [kind, id, …]")
+		}
+		return nil, badMessage(scanErr)
+	}
+	var m any
+	if scanErr == nil {
+		m = decodeFields(&r, k, id, n-2)
+		scanErr = r.err
+	}
+	if scanErr != nil {
+		switch k {
+		case KindRequest:
+			return &Request{ID: id}, badMessage(scanErr)
+		case KindReply:
+			return &Reply{ID: id}, badMessage(scanErr)
+		}
+		return nil, badMessage(scanErr)
+	}
+	if err := validateTensors(m); err != nil {
+		return m, err
+	}
+	return m, nil
+}
+
+// DecodeHead reads what it can of the beginning of a message that is not there as a whole: its kind and id, or false.
+func DecodeHead(b []byte) (Kind, uint64, bool) {
+	r := reader{b: b}
+	r.array()
+	k, id := r.uint(), r.uint()
+	return Kind(min(k, 255)), id, r.err == nil
+}
+
+func badMessage(err error) *Error {
+	return Errorf(InvalidArgument, "bad_message", "the message is malformed: %v", err)
+}
+
+// decodeFields reads the n positions after kind and id.
+func decodeFields(r *reader, k Kind, id uint64, n int) any {
+	switch k {
+	case KindRequest:
+		m := &Request{ID: id, Credit: 1}
+		if n > 0 {
+			m.Pool = r.str()
+		}
+		if n > 1 {
+			m.Action = r.str()
+		}
+		if n > 2 {
+			m.TraceID = r.str()
+		}
+		if n > 3 {
+			m.Context = r.bin()
+		}
+		if n > 4 {
+			m.Timeout = microseconds(r.uint())
+		}
+		if n > 5 {
+			m.Credit = max(1, r.uint32())
+		}
+		if n > 6 {
+			m.Headers = r.headers()
+		}
+		if n > 7 {
+			m.Body = r.value()
+		}
+		if n > 8 {
+			m.Tensors = r.tensors()
+		}
+		return m
+	case KindReply:
+		m := &Reply{ID: id}
+		if n > 0 {
+			m.End = r.uint()&flagEnd != 0
+		}
+		if n > 1 {
+			m.Headers = r.headers()
+		}
+		if n > 2 {
+			m.Body = r.value()
+		}
+		if n > 3 {
+			m.Tensors = r.tensors()
+		}
+		if n > 4 && !r.null() {
+			m.Err = r.error()
+		}
+		return m
+	case KindCancel:
+		m := Cancel{ID: id}
+		if n > 0 {
+			m.Reason = r.str()
+		}
+		return m
+	case KindCredit:
+		m := Credit{ID: id}
+		if n > 0 {
+			m.N = r.uint32()
+		}
+		return m
+	case KindHello:
+		return r.hello(n)
+	case KindPing:
+		m := Ping{ID: id}
+		if n > 0 {
+			m.Answer = r.uint()&1 != 0
+		}
+		return m
+	}
+	return k
+}
+
+func (r *reader) hello(n int) *Hello {
+	m := &Hello{}
+	if n > 0 {
+		m.MinVersion = r.uint32()
+	}
+	if n > 1 {
+		m.MaxVersion = r.uint32()
+	}
+	if n > 2 {
+		m.SDK = r.str()
+	}
+	if n > 3 {
+		for range r.array() {
+			k := r.array()
+			a := Action{}
+			if k > 0 {
+				a.Name = r.str()
+			}
+			if k > 1 {
+				f := r.uint()
+				a.Stream, a.Idempotent, a.Batchable = f&1 != 0, f&2 != 0, f&4 != 0
+			}
+			r.skip(k - 2)
+			if r.err != nil {
+				return m
+			}
+			m.Actions = append(m.Actions, a)
+		}
+	}
+	if n > 4 {
+		for range r.mapping() {
+			switch k := r.str(); k {
+			case "max_message":
+				m.MaxMessage = r.uint()
+			case "max_in_flight":
+				m.MaxInFlight = r.uint()
+			default:
+				r.value()
+			}
+			if r.err != nil {
+				return m
+			}
+		}
+	}
+	return m
+}
+
+func (r *reader) error() *Error {
+	n := r.array()
+	e := &Error{}
+	if n > 0 {
+		e.Code = Code(r.str())
+	}
+	if n > 1 {
+		e.Reason = r.str()
+	}
+	if n > 2 {
+		e.Message = r.str()
+	}
+	if n > 3 {
+		e.RetryAfter = time.Duration(min(r.uint(), math.MaxInt64/uint64(time.Millisecond))) * time.Millisecond
+	}
+	if n > 4 {
+		e.Details = r.headers()
+	}
+	r.skip(n - 5)
+	return e
+}
+
+func (r *reader) headers() map[string]string {
+	n := r.mapping()
+	if n == 0 {
+		return nil
+	}
+	h := make(map[string]string, min(n, 64))
+	for range n {
+		k := r.str()
+		h[k] = r.str()
+		if r.err != nil {
+			return nil
+		}
+	}
+	return h
+}
+
+func (r *reader) tensors() []Tensor {
+	n := r.array()
+	if n == 0 {
+		return nil
+	}
+	ts := make([]Tensor, 0, min(n, 64))
+	for range n {
+		k := r.array()
+		if k < 4 && r.err == nil {
+			r.fail("a tensor of four positions")
+		}
+		t := Tensor{Name: r.str(), DType: r.str()}
+		if d := r.array(); d > 0 {
+			t.Shape = make([]uint64, 0, min(d, 64))
+			for range d {
+				t.Shape = append(t.Shape, r.uint())
+				if r.err != nil {
+					return nil
+				}
+			}
+		}
+		t.Data = r.bin()
+		r.skip(k - 4)
+		if r.err != nil {
+			return nil
+		}
+		ts = append(ts, t)
+	}
+	return ts
+}
+
+func (r *reader) skip(n int) {
+	for i := 0; i < n && r.err == nil; i++ {
+		r.value()
+	}
+}
+
+func microseconds(us uint64) time.Duration {
+	return time.Duration(min(us, math.MaxInt64/uint64(time.Microsecond))) * time.Microsecond
+}
+
+func validateTensors(m any) error {
+	var ts []Tensor
+	switch m := m.(type) {
+	case *Request:
+		ts = m.Tensors
+	case *Reply:
+		ts = m.Tensors
+	}
+	for i := range ts {
+		if err := ts[i].Validate(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

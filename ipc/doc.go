@@ -1,0 +1,22 @@
+// Package ipc carries messages between processes: over a shared-memory ring pair to a worker, over a Unix socket to an app. One codec
+// serves both, and both ends of each.
+//
+//	Caller ──request──▶ Transport ──▶ Serve ──▶ Handler
+//	       ◀──reply────           ◀──        ◀── Responder
+//	       ──cancel, credit──▶
+//
+// The protocol is docs/protocol.md. Read in this order: message.go (what is said), scan.go (what a peer's bytes must survive before anything
+// else looks at them), wire.go and codec.go (bytes ⇄ messages), transport.go with socket.go and ring.go (how bytes travel), hello.go (versions),
+// caller.go (the asking side), serve.go (the answering side).
+//
+// # Who owns what
+//
+// Transport.Recv hands its bytes over to the reader: decoded messages alias them, nobody else writes them, the garbage collector frees them. A Request or Reply
+// given to Send may be reused when Send returns.
+//
+// # What a peer can do to us
+//
+// Every message is scanned before it is decoded, so no length in it can make us allocate more than it carries. A Caller holds at most the credit it
+// granted in replies for each open call; Serve holds at most MaxInFlight requests. A peer that breaks these rules gets [Error] DATA_LOSS/protocol or, where only one
+// request is concerned, INVALID_ARGUMENT for that request. When a transport dies every open call ends with the transport's error, exactly once.
+package ipc

@@ -1,0 +1,139 @@
+package ipc
+
+import (
+	"time"
+
+	"github.com/vmihailenco/msgpack/v5"
+)
+
+// Kind is the first element of every message.
+type Kind uint8
+
+// The kinds of message. Unknown kinds are ignored by whoever receives them.
+const (
+	KindRequest Kind = 1
+	KindReply   Kind = 2
+	KindCancel  Kind = 3
+	KindCredit  Kind = 4
+	KindHello   Kind = 5
+	KindDrain   Kind = 6
+	KindStop    Kind = 7
+	KindPing    Kind = 8
+)
+
+// Protocol versions this package speaks.
+const (
+	MinVersion = 1
+	MaxVersion = 1
+)
+
+// DefaultMaxMessage is the largest message, in bytes, unless a server is configured otherwise.
+const DefaultMaxMessage = 64 << 20
+
+// Body is one MessagePack value, still encoded. nil is MessagePack's nil.
+type Body []byte
+
+// Marshal encodes v, with vmihailenco/msgpack's struct tags and shortest integers.
+func Marshal(v any) (Body, error) {
+	if v == nil {
+		return nil, nil
+	}
+	if b, ok := v.(Body); ok {
+		if err := Scan(b); len(b) > 0 && err != nil {
+			return nil, Errorf(InvalidArgument, "bad_body", "the body is not one MessagePack value: %v", err)
+		}
+		return b, nil
+	}
+	enc := msgpack.GetEncoder()
+	defer msgpack.PutEncoder(enc)
+	var w sliceWriter
+	enc.Reset(&w)
+	enc.UseCompactInts(true)
+	if err := enc.Encode(v); err != nil {
+		return nil, Errorf(InvalidArgument, "bad_body", "the body cannot be encoded as MessagePack: %v", err)
+	}
+	return Body(w), nil
+}
+
+// Decode decodes the body into v (a pointer). The bytes are scanned first, so a hostile body cannot make the decoder allocate without bound.
+func (b Body) Decode(v any) error {
+	if len(b) == 0 {
+		b = Body{codeNil}
+	}
+	if err := Scan(b); err != nil {
+		return Errorf(InvalidArgument, "bad_body", "the body is not one MessagePack value: %v", err)
+	}
+	if err := msgpack.Unmarshal(b, v); err != nil {
+		return Errorf(InvalidArgument, "bad_body", "the body is not what was expected: %v", err)
+	}
+	return nil
+}
+
+type sliceWriter []byte
+
+func (w *sliceWriter) Write(p []byte) (int, error) {
+	*w = append(*w, p...)
+	return len(p), nil
+}
+
+// Request asks a pool's worker to run an action.
+type Request struct {
+	ID      uint64 // set by the [Caller]
+	Pool    string
+	Action  string
+	TraceID string            // W3C traceparent, or ""
+	Context []byte            // the session's opaque bytes
+	Timeout time.Duration     // left at the time of sending, whole microseconds on the wire; 0: none given
+	Credit  uint32            // replies without END the requester will take before it grants more; 0 is read as 1
+	Headers map[string]string // never nil-checked: nil is empty
+	Body    Body
+	Tensors []Tensor
+}
+
+// Reply is one frame of an answer: a chunk, or, with End set, the last word.
+type Reply struct {
+	ID      uint64
+	End     bool
+	Headers map[string]string
+	Body    Body
+	Tensors []Tensor
+	Err     *Error // only with End
+}
+
+// Empty reports whether the reply carries neither body nor tensors, as a stream's END does.
+func (r *Reply) Empty() bool { return len(r.Body) == 0 && len(r.Tensors) == 0 }
+
+// Cancel ends the interest in a request.
+type Cancel struct {
+	ID     uint64
+	Reason string
+}
+
+// Credit allows N more replies without END.
+type Credit struct {
+	ID uint64
+	N  uint32
+}
+
+// Action is what a worker says of one of its actions.
+type Action struct {
+	Name       string
+	Stream     bool // answers in chunks
+	Idempotent bool // may be run a second time when a worker dies in mid-request
+	Batchable  bool
+}
+
+// Hello opens a connection: a worker says that it is ready, a client which versions it speaks, a server which one it chose.
+type Hello struct {
+	MinVersion, MaxVersion uint32
+	SDK                    string
+	Actions                []Action
+	MaxMessage             uint64 // bytes; 0: not said
+	MaxInFlight            uint64 // open requests on this connection; 0: not said
+}
+
+// Ping asks for (or, with Answer, is) a sign of life that travelled the whole way.
+type Ping struct {
+	ID     uint64
+	Answer bool
+}

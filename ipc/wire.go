@@ -1,0 +1,218 @@
+package ipc
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"sync"
+)
+
+// MessagePack's bytes, written append-style and read without copying. Only the envelope needs this; bodies are the user's and go through a library.
+
+const codeNil = 0xc0
+
+// inlineBlob is the size in bytes up to which a blob is copied into the envelope's buffer; a larger one becomes a part of its own, so that it is copied once, into the ring.
+const inlineBlob = 4 << 10
+
+// encoder gathers one message as a list of parts.
+type encoder struct {
+	buf   []byte
+	mark  int // buf[mark:] is not yet in parts
+	parts [][]byte
+}
+
+var encoders = sync.Pool{New: func() any { return &encoder{buf: make([]byte, 0, 1024)} }}
+
+func newEncoder() *encoder { return encoders.Get().(*encoder) }
+
+// free drops the references to the caller's blobs and gives the encoder back.
+func (e *encoder) free() {
+	clear(e.parts)
+	e.buf, e.mark, e.parts = e.buf[:0], 0, e.parts[:0]
+	if cap(e.buf) <= 64<<10 {
+		encoders.Put(e)
+	}
+}
+
+// message returns the parts and their total length.
+func (e *encoder) message() (parts [][]byte, size int) {
+	if e.mark < len(e.buf) {
+		e.parts = append(e.parts, e.buf[e.mark:])
+		e.mark = len(e.buf)
+	}
+	for _, p := range e.parts {
+		size += len(p)
+	}
+	return e.parts, size
+}
+
+func (e *encoder) raw(b []byte) {
+	if len(b) <= inlineBlob {
+		e.buf = append(e.buf, b...)
+		return
+	}
+	if e.mark < len(e.buf) {
+		e.parts = append(e.parts, e.buf[e.mark:])
+	}
+	e.parts = append(e.parts, b)
+	e.mark = len(e.buf)
+}
+
+func (e *encoder) uint(v uint64) {
+	switch {
+	case v <= 0x7f:
+		e.buf = append(e.buf, byte(v))
+	case v <= math.MaxUint8:
+		e.buf = append(e.buf, 0xcc, byte(v))
+	case v <= math.MaxUint16:
+		e.buf = binary.BigEndian.AppendUint16(append(e.buf, 0xcd), uint16(v))
+	case v <= math.MaxUint32:
+		e.buf = binary.BigEndian.AppendUint32(append(e.buf, 0xce), uint32(v))
+	default:
+		e.buf = binary.BigEndian.AppendUint64(append(e.buf, 0xcf), v)
+	}
+}
+
+func (e *encoder) length(n int, fix byte, fixMax int, c8, c16, c32 byte) {
+	switch {
+	case n <= fixMax:
+		e.buf = append(e.buf, fix|byte(n))
+	case n <= math.MaxUint8 && c8 != 0:
+		e.buf = append(e.buf, c8, byte(n))
+	case n <= math.MaxUint16:
+		e.buf = binary.BigEndian.AppendUint16(append(e.buf, c16), uint16(n))
+	default:
+		e.buf = binary.BigEndian.AppendUint32(append(e.buf, c32), uint32(n))
+	}
+}
+
+func (e *encoder) array(n int)   { e.length(n, 0x90, 15, 0, 0xdc, 0xdd) }
+func (e *encoder) mapping(n int) { e.length(n, 0x80, 15, 0, 0xde, 0xdf) }
+
+func (e *encoder) str(s string) {
+	e.length(len(s), 0xa0, 31, 0xd9, 0xda, 0xdb)
+	e.buf = append(e.buf, s...)
+}
+
+func (e *encoder) bin(b []byte) {
+	e.length(len(b), 0, -1, 0xc4, 0xc5, 0xc6)
+	e.raw(b)
+}
+
+// reader reads the values of a message that [Scan] has accepted. The first value of the wrong type sets err and makes all later reads return zero values.
+type reader struct {
+	b   []byte
+	err error
+}
+
+func (r *reader) fail(want string) {
+	if r.err == nil {
+		c := "nothing"
+		if len(r.b) > 0 {
+			c = fmt.Sprintf("type byte %02x", r.b[0])
+		}
+		r.err = fmt.Errorf("expected %s, got %s", want, c)
+	}
+	r.b = nil
+}
+
+// null consumes a nil, if one is next.
+func (r *reader) null() bool {
+	if len(r.b) > 0 && r.b[0] == codeNil {
+		r.b = r.b[1:]
+		return true
+	}
+	return false
+}
+
+func (r *reader) uint() uint64 {
+	if r.null() {
+		return 0
+	}
+	if len(r.b) == 0 {
+		r.fail("an unsigned integer")
+		return 0
+	}
+	c, p := r.b[0], r.b[1:]
+	var v uint64
+	var n int
+	switch {
+	case c <= 0x7f:
+		v = uint64(c)
+	case c == 0xcc && len(p) >= 1, c == 0xd0 && len(p) >= 1 && p[0] < 0x80:
+		v, n = uint64(p[0]), 1
+	case c == 0xcd && len(p) >= 2, c == 0xd1 && len(p) >= 2 && p[0] < 0x80:
+		v, n = uint64(binary.BigEndian.Uint16(p)), 2
+	case c == 0xce && len(p) >= 4, c == 0xd2 && len(p) >= 4 && p[0] < 0x80:
+		v, n = uint64(binary.BigEndian.Uint32(p)), 4
+	case c == 0xcf && len(p) >= 8, c == 0xd3 && len(p) >= 8 && p[0] < 0x80:
+		v, n = binary.BigEndian.Uint64(p), 8
+	default:
+		r.fail("an unsigned integer")
+		return 0
+	}
+	r.b = p[n:]
+	return v
+}
+
+// uint32 reads an unsigned integer and clamps it to 32 bits.
+func (r *reader) uint32() uint32 { return uint32(min(r.uint(), math.MaxUint32)) }
+
+func (r *reader) length(what string, fix, fixMask byte, c8, c16, c32 byte) int {
+	if r.null() {
+		return 0
+	}
+	if len(r.b) > 0 {
+		c, p := r.b[0], r.b[1:]
+		switch {
+		case fixMask != 0 && c&^fixMask == fix:
+			r.b = p
+			return int(c & fixMask)
+		case c8 != 0 && c == c8 && len(p) >= 1:
+			r.b = p[1:]
+			return int(p[0])
+		case c == c16 && len(p) >= 2:
+			r.b = p[2:]
+			return int(binary.BigEndian.Uint16(p))
+		case c == c32 && len(p) >= 4:
+			r.b = p[4:]
+			return int(binary.BigEndian.Uint32(p))
+		}
+	}
+	r.fail(what)
+	return 0
+}
+
+func (r *reader) take(n int, what string) []byte {
+	if n > len(r.b) {
+		r.fail(what)
+		return nil
+	}
+	b := r.b[:n:n]
+	r.b = r.b[n:]
+	return b
+}
+
+func (r *reader) array() int   { return r.length("an array", 0x90, 0x0f, 0, 0xdc, 0xdd) }
+func (r *reader) mapping() int { return r.length("a map", 0x80, 0x0f, 0, 0xde, 0xdf) }
+
+func (r *reader) str() string {
+	return string(r.take(r.length("a string", 0xa0, 0x1f, 0xd9, 0xda, 0xdb), "a string"))
+}
+
+func (r *reader) bin() []byte {
+	return r.take(r.length("a binary", 0, 0, 0xc4, 0xc5, 0xc6), "a binary")
+}
+
+// value takes the next value, whatever it is; nil for a MessagePack nil.
+func (r *reader) value() []byte {
+	if r.null() {
+		return nil
+	}
+	n, err := scanValue(r.b)
+	if err != nil {
+		r.fail("a value")
+		return nil
+	}
+	return r.take(n, "a value")
+}
