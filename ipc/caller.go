@@ -1,0 +1,289 @@
+package ipc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+)
+
+// Caller asks: it multiplexes any number of calls over one [Transport]. Its owner runs [Caller.Run] on one goroutine; calls may be started by many.
+//
+// Every call that was started ends exactly once: with the peer's END, or by [Caller.Close].
+type Caller struct {
+	t      Transport
+	events Events // immutable
+
+	mu     sync.Mutex
+	nextID uint64           // guarded by mu
+	open   map[uint64]*Call // guarded by mu; nil once closed
+	pings  map[uint64]chan<- struct{}
+	closed *Error // guarded by mu; why, once closed
+
+	sending sync.WaitGroup // Starts between registering their call and knowing whether it was sent; added to under mu
+}
+
+// Events tell a Caller's owner what the peer says outside of calls. They are called on Run's goroutine and must not block. Any may be nil.
+type Events struct {
+	Hello func(*Hello)
+	Drain func()
+	Reply func() // a reply frame came: the peer makes progress
+}
+
+// NewCaller makes a Caller; it does nothing until Run.
+func NewCaller(t Transport, events Events) *Caller {
+	return &Caller{t: t, events: events, open: map[uint64]*Call{}, pings: map[uint64]chan<- struct{}{}}
+}
+
+// Replies is the answer to one request, as its receiver sees it. [Call] is the one that comes from another process.
+type Replies interface {
+	// Recv returns the next reply; see [Call.Recv].
+	Recv(ctx context.Context) (*Reply, error)
+	// Cancel abandons what is still to come; see [Call.Cancel].
+	Cancel(reason string)
+}
+
+// Call is one open request. Recv and Cancel belong to one goroutine.
+type Call struct {
+	caller *Caller
+	id     uint64
+	window uint32      // immutable: replies without END the peer may have under way
+	queue  chan *Reply // window replies and the END always fit; Run alone sends
+	done   func()      // called once by Run or Close when the call has ended on the peer's side; nil if nobody cares
+
+	end      uint64 // position of the request's end in the outgoing stream; set before Start returns
+	consumed uint32 // Recv's: taken since credit was last granted
+	finished bool   // Recv's: END was returned or the call abandoned
+
+	abandoned bool // guarded by caller.mu: nobody will call Recv again
+}
+
+// Start sends a request and returns its call; req.ID is set, the rest of req may be reused. done, if not nil, is called once, on some other goroutine or this one, when the
+// peer has finished with the request (which may be long after the caller lost interest); it must not block. An error means that nothing was sent and done is not called.
+func (c *Caller) Start(req *Request, done func()) (*Call, error) {
+	window := max(1, req.Credit)
+	call := &Call{caller: c, window: window, queue: make(chan *Reply, window+1), done: done}
+	c.mu.Lock()
+	if c.closed != nil {
+		err := c.closed
+		c.mu.Unlock()
+		return nil, err
+	}
+	c.nextID++
+	call.id = c.nextID
+	c.open[call.id] = call
+	c.sending.Add(1)
+	c.mu.Unlock()
+	defer c.sending.Done()
+
+	req.ID = call.id
+	e := newEncoder()
+	defer e.free()
+	e.request(req)
+	parts, _ := e.message()
+	end, err := c.t.Send(parts...)
+	if err != nil {
+		c.mu.Lock()
+		delete(c.open, call.id)
+		c.mu.Unlock()
+		return nil, err
+	}
+	call.end = end // Close, which reads it, waits for sending
+	return call, nil
+}
+
+// Recv returns the next reply. The END reply comes last, with End set; after it io.EOF. An END that carries an error, and a transport's death, are returned as that *[Error]. When ctx ends first the
+// peer is told to cancel, and the matching CANCELLED or DEADLINE_EXCEEDED is returned. Credit is granted as replies are taken.
+func (c *Call) Recv(ctx context.Context) (*Reply, error) {
+	if c.finished {
+		return nil, io.EOF
+	}
+	var r *Reply
+	select {
+	case r = <-c.queue:
+	default:
+		select {
+		case r = <-c.queue:
+		case <-ctx.Done():
+			err := AsError(context.Cause(ctx))
+			c.Cancel(err.Reason)
+			return nil, err
+		}
+	}
+	if r.End {
+		c.finished = true
+		if r.Err != nil {
+			return nil, r.Err
+		}
+		return r, nil
+	}
+	if c.consumed++; 2*c.consumed >= c.window {
+		grant := Credit{ID: c.id, N: c.consumed}
+		c.consumed = 0
+		// An error here is the transport's death, which ends the call by itself.
+		_ = send(c.caller.t, func(e *encoder) { e.credit(grant) })
+	}
+	return r, nil
+}
+
+// Cancel abandons the call: the peer is told, and what it still sends is dropped. It does nothing after the end.
+func (c *Call) Cancel(reason string) {
+	if c.finished {
+		return
+	}
+	c.finished = true
+	c.caller.mu.Lock()
+	_, open := c.caller.open[c.id]
+	c.abandoned = true
+	c.caller.mu.Unlock()
+	if open {
+		_ = send(c.caller.t, func(e *encoder) { e.cancel(Cancel{ID: c.id, Reason: reason}) })
+	}
+}
+
+// Ping makes a round trip to the peer.
+func (c *Caller) Ping(ctx context.Context) error {
+	answered := make(chan struct{})
+	c.mu.Lock()
+	if c.closed != nil {
+		err := c.closed
+		c.mu.Unlock()
+		return err
+	}
+	c.nextID++
+	id := c.nextID
+	c.pings[id] = answered
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		delete(c.pings, id)
+		c.mu.Unlock()
+	}()
+	if err := send(c.t, func(e *encoder) { e.ping(Ping{ID: id}) }); err != nil {
+		return err
+	}
+	select {
+	case <-answered:
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.closed != nil { // Close answers every ping
+			return c.closed
+		}
+		return nil
+	case <-ctx.Done():
+		return AsError(context.Cause(ctx))
+	}
+}
+
+// Drain asks the peer to finish what it has and go; Stop to go at once.
+func (c *Caller) Drain() error { return SendSignal(c.t, KindDrain) }
+
+// Stop asks the peer to go at once.
+func (c *Caller) Stop() error { return SendSignal(c.t, KindStop) }
+
+// Run receives until the transport ends or the peer breaks the protocol, and returns why. It leaves the calls that are still open to [Caller.Close].
+func (c *Caller) Run() error {
+	for {
+		b, err := c.t.Recv()
+		if err != nil {
+			var over *OversizeError
+			if errors.As(err, &over) {
+				return protocolErrorf("%v", over)
+			}
+			return err
+		}
+		m, err := Decode(b)
+		if err != nil {
+			return protocolErrorf("%v", err)
+		}
+		switch m := m.(type) {
+		case *Reply:
+			if err := c.deliver(m); err != nil {
+				return err
+			}
+		case *Hello:
+			if c.events.Hello != nil {
+				c.events.Hello(m)
+			}
+		case Ping:
+			c.pong(m)
+		case Kind:
+			if m == KindDrain && c.events.Drain != nil {
+				c.events.Drain()
+			}
+		}
+	}
+}
+
+// deliver gives a reply to its call. A reply to a call that is not open is late and dropped.
+func (c *Caller) deliver(r *Reply) error {
+	if r.ID == 0 && r.Err != nil {
+		return r.Err // the peer ends the connection and says why
+	}
+	if c.events.Reply != nil {
+		c.events.Reply()
+	}
+	c.mu.Lock()
+	call := c.open[r.ID]
+	if call == nil {
+		c.mu.Unlock()
+		return nil
+	}
+	if r.End {
+		delete(c.open, r.ID)
+	}
+	abandoned := call.abandoned
+	c.mu.Unlock()
+
+	if !abandoned {
+		if !r.End && len(call.queue) >= int(call.window) {
+			return protocolErrorf("the peer sent more replies to request %d than it was granted", r.ID)
+		}
+		call.queue <- r // fits: see queue
+	}
+	if r.End && call.done != nil {
+		call.done()
+	}
+	return nil
+}
+
+func (c *Caller) pong(p Ping) {
+	if !p.Answer {
+		_ = send(c.t, func(e *encoder) { e.ping(Ping{ID: p.ID, Answer: true}) })
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if ch := c.pings[p.ID]; ch != nil {
+		delete(c.pings, p.ID)
+		close(ch)
+	}
+}
+
+// Close ends every open call with the error that end returns for it, and refuses new ones with the error refuse. end is given the position at which the call's
+// request ended in the outgoing stream. Preconditions: the transport is closed and Run has returned (or was never called).
+func (c *Caller) Close(refuse *Error, end func(sent uint64) *Error) {
+	c.mu.Lock()
+	if c.closed != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.closed = refuse
+	for id, ch := range c.pings {
+		delete(c.pings, id)
+		close(ch)
+	}
+	c.mu.Unlock()
+	c.sending.Wait() // whoever is sending finds the transport closed; whoever comes now is refused
+
+	c.mu.Lock()
+	open := c.open
+	c.open = nil
+	c.mu.Unlock()
+	for _, call := range open {
+		call.queue <- &Reply{ID: call.id, End: true, Err: end(call.end)} // fits: see queue
+		if call.done != nil {
+			call.done()
+		}
+	}
+}

@@ -1,0 +1,275 @@
+package ipc
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// Handler answers requests, each on a goroutine of its own. ctx ends when the requester cancels, the request's deadline passes or the connection dies. ServeRequest must end the request
+// with End or Fail; one that returns without has its request ended with an empty reply.
+type Handler interface {
+	ServeRequest(ctx context.Context, req *Request, w *Responder)
+}
+
+// ServeConfig tunes [Serve].
+type ServeConfig struct {
+	MaxInFlight  int           // open requests at a time; more are refused with RESOURCE_EXHAUSTED/too_many_requests. 0: 1024
+	Strict       bool          // a malformed message ends Serve, as towards a supervisor; otherwise it ends only its request
+	StallTimeout time.Duration // how long Responder.Send waits for credit before it gives up with RESOURCE_EXHAUSTED/slow_reader; 0: for ever
+	Drain, Stop  func()        // the peer said so; called on Serve's goroutine, must not block
+}
+
+// Serve answers requests from t until t ends, and returns why; then it has cancelled what was open and joined every handler.
+func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
+	if cfg.MaxInFlight == 0 {
+		cfg.MaxInFlight = 1024
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	s := &server{t: t, h: h, cfg: cfg, ctx: ctx, open: map[uint64]*Responder{}}
+	err := s.run()
+	cancel(Errorf(Cancelled, "disconnected", "the connection to the requester is gone"))
+	s.handlers.Wait()
+	return err
+}
+
+type server struct {
+	t        Transport
+	h        Handler
+	cfg      ServeConfig
+	ctx      context.Context
+	handlers sync.WaitGroup
+
+	mu   sync.Mutex
+	open map[uint64]*Responder // guarded by mu
+}
+
+func (s *server) run() error {
+	for {
+		b, err := s.t.Recv()
+		var over *OversizeError
+		switch {
+		case errors.As(err, &over):
+			if err := s.oversize(over); err != nil {
+				return err
+			}
+			continue
+		case err != nil:
+			return err
+		}
+		m, err := Decode(b)
+		if err != nil {
+			if err := s.malformed(m, AsError(err)); err != nil {
+				return err
+			}
+			continue
+		}
+		switch m := m.(type) {
+		case *Request:
+			if err := s.start(m); err != nil {
+				return err
+			}
+		case Cancel:
+			if w := s.lookup(m.ID); w != nil {
+				w.cancel(cancelCause(m.Reason))
+			}
+		case Credit:
+			if w := s.lookup(m.ID); w != nil {
+				w.grant(m.N)
+			}
+		case Ping:
+			if !m.Answer {
+				if err := send(s.t, func(e *encoder) { e.ping(Ping{ID: m.ID, Answer: true}) }); err != nil {
+					return err
+				}
+			}
+		case Kind:
+			switch {
+			case m == KindDrain && s.cfg.Drain != nil:
+				s.cfg.Drain()
+			case m == KindStop && s.cfg.Stop != nil:
+				s.cfg.Stop()
+			}
+		}
+	}
+}
+
+func (s *server) lookup(id uint64) *Responder {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open[id]
+}
+
+// start gives a request to the handler.
+func (s *server) start(req *Request) error {
+	if req.ID == 0 {
+		return s.hangUp(Errorf(InvalidArgument, "bad_message", "a request's id must be at least 1"))
+	}
+	w := &Responder{s: s, id: req.ID, credit: req.Credit, wake: make(chan struct{}, 1)}
+	var ctx context.Context
+	if req.Timeout > 0 {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeout(s.ctx, req.Timeout)
+		ctx, w.cancel = context.WithCancelCause(ctx)
+		w.stop = stop
+	} else {
+		ctx, w.cancel = context.WithCancelCause(s.ctx)
+	}
+	s.mu.Lock()
+	_, dup := s.open[req.ID]
+	full := len(s.open) >= s.cfg.MaxInFlight
+	if !dup && !full {
+		s.open[req.ID] = w
+	}
+	s.mu.Unlock()
+	switch {
+	case dup:
+		w.release()
+		return s.hangUp(Errorf(InvalidArgument, "duplicate_id", "request id %d is already open on this connection", req.ID))
+	case full:
+		w.release()
+		e := Errorf(ResourceExhausted, "too_many_requests", "%d requests are open on this connection, the most it may have; wait for some to end", s.cfg.MaxInFlight)
+		return send(s.t, func(enc *encoder) { enc.reply(&Reply{ID: req.ID, End: true, Err: e}) })
+	}
+	s.handlers.Add(1)
+	go s.handle(ctx, req, w)
+	return nil
+}
+
+func (s *server) handle(ctx context.Context, req *Request, w *Responder) {
+	defer s.handlers.Done()
+	defer w.release()
+	s.h.ServeRequest(ctx, req, w)
+	if !w.ended {
+		_ = w.End(&Reply{})
+	}
+}
+
+func (s *server) malformed(m any, err *Error) error {
+	if s.cfg.Strict {
+		return protocolErrorf("%s", err.Message)
+	}
+	var id uint64
+	switch m := m.(type) {
+	case *Request:
+		id = m.ID
+	case *Reply:
+		id = m.ID
+	}
+	if id == 0 || s.lookup(id) != nil {
+		return s.hangUp(err)
+	}
+	return send(s.t, func(e *encoder) { e.reply(&Reply{ID: id, End: true, Err: err}) })
+}
+
+func (s *server) oversize(over *OversizeError) error {
+	e := tooLarge(int(over.Size), over.Limit)
+	k, id, ok := DecodeHead(over.Head)
+	if s.cfg.Strict || !ok || k != KindRequest || id == 0 || s.lookup(id) != nil {
+		return s.hangUp(e)
+	}
+	return send(s.t, func(enc *encoder) { enc.reply(&Reply{ID: id, End: true, Err: e}) })
+}
+
+// hangUp tells the peer why the connection ends.
+func (s *server) hangUp(e *Error) error {
+	_ = send(s.t, func(enc *encoder) { enc.reply(&Reply{End: true, Err: e}) })
+	return e
+}
+
+func cancelCause(reason string) error {
+	if reason == "deadline" {
+		return context.DeadlineExceeded
+	}
+	return context.Canceled
+}
+
+// Responder answers one request. Send, End and Fail belong to one goroutine.
+type Responder struct {
+	s      *server
+	id     uint64
+	cancel context.CancelCauseFunc
+	stop   context.CancelFunc // the deadline's timer; may be nil
+	ended  bool
+	wake   chan struct{} // capacity 1: credit was granted
+
+	mu     sync.Mutex
+	credit uint32 // guarded by mu
+}
+
+// Send sends a chunk, after waiting for credit if there is none. It returns an error when ctx ends, the requester has not read for the stall timeout, or the transport is gone.
+func (w *Responder) Send(ctx context.Context, r *Reply) error {
+	if err := w.takeCredit(ctx); err != nil {
+		return err
+	}
+	r.ID, r.End, r.Err = w.id, false, nil
+	return send(w.s.t, func(e *encoder) { e.reply(r) })
+}
+
+// End sends the last reply. A second end does nothing.
+func (w *Responder) End(r *Reply) error {
+	if w.ended {
+		return nil
+	}
+	w.ended = true
+	r.ID, r.End = w.id, true
+	// The id is free before the peer can know, so that it may use it again at once.
+	w.s.mu.Lock()
+	delete(w.s.open, w.id)
+	w.s.mu.Unlock()
+	err := send(w.s.t, func(e *encoder) { e.reply(r) })
+	var e *Error
+	if errors.As(err, &e) && e.Reason == "too_large" {
+		err = send(w.s.t, func(enc *encoder) { enc.reply(&Reply{ID: w.id, End: true, Err: e}) })
+	}
+	return err
+}
+
+// Fail ends the request with an error.
+func (w *Responder) Fail(err error) error {
+	return w.End(&Reply{Err: AsError(err)})
+}
+
+func (w *Responder) takeCredit(ctx context.Context) error {
+	var stall <-chan time.Time
+	for {
+		w.mu.Lock()
+		if w.credit > 0 {
+			w.credit--
+			w.mu.Unlock()
+			return nil
+		}
+		w.mu.Unlock()
+		if stall == nil && w.s.cfg.StallTimeout > 0 {
+			timer := time.NewTimer(w.s.cfg.StallTimeout)
+			defer timer.Stop()
+			stall = timer.C
+		}
+		select {
+		case <-w.wake:
+		case <-ctx.Done():
+			return AsError(context.Cause(ctx))
+		case <-stall:
+			return Errorf(ResourceExhausted, "slow_reader", "the reader took no reply for %v; read faster, or grant more credit", w.s.cfg.StallTimeout)
+		}
+	}
+}
+
+func (w *Responder) grant(n uint32) {
+	w.mu.Lock()
+	w.credit += min(n, ^uint32(0)-w.credit)
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// release frees what the request's context holds.
+func (w *Responder) release() {
+	w.cancel(context.Canceled)
+	if w.stop != nil {
+		w.stop()
+	}
+}

@@ -1,0 +1,206 @@
+package supervisor
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/ringmasterd/ringmaster/ipc"
+)
+
+// Config says which pools a [Supervisor] runs. The zero values of its fields are the defaults named beside them.
+type Config struct {
+	Pools      []PoolConfig
+	MaxMessage int          // bytes, both ways; 0: 64 MiB
+	Logger     *slog.Logger // nil: slog.Default()
+	Executable string       // the ringmaster binary that serves builtin actions, as `EXECUTABLE worker --builtin NAME`; "": this process's own
+}
+
+// PoolConfig describes workers that serve the same model or code and are interchangeable.
+type PoolConfig struct {
+	Name         string
+	Command      []string          // argv of a worker; exclusive with Builtin
+	Builtin      string            // name of a builtin action set; exclusive with Command
+	Dir          string            // working directory; "": the supervisor's
+	Env          map[string]string // added to the worker's environment
+	Workers      int               // slots; 0: 1
+	Concurrency  int               // requests in one worker at a time; 0: 1
+	Devices      Devices
+	Balance      Balance       // "": least-connection
+	Weights      []int         // for balance: weighted, one per slot
+	Queue        int           // requests that may wait for a worker; 0: 256, -1: none
+	Timeout      time.Duration // a request's deadline if it brings none; 0: 60 s
+	StartTimeout time.Duration // from spawn to ready; 0: 5 min
+	Limits       Limits
+}
+
+// Balance names a way to choose among the workers that can take a request.
+type Balance string
+
+// The balances there are.
+const (
+	LeastConnection Balance = "least-connection" // fewest in flight; ties go round
+	RoundRobin      Balance = "round-robin"
+	Weighted        Balance = "weighted" // smooth weighted round robin by Weights
+)
+
+// Devices says which GPUs a pool's workers see. The zero value is auto.
+type Devices struct {
+	None bool  // CUDA_VISIBLE_DEVICES is set empty
+	List []int // dealt out to the slots in turn; nil (and not None): auto, every GPU of the machine dealt out likewise, or the variable left alone where there is none
+}
+
+// Limits recycle a worker between requests; a zero field is no limit. Each is shortened by up to a tenth at random, so that workers do not go all at once.
+type Limits struct {
+	RSS      uint64        // bytes
+	Requests uint64        // answered by one process
+	Lifetime time.Duration // of one process
+}
+
+// ControlPool is the pool name under which the supervisor itself answers requests.
+const ControlPool = "ringmaster"
+
+const (
+	defaultQueue        = 256
+	defaultTimeout      = 60 * time.Second
+	defaultStartTimeout = 5 * time.Minute
+	maxSlots            = 1024
+	maxConcurrency      = 65536
+	maxQueue            = 1 << 20
+	minMessage          = 64 << 10
+	maxMaxMessage       = 1 << 30
+)
+
+// FieldError is a bad value in a [Config]: which field, the value, and what would be right.
+type FieldError struct {
+	Pool  string // "" for a field outside of pools
+	Field string // as in ringmaster.yaml
+	Value any
+	Want  string
+}
+
+func (e *FieldError) Error() string {
+	where := e.Field
+	if e.Pool != "" {
+		where = fmt.Sprintf("pools.%s.%s", e.Pool, e.Field)
+	}
+	return fmt.Sprintf("%s: %v: %s", where, e.Value, e.Want)
+}
+
+// Validate checks the configuration; the error is a [*FieldError].
+func (c *Config) Validate() error {
+	if c.MaxMessage != 0 && (c.MaxMessage < minMessage || c.MaxMessage > maxMaxMessage) {
+		return &FieldError{"", "max_message", c.MaxMessage, "use a size from 64KiB to 1GiB"}
+	}
+	if len(c.Pools) == 0 {
+		return &FieldError{"", "pools", "(none)", "name at least one pool, for example `echo: {builtin: echo}`"}
+	}
+	seen := map[string]bool{}
+	for i := range c.Pools {
+		p := &c.Pools[i]
+		if seen[p.Name] {
+			return &FieldError{"", "pools", p.Name, "there are two pools of this name"}
+		}
+		seen[p.Name] = true
+		if err := p.validate(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *PoolConfig) validate() error {
+	bad := func(field string, value any, want string) error { return &FieldError{p.Name, field, value, want} }
+	switch {
+	case !validName(p.Name):
+		return &FieldError{"", "pools", fmt.Sprintf("%q", p.Name), "a pool's name is 1 to 64 letters, digits, '-', '_' or '.', beginning with a letter or digit"}
+	case p.Name == ControlPool:
+		return &FieldError{"", "pools", p.Name, "this name is reserved for control requests; choose another"}
+	case len(p.Command) == 0 && p.Builtin == "":
+		return bad("command", "(none)", "give `command: [program, argument…]` or `builtin: NAME`")
+	case len(p.Command) > 0 && p.Builtin != "":
+		return bad("builtin", p.Builtin, "give either `command` or `builtin`, not both")
+	case len(p.Command) > 0 && p.Command[0] == "":
+		return bad("command", `""`, "the program's name is empty")
+	case p.Workers < 0 || p.Workers > maxSlots:
+		return bad("workers", p.Workers, fmt.Sprintf("use 1 to %d", maxSlots))
+	case p.Concurrency < 0 || p.Concurrency > maxConcurrency:
+		return bad("concurrency", p.Concurrency, fmt.Sprintf("use 1 to %d", maxConcurrency))
+	case p.Queue < -1 || p.Queue > maxQueue:
+		return bad("queue", p.Queue, fmt.Sprintf("use 0 to %d", maxQueue))
+	case p.Timeout < 0:
+		return bad("timeout", p.Timeout, "use a positive duration such as 60s")
+	case p.StartTimeout < 0:
+		return bad("start_timeout", p.StartTimeout, "use a positive duration such as 5m")
+	case p.Limits.Lifetime < 0:
+		return bad("limits.lifetime", p.Limits.Lifetime, "use a positive duration such as 24h")
+	}
+	for _, d := range p.Devices.List {
+		if d < 0 {
+			return bad("devices", d, "device numbers begin at 0")
+		}
+	}
+	switch p.Balance {
+	case "", LeastConnection, RoundRobin:
+	case Weighted:
+		if len(p.Weights) != max(1, p.Workers) {
+			return bad("weights", p.Weights, fmt.Sprintf("balance: weighted needs one weight for each of the %d workers", max(1, p.Workers)))
+		}
+		for _, w := range p.Weights {
+			if w < 1 || w > 1000 {
+				return bad("weights", w, "use weights from 1 to 1000")
+			}
+		}
+	default:
+		return bad("balance", string(p.Balance), "use least-connection, round-robin or weighted")
+	}
+	return nil
+}
+
+// withDefaults returns a copy in which every default is filled in.
+func (c Config) withDefaults() Config {
+	if c.MaxMessage == 0 {
+		c.MaxMessage = ipc.DefaultMaxMessage
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	pools := make([]PoolConfig, len(c.Pools))
+	for i, p := range c.Pools {
+		p.Workers = max(1, p.Workers)
+		p.Concurrency = max(1, p.Concurrency)
+		switch p.Queue {
+		case 0:
+			p.Queue = defaultQueue
+		case -1:
+			p.Queue = 0
+		}
+		if p.Timeout == 0 {
+			p.Timeout = defaultTimeout
+		}
+		if p.StartTimeout == 0 {
+			p.StartTimeout = defaultStartTimeout
+		}
+		if p.Balance == "" {
+			p.Balance = LeastConnection
+		}
+		pools[i] = p
+	}
+	c.Pools = pools
+	return c
+}
+
+func validName(s string) bool {
+	if len(s) == 0 || len(s) > 64 {
+		return false
+	}
+	for i, r := range s {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
+		case i > 0 && (r == '-' || r == '_' || r == '.'):
+		default:
+			return false
+		}
+	}
+	return true
+}

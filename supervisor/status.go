@@ -1,0 +1,56 @@
+package supervisor
+
+// Status is what `ringmaster status --json` prints.
+type Status struct {
+	Version string       `json:"version" msgpack:"version"`
+	UptimeS float64      `json:"uptime_s" msgpack:"uptime_s"`
+	PID     int          `json:"pid" msgpack:"pid"`
+	Pools   []PoolStatus `json:"pools" msgpack:"pools"`
+}
+
+// PoolStatus describes one pool. State is ready (a worker can take requests), loading, draining, drained, backoff or failed.
+type PoolStatus struct {
+	Name     string         `json:"name" msgpack:"name"`
+	State    string         `json:"state" msgpack:"state"`
+	Queued   int            `json:"queued" msgpack:"queued"`
+	InFlight int            `json:"in_flight" msgpack:"in_flight"`
+	Actions  []string       `json:"actions" msgpack:"actions"`
+	Workers  []WorkerStatus `json:"workers" msgpack:"workers"`
+}
+
+// WorkerStatus describes one slot and its current process.
+type WorkerStatus struct {
+	Slot       int     `json:"slot" msgpack:"slot"`
+	PID        int     `json:"pid" msgpack:"pid"`
+	State      string  `json:"state" msgpack:"state"` // starting, loading, ready, draining, backoff, failed
+	InFlight   int     `json:"in_flight" msgpack:"in_flight"`
+	Restarts   int     `json:"restarts" msgpack:"restarts"`
+	Requests   uint64  `json:"requests" msgpack:"requests"`
+	RSSBytes   uint64  `json:"rss_bytes" msgpack:"rss_bytes"`
+	CPUPercent float64 `json:"cpu_percent" msgpack:"cpu_percent"`
+	FDs        int     `json:"fds" msgpack:"fds"`
+	Devices    string  `json:"devices" msgpack:"devices"` // CUDA_VISIBLE_DEVICES; "" if not set
+	SDK        string  `json:"sdk" msgpack:"sdk"`
+	UptimeS    float64 `json:"uptime_s" msgpack:"uptime_s"`
+	LastExit   *Exit   `json:"last_exit" msgpack:"last_exit"`
+}
+
+// Exit says how a slot's previous process ended.
+type Exit struct {
+	Cause  string   `json:"cause" msgpack:"cause"`   // exited, signal, protocol, handshake, load_timeout, hung, recycled, restarted, stopped
+	Detail string   `json:"detail" msgpack:"detail"` // e.g. "signal: killed", "exit status 3"
+	Stderr []string `json:"stderr" msgpack:"stderr"` // its last lines
+}
+
+// Health is the answer to a health request: one entry for each pool asked about.
+type Health struct {
+	Pools []PoolHealth `json:"pools" msgpack:"pools"`
+}
+
+// PoolHealth is a pool's: OK only if a frame made the round trip through one of its ready workers.
+type PoolHealth struct {
+	Name    string  `json:"name" msgpack:"name"`
+	OK      bool    `json:"ok" msgpack:"ok"`
+	RoundMS float64 `json:"round_trip_ms" msgpack:"round_trip_ms"`
+	Error   string  `json:"error,omitempty" msgpack:"error,omitempty"`
+}
