@@ -1,0 +1,40 @@
+package shm
+
+import (
+	"fmt"
+	"math"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The shared futex operations: FUTEX_PRIVATE_FLAG would look for waiters in this process only.
+const (
+	futexWaitOp = 0
+	futexWakeOp = 1
+
+	everyone = math.MaxInt32
+)
+
+// longestSleep bounds one FUTEX_WAIT. No wake-up is ever lost; should that be wrong, this makes it a delay instead of a hang.
+var longestSleep = unix.Timespec{Sec: 1}
+
+// futexWait sleeps until word is woken, unless it does not hold want to begin with. It may return early for any reason.
+//
+// Syscall6 tells the scheduler that this call may take long, so other goroutines go on running. With RawSyscall6 the garbage
+// collector would wait for the sleeper.
+func futexWait(word *atomic.Uint32, want uint32) {
+	_, _, errno := unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWaitOp, uintptr(want),
+		uintptr(unsafe.Pointer(&longestSleep)), 0, 0)
+	switch errno {
+	case 0, unix.EAGAIN, unix.EINTR, unix.ETIMEDOUT:
+	default: // a seccomp filter, or memory that was unmapped under us: looping would only burn the processor
+		panic(fmt.Sprintf("shm: futex wait: %v", errno))
+	}
+}
+
+// futexWake wakes up to n sleepers on word. It never blocks, so it need not go through the scheduler. There is nothing to do about an error.
+func futexWake(word *atomic.Uint32, n int) {
+	unix.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWakeOp, uintptr(n), 0, 0, 0)
+}

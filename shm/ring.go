@@ -1,0 +1,270 @@
+package shm
+
+import (
+	"encoding/binary"
+	"sync"
+	"sync/atomic"
+)
+
+// ring is one direction of a segment as one process sees it. All fields but the spins in the sems are immutable.
+type ring struct {
+	name     string // "s2w" or "w2s"
+	data     []byte // in the segment; its length is the capacity, a power of two
+	capacity uint64
+	maxFrame uint64
+	salt     uint32 // the low half of the incarnation
+
+	tail  *atomic.Uint64 // in the segment: bytes ever published
+	head  *atomic.Uint64 // in the segment: bytes ever consumed
+	items sem            // the consumer sleeps here
+	space sem            // the producer sleeps here
+
+	closed *atomic.Bool // this process's
+}
+
+// offset is where position pos lies in data.
+func (r *ring) offset(pos uint64) uint64 { return pos & (r.capacity - 1) }
+
+// checkPositions returns what is wrong with a pair of positions, one of them the peer's, or the empty string.
+func (r *ring) checkPositions(tail, head uint64) string {
+	switch {
+	case tail-head > r.capacity: // also if head > tail: the difference wraps
+		return "head and tail are further apart than the capacity"
+	case (tail-head)%frameAlign != 0:
+		return "position is not aligned"
+	}
+	return ""
+}
+
+func (r *ring) protocolError(pos uint64, what string) *ProtocolError {
+	return &ProtocolError{Ring: r.name, Position: pos, What: what}
+}
+
+// Producer is the sending end of a ring. Its methods may be called by any number of goroutines.
+//
+// Invariants: head ≤ tail ≤ head + capacity; tail is what was last published, or is about to be; every head
+// passed checkPositions.
+type Producer struct {
+	*ring
+
+	mu   sync.Mutex
+	tail uint64 // own position
+	head uint64 // the peer's position when last looked at
+	seq  uint32 // of the next frame
+	err  error  // sticky *ProtocolError
+}
+
+// Send sends one message, the concatenation of parts, and returns the ring position of its end, for [Producer.Consumed]. It blocks while the ring is full,
+// until [Segment.Shutdown]. On an error the peer never sees the message, though part of it may have gone out.
+//
+// Preconditions: parts are not all empty.
+func (p *Producer) Send(parts ...[]byte) (end uint64, err error) {
+	var left uint64
+	for _, part := range parts {
+		left += uint64(len(part))
+	}
+	if left == 0 {
+		panic("shm: Send of an empty message")
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	from := gather{parts: parts}
+	for left > 0 {
+		n := min(left, p.maxFrame)
+		left -= n
+		if err := p.sendFrame(&from, n, left > 0); err != nil {
+			return 0, err
+		}
+	}
+	return p.tail, nil
+}
+
+// sendFrame sends the next n bytes of a message as one frame, preceded by a PAD if they do not fit before the ring's end.
+func (p *Producer) sendFrame(from *gather, n uint64, more bool) error {
+	need, pad := frameBytes(n), uint64(0)
+	if room := p.capacity - p.offset(p.tail); need > room {
+		pad = room
+	}
+	if err := p.reserve(pad + need); err != nil {
+		return err
+	}
+	crashAt(stepS1, p.name)
+	start := p.offset(p.tail + pad)
+	from.copyTo(p.data[start+frameHeaderBytes:][:n])
+	crashAt(stepS2, p.name)
+	if pad > 0 {
+		p.putHeader(p.offset(p.tail), header{typ: typePad, len: uint32(pad - frameHeaderBytes)})
+	}
+	h := header{typ: typeData, len: uint32(n)}
+	if more {
+		h.flags = flagMore
+	}
+	p.putHeader(start, h)
+	crashAt(stepS3, p.name)
+	p.tail += pad + need
+	p.ring.tail.Store(p.tail) // (A) release: the frame's bytes come before it
+	crashAt(stepS4, p.name)
+	p.items.post(stepS5)
+	crashAt(stepS6, p.name)
+	return nil
+}
+
+// reserve waits until n bytes from tail on are free. n is less than half the capacity, so an empty ring always has them.
+func (p *Producer) reserve(n uint64) error {
+	if p.err != nil {
+		return p.err
+	}
+	if p.closed.Load() {
+		return ErrClosed
+	}
+	for {
+		free := p.capacity - (p.tail - p.head)
+		if free >= n {
+			return nil
+		}
+		head, ok := p.space.wait(p.ring.head, p.head, n-free) // (B) acquire: the peer has read what lay there
+		if !ok {
+			return ErrClosed
+		}
+		if err := p.look(head); err != nil {
+			return err
+		}
+	}
+}
+
+// look takes over a head loaded from shared memory, if it can be true.
+func (p *Producer) look(head uint64) error {
+	if wrong := p.checkPositions(p.tail, head); wrong != "" {
+		p.err = p.protocolError(p.tail, wrong)
+		return p.err
+	}
+	p.head = head
+	return nil
+}
+
+// putHeader writes the header of the next frame at off.
+func (p *Producer) putHeader(off uint64, h header) {
+	h.seq = p.seq
+	p.seq++
+	low, high := h.encode(p.salt)
+	binary.LittleEndian.PutUint64(p.data[off:], low)
+	binary.LittleEndian.PutUint64(p.data[off+8:], high)
+}
+
+// Consumed reports whether the peer has taken the whole message that ends at end, a result of [Producer.Send]. The answer is final once the
+// peer is dead. Consumed waits for a Send that waits for space: call it after [Segment.Shutdown].
+//
+// Preconditions: end was returned by this producer's Send.
+func (p *Producer) Consumed(end uint64) (bool, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if end == 0 || end > p.tail {
+		panic("shm: Consumed of a position that Send did not return")
+	}
+	if p.err != nil {
+		return false, p.err
+	}
+	if err := p.look(p.ring.head.Load()); err != nil { // (B) acquire
+		return false, err
+	}
+	return p.head >= end, nil
+}
+
+// gather reads the concatenation of parts from front to back.
+type gather struct {
+	parts [][]byte // never written to: it is the caller's
+	part  int      // the part to go on with
+	off   int      // and the offset in it
+}
+
+// copyTo fills dst.
+//
+// Preconditions: at least len(dst) bytes are left.
+func (g *gather) copyTo(dst []byte) {
+	for len(dst) > 0 {
+		n := copy(dst, g.parts[g.part][g.off:])
+		dst = dst[n:]
+		if g.off += n; g.off == len(g.parts[g.part]) {
+			g.part, g.off = g.part+1, 0
+		}
+	}
+}
+
+// Consumer is the receiving end of a ring, for one goroutine at a time.
+//
+// Invariants: head ≤ tail ≤ head + capacity; head is what was last published; every tail passed checkPositions.
+type Consumer struct {
+	*ring
+
+	head uint64 // own position
+	tail uint64 // the peer's position when last looked at
+	last bool   // tail was loaded after the close: nothing beyond it counts
+	seq  uint32 // that the next frame must have
+	err  error  // sticky
+}
+
+// Recv appends the next message to buf[:0], growing it if it is too small, and returns the result. It blocks until there is a message or
+// [Segment.Shutdown] is called; even then it first delivers every message that was complete in the ring. A message of more than limit bytes is the peer's mistake.
+// buf is not kept. After an error Recv returns the same error for ever.
+//
+// Preconditions: limit > 0, and no other Recv on this consumer is running.
+func (c *Consumer) Recv(buf []byte, limit int) ([]byte, error) {
+	if limit <= 0 {
+		panic("shm: Recv with a limit that is not positive")
+	}
+	if c.err != nil {
+		return nil, c.err
+	}
+	msg := buf[:0]
+	for more := true; more; {
+		msg, more, c.err = c.recvFrame(msg, limit)
+		if c.err != nil {
+			return nil, c.err
+		}
+	}
+	return msg, nil
+}
+
+// recvFrame takes one frame, appends its payload to msg and reports whether the message goes on.
+func (c *Consumer) recvFrame(msg []byte, limit int) (_ []byte, more bool, err error) {
+	if c.tail == c.head {
+		if c.last {
+			return nil, false, ErrClosed
+		}
+		c.last = c.closed.Load()                         // before tail, which then covers all that was committed before the close
+		tail, ok := c.items.wait(c.ring.tail, c.head, 1) // (A) acquire: the frames' bytes are there
+		if !ok {
+			return nil, false, ErrClosed
+		}
+		if wrong := c.checkPositions(tail, c.head); wrong != "" {
+			return nil, false, c.protocolError(c.head, wrong)
+		}
+		c.tail = tail
+	}
+	crashAt(stepR1, c.name)
+	off := c.offset(c.head)
+	// Loaded once and into private memory: the peer may change the original while it is being checked.
+	low, high := word64(c.data, off).Load(), word64(c.data, off+8).Load()
+	h, wrong := parseHeader(low, high, place{
+		salt: c.salt, seq: c.seq, avail: c.tail - c.head, room: c.capacity - off, maxFrame: c.maxFrame,
+	})
+	if wrong != "" {
+		return nil, false, c.protocolError(c.head, wrong)
+	}
+	crashAt(stepR2, c.name)
+	n := uint64(h.len)
+	if h.typ == typeData {
+		if n > uint64(limit-len(msg)) {
+			return nil, false, c.protocolError(c.head, "message is longer than the limit")
+		}
+		msg = append(msg, c.data[off+frameHeaderBytes:][:n]...)
+	}
+	crashAt(stepR3, c.name)
+	c.head += frameBytes(n)
+	c.seq++
+	c.ring.head.Store(c.head) // (B) release: what lay there was read before it
+	crashAt(stepR4, c.name)
+	c.space.post(stepR5)
+	crashAt(stepR6, c.name)
+	return msg, h.typ == typePad || h.flags&flagMore != 0, nil
+}

@@ -1,0 +1,201 @@
+package shm
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+)
+
+// Segment is one process's view of the memory shared with one incarnation of a worker.
+//
+//	Create ─┐                          ┌──────────┐ Shutdown  ┌───────────┐ Destroy
+//	Open ───┼─▶ Supervisor or Worker ─▶│ in use   │──────────▶│ shut down │────────▶ gone
+//	NewHeap ┘                          └──────────┘           └───────────┘
+//
+// Shutdown may come at any time and from any goroutine; Destroy only when all that used the ends have returned.
+type Segment struct {
+	geo    Geometry // immutable; never read from memory again
+	mem    []byte   // the segment; immutable until Destroy
+	mapped bool     // immutable; mem is a mapping, not Go memory
+	file   *os.File // immutable; the memfd if this side created it, or nil
+	s2w    ring
+	w2s    ring
+
+	closed     atomic.Bool // Shutdown was called
+	supervisor atomic.Bool // Supervisor was called
+	worker     atomic.Bool // Worker was called
+}
+
+// Create makes a segment in a memfd that is sealed, fully backed by memory and closed on exec. It is the supervisor's way to a Segment.
+func Create(g Geometry) (*Segment, error) {
+	g = g.withDefaults()
+	if err := g.validate(); err != nil {
+		return nil, fmt.Errorf("shm: create segment: %w", err)
+	}
+	if err := checkHost(); err != nil {
+		return nil, fmt.Errorf("shm: create segment: %w", err)
+	}
+	file, err := createMemfd(int64(g.segmentBytes()))
+	if err != nil {
+		return nil, fmt.Errorf("shm: create segment: %w", err)
+	}
+	// Fd puts a file into blocking mode; a memfd has no other.
+	mem, err := mapMemory(int(file.Fd()), g.segmentBytes())
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("shm: create segment: %w", err)
+	}
+	format(mem, g, uint32(os.Getpid()))
+	return newSegment(mem, g, true, file), nil
+}
+
+// Open maps the segment that fd refers to, after checking everything the protocol says about it. It is the worker's way to a Segment. What is wrong with the
+// segment itself is reported as a [*ProtocolError]. fd stays the caller's and may be closed.
+func Open(fd int) (*Segment, error) {
+	if err := checkHost(); err != nil {
+		return nil, fmt.Errorf("shm: open segment: %w", err)
+	}
+	if err := checkSeals(fd); err != nil {
+		return nil, fmt.Errorf("shm: open segment: %w", err)
+	}
+	g, err := readGeometry(fd)
+	if err != nil {
+		return nil, fmt.Errorf("shm: open segment: %w", err)
+	}
+	mem, err := mapMemory(fd, g.segmentBytes())
+	if err != nil {
+		return nil, fmt.Errorf("shm: open segment: %w", err)
+	}
+	return newSegment(mem, g, true, nil), nil
+}
+
+// NewHeap makes a segment in Go memory, both of whose sides are this process: for tests under the race detector, which sees Go memory
+// only, and for fuzzing. Above the mapping it is the same code.
+func NewHeap(g Geometry) (*Segment, error) {
+	g = g.withDefaults()
+	if err := g.validate(); err != nil {
+		return nil, fmt.Errorf("shm: new heap segment: %w", err)
+	}
+	if err := checkHost(); err != nil {
+		return nil, fmt.Errorf("shm: new heap segment: %w", err)
+	}
+	mem := heapBytes(g.segmentBytes())
+	format(mem, g, uint32(os.Getpid()))
+	return newSegment(mem, g, false, nil), nil
+}
+
+// checkHost: atomics on shared words use the machine's byte order, which therefore has to be the format's.
+func checkHost() error {
+	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
+		return errors.New("big-endian machines are not supported")
+	}
+	return nil
+}
+
+// format writes the header of an otherwise zero segment.
+func format(mem []byte, g Geometry, pid uint32) {
+	encodeGeometry(mem, g, pid)
+	word32(mem, offSupervisorState).Store(uint32(StateRun))
+}
+
+func newSegment(mem []byte, g Geometry, mapped bool, file *os.File) *Segment {
+	s := &Segment{geo: g, mem: mem, mapped: mapped, file: file}
+	s.s2w = s.newRing("s2w", offS2W, headerBytes, g.S2W)
+	s.w2s = s.newRing("w2s", offW2S, headerBytes+g.S2W, g.W2S)
+	return s
+}
+
+func (s *Segment) newRing(name string, header, data, capacity uint64) ring {
+	sem := func(off uint64) sem {
+		return sem{
+			count:   word32(s.mem, header+off+offCount),
+			waiters: word32(s.mem, header+off+offWaiters),
+			closed:  &s.closed,
+			ring:    name,
+			spin:    newSpin(),
+		}
+	}
+	return ring{
+		name:     name,
+		data:     s.mem[data : data+capacity : data+capacity],
+		capacity: capacity,
+		maxFrame: s.geo.MaxFrame,
+		salt:     uint32(s.geo.Incarnation),
+		tail:     word64(s.mem, header+offTail),
+		head:     word64(s.mem, header+offHead),
+		items:    sem(offItems),
+		space:    sem(offSpace),
+		closed:   &s.closed,
+	}
+}
+
+// Geometry returns the segment's geometry, defaults filled in.
+func (s *Segment) Geometry() Geometry { return s.geo }
+
+// File returns the memfd to pass to the worker (in exec.Cmd.ExtraFiles), or nil for a segment that was opened or is on the heap. It
+// stays the Segment's: Destroy closes it.
+func (s *Segment) File() *os.File { return s.file }
+
+// Supervisor returns the supervisor's ends of the rings.
+//
+// Preconditions: it is called once, on a segment that no messages were exchanged over, and by one process only.
+func (s *Segment) Supervisor() (*Producer, *Consumer) {
+	if s.supervisor.Swap(true) {
+		panic("shm: the supervisor's ends are taken")
+	}
+	return &Producer{ring: &s.s2w}, &Consumer{ring: &s.w2s}
+}
+
+// Worker returns the worker's ends of the rings.
+//
+// Preconditions: it is called once, on a segment that no messages were exchanged over in the worker's name, and by one process only.
+func (s *Segment) Worker() (*Producer, *Consumer) {
+	if s.worker.Swap(true) {
+		panic("shm: the worker's ends are taken")
+	}
+	return &Producer{ring: &s.w2s}, &Consumer{ring: &s.s2w}
+}
+
+// Shutdown makes this process's Sends fail with [ErrClosed] from now on, and its Recvs once they have delivered what was committed before.
+// Calls that are blocked return. The peer does not notice. Shutdown may be called any number of times, by any goroutine.
+func (s *Segment) Shutdown() {
+	if s.closed.Swap(true) {
+		return
+	}
+	if s.supervisor.Load() {
+		s.s2w.space.close()
+		s.w2s.items.close()
+	}
+	if s.worker.Load() {
+		s.w2s.space.close()
+		s.s2w.items.close()
+	}
+}
+
+// Destroy unmaps the segment and closes its memfd. The memory goes back to the system when the peer has done the same, or is dead.
+//
+// Preconditions: Shutdown was called; no call on the segment or its ends is running, and none follows but Shutdown, which does nothing, and
+// Send, which returns ErrClosed.
+func (s *Segment) Destroy() error {
+	if !s.closed.Load() {
+		panic("shm: Destroy without Shutdown")
+	}
+	if s.mem == nil {
+		panic("shm: Destroy twice")
+	}
+	mem := s.mem
+	s.mem = nil
+	var err error
+	if s.mapped {
+		err = unmapMemory(mem)
+	}
+	if s.file != nil {
+		err = errors.Join(err, s.file.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("shm: destroy segment: %w", err)
+	}
+	return nil
+}
