@@ -13,7 +13,7 @@ type Config struct {
 	Pools      []PoolConfig
 	MaxMessage int          // bytes, both ways; 0: 64 MiB
 	Logger     *slog.Logger // nil: slog.Default()
-	Executable string       // the ringmaster binary that serves builtin actions, as `EXECUTABLE worker --builtin NAME`; "": this process's own
+	Executable string       // a ringmaster binary: serves builtin pools (`EXECUTABLE worker --builtin NAME`) and guards process groups (`EXECUTABLE guard`); "": no builtin pools, no guard
 }
 
 // PoolConfig describes workers that serve the same model or code and are interchangeable.
