@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 )
 
 // Caller asks: it multiplexes any number of calls over one [Transport]. Its owner runs [Caller.Run] on one goroutine; calls may be started by many.
@@ -55,7 +56,7 @@ type Call struct {
 	consumed uint32 // Recv's: taken since credit was last granted
 	finished bool   // Recv's: END was returned or the call abandoned
 
-	abandoned bool // guarded by caller.mu: nobody will call Recv again
+	abandoned time.Time // guarded by caller.mu: since when nobody waits for replies; zero while somebody does
 }
 
 // Start sends a request and returns its call; req.ID is set, the rest of req may be reused. done, if not nil, is called once, on some other goroutine or this one, when the
@@ -134,11 +135,23 @@ func (c *Call) Cancel(reason string) {
 	c.finished = true
 	c.caller.mu.Lock()
 	_, open := c.caller.open[c.id]
-	c.abandoned = true
+	c.abandoned = time.Now()
 	c.caller.mu.Unlock()
 	if open {
 		_ = send(c.caller.t, func(e *encoder) { e.cancel(Cancel{ID: c.id, Reason: reason}) })
 	}
+}
+
+// Overdue returns since when the peer owes the END of a call that was abandoned, the oldest one if there are several.
+func (c *Caller) Overdue() (since time.Time, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, call := range c.open {
+		if a := call.abandoned; !a.IsZero() && (!ok || a.Before(since)) {
+			since, ok = a, true
+		}
+	}
+	return since, ok
 }
 
 // Ping makes a round trip to the peer.
@@ -232,7 +245,7 @@ func (c *Caller) deliver(r *Reply) error {
 	if r.End {
 		delete(c.open, r.ID)
 	}
-	abandoned := call.abandoned
+	abandoned := !call.abandoned.IsZero()
 	c.mu.Unlock()
 
 	if !abandoned {

@@ -90,6 +90,16 @@ type Request struct {
 	Tensors []Tensor
 }
 
+// Tensor returns the request's tensor of this name, or nil.
+func (r *Request) Tensor(name string) *Tensor {
+	for i := range r.Tensors {
+		if r.Tensors[i].Name == name {
+			return &r.Tensors[i]
+		}
+	}
+	return nil
+}
+
 // Reply is one frame of an answer: a chunk, or, with End set, the last word.
 type Reply struct {
 	ID      uint64

@@ -3,6 +3,7 @@ package ipc
 import (
 	"errors"
 	"io"
+	"sync"
 
 	"github.com/ringmasterd/ringmaster/shm"
 )
@@ -13,6 +14,9 @@ type Ring struct {
 	out   *shm.Producer
 	in    *shm.Consumer
 	limit int
+
+	mu     sync.Mutex
+	broken error // guarded by mu; the first breach of the protocol that either side of the ring has seen
 }
 
 // SupervisorRing and WorkerRing take the two ends of a segment. Messages are limited to limit bytes each way.
@@ -27,7 +31,7 @@ func WorkerRing(seg *shm.Segment, limit int) *Ring {
 	return &Ring{seg: seg, out: out, in: in, limit: limit}
 }
 
-// Send implements [Transport].
+// Send implements [Transport]. A closed or broken ring is [io.ErrClosedPipe]; of a broken one Recv tells what is wrong.
 func (r *Ring) Send(parts ...[]byte) (uint64, error) {
 	size := 0
 	for _, p := range parts {
@@ -36,22 +40,40 @@ func (r *Ring) Send(parts ...[]byte) (uint64, error) {
 	if size > r.limit {
 		return 0, tooLarge(size, r.limit)
 	}
-	return r.out.Send(parts...)
+	end, err := r.out.Send(parts...)
+	if err != nil {
+		r.fail(err)
+		return 0, io.ErrClosedPipe
+	}
+	return end, nil
 }
 
 // Recv implements [Transport]. After Close it still returns the messages that the peer had committed, then io.EOF. A broken ring is DATA_LOSS/protocol.
 func (r *Ring) Recv() ([]byte, error) {
 	b, err := r.in.Recv(nil, r.limit)
-	var broken *shm.ProtocolError
-	switch {
-	case err == nil:
+	if err == nil {
 		return b, nil
-	case errors.Is(err, shm.ErrClosed):
-		return nil, io.EOF
-	case errors.As(err, &broken):
-		return nil, protocolErrorf("%v", broken)
 	}
-	return nil, err
+	r.fail(err)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.broken != nil {
+		return nil, protocolErrorf("%v", r.broken)
+	}
+	return nil, io.EOF
+}
+
+// fail closes the ring, and remembers err if it is the peer's fault.
+func (r *Ring) fail(err error) {
+	var broken *shm.ProtocolError
+	if errors.As(err, &broken) {
+		r.mu.Lock()
+		if r.broken == nil {
+			r.broken = err
+		}
+		r.mu.Unlock()
+	}
+	_ = r.Close()
 }
 
 // Close implements [Transport]. It does not unmap the segment.

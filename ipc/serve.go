@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,18 +20,29 @@ type ServeConfig struct {
 	Strict       bool          // a malformed message ends Serve, as towards a supervisor; otherwise it ends only its request
 	StallTimeout time.Duration // how long Responder.Send waits for credit before it gives up with RESOURCE_EXHAUSTED/slow_reader; 0: for ever
 	Drain, Stop  func()        // the peer said so; called on Serve's goroutine, must not block
+
+	// Draining, once closed, makes Serve return nil as soon as no request is open. Requests that arrive while others are open are served.
+	Draining <-chan struct{}
 }
 
-// Serve answers requests from t until t ends, and returns why; then it has cancelled what was open and joined every handler.
+// Serve answers requests from t until t ends, the peer breaks the protocol or cfg.Draining has run its course, and returns why. By then it has closed t, cancelled what was
+// open and joined every handler. The end of ctx cancels the requests; it does not end Serve, closing t does.
 func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 	if cfg.MaxInFlight == 0 {
 		cfg.MaxInFlight = 1024
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	s := &server{t: t, h: h, cfg: cfg, ctx: ctx, open: map[uint64]*Responder{}}
+	if cfg.Draining != nil {
+		s.handlers.Go(s.awaitDraining)
+	}
 	err := s.run()
 	cancel(Errorf(Cancelled, "disconnected", "the connection to the requester is gone"))
+	_ = t.Close() // or a handler could wait for ever for a peer that does not read
 	s.handlers.Wait()
+	if s.drained.Load() {
+		return nil
+	}
 	return err
 }
 
@@ -39,14 +51,38 @@ type server struct {
 	h        Handler
 	cfg      ServeConfig
 	ctx      context.Context
-	handlers sync.WaitGroup
+	handlers sync.WaitGroup // and awaitDraining
+
+	active   atomic.Int64 // handlers that have not returned
+	draining atomic.Bool
+	drained  atomic.Bool // draining, and active was seen 0: nothing more is received
 
 	mu   sync.Mutex
 	open map[uint64]*Responder // guarded by mu
 }
 
+// awaitDraining passes cfg.Draining on. Of it and the last handler, whoever comes second finds the other's mark.
+func (s *server) awaitDraining() {
+	select {
+	case <-s.cfg.Draining:
+		s.draining.Store(true)
+		if s.active.Load() == 0 {
+			s.drain()
+		}
+	case <-s.ctx.Done():
+	}
+}
+
+func (s *server) drain() {
+	s.drained.Store(true)
+	_ = s.t.Close()
+}
+
 func (s *server) run() error {
 	for {
+		if s.drained.Load() {
+			return nil // what is still in the transport was never read
+		}
 		b, err := s.t.Recv()
 		var over *OversizeError
 		switch {
@@ -132,14 +168,20 @@ func (s *server) start(req *Request) error {
 		e := Errorf(ResourceExhausted, "too_many_requests", "%d requests are open on this connection, the most it may have; wait for some to end", s.cfg.MaxInFlight)
 		return send(s.t, func(enc *encoder) { enc.reply(&Reply{ID: req.ID, End: true, Err: e}) })
 	}
+	s.active.Add(1)
 	s.handlers.Add(1)
 	go s.handle(ctx, req, w)
 	return nil
 }
 
 func (s *server) handle(ctx context.Context, req *Request, w *Responder) {
-	defer s.handlers.Done()
-	defer w.release()
+	defer func() {
+		w.release()
+		if s.active.Add(-1) == 0 && s.draining.Load() {
+			s.drain()
+		}
+		s.handlers.Done()
+	}()
 	s.h.ServeRequest(ctx, req, w)
 	if !w.ended {
 		_ = w.End(&Reply{})

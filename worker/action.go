@@ -1,0 +1,63 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/ringmasterd/ringmaster/ipc"
+)
+
+// Request is what an action is asked. Its body is decoded with req.Body.Decode(&v), its tensors are found with req.Tensor(name).
+type Request = ipc.Request
+
+// Reply is what an action answers, or one chunk of it.
+type Reply struct {
+	Headers map[string]string
+	Body    any // anything MessagePack can encode, or an [ipc.Body] that already is
+	Tensors []ipc.Tensor
+}
+
+// Action is one thing that a worker can do. Exactly one of Unary and Stream is set. Both are called on a goroutine of their own, at most as many at a time as the pool's
+// concurrency says; ctx ends when the caller cancels or its deadline passes. An [ipc.Error] that they return reaches the caller as it is, any other error as INTERNAL/handler.
+type Action struct {
+	// Unary returns the whole answer. A nil Reply is an empty one.
+	Unary func(ctx context.Context, req *Request) (*Reply, error)
+	// Stream sends the answer in chunks. send blocks while the caller is behind; its error means that nobody is listening any more, and is to be returned.
+	Stream func(ctx context.Context, req *Request, send func(*Reply) error) error
+
+	Idempotent bool // may be run again elsewhere if this worker dies in the middle
+	Batchable  bool // requests may be gathered into one
+}
+
+// Actions are a worker's actions by name.
+type Actions map[string]Action
+
+func (a Actions) validate() error {
+	if len(a) == 0 {
+		return errors.New("worker: there are no actions to serve; give at least one")
+	}
+	for _, name := range a.names() {
+		switch action := a[name]; {
+		case name == "":
+			return errors.New("worker: an action has no name")
+		case (action.Unary == nil) == (action.Stream == nil):
+			return fmt.Errorf("worker: action %q: set exactly one of Unary and Stream", name)
+		}
+	}
+	return nil
+}
+
+func (a Actions) names() []string { return slices.Sorted(maps.Keys(a)) }
+
+// describe is what the hello says about the actions.
+func (a Actions) describe() []ipc.Action {
+	var list []ipc.Action
+	for _, name := range a.names() {
+		action := a[name]
+		list = append(list, ipc.Action{Name: name, Stream: action.Stream != nil, Idempotent: action.Idempotent, Batchable: action.Batchable})
+	}
+	return list
+}

@@ -1,0 +1,26 @@
+package worker
+
+import "slices"
+
+// builtins are the actions that every ringmaster binary can serve, for trying it out, for tests and for benchmarks. Each has a file of its own.
+var builtins = Actions{
+	"count": {Stream: count},
+	"crash": {Unary: crash},
+	"echo":  {Unary: echo, Idempotent: true},
+	"env":   {Unary: env, Idempotent: true},
+	"hang":  {Unary: hang},
+	"leak":  {Unary: leak},
+	"sleep": {Unary: sleep, Idempotent: true},
+	"sum":   {Unary: sum, Idempotent: true},
+}
+
+// Builtin returns the builtin action set of this name. Every builtin action's name is one, and all stand for the same set, so that a pool `{builtin: echo}` serves them all.
+func Builtin(name string) (Actions, bool) {
+	if _, ok := builtins[name]; !ok {
+		return nil, false
+	}
+	return builtins, true
+}
+
+// BuiltinNames returns the names that [Builtin] takes, sorted.
+func BuiltinNames() []string { return slices.Clone(builtins.names()) }

@@ -1,0 +1,194 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"sync"
+	"syscall"
+
+	"github.com/ringmasterd/ringmaster/ipc"
+	"github.com/ringmasterd/ringmaster/shm"
+)
+
+// Option changes how [Serve] serves.
+type Option func(*options)
+
+type options struct {
+	load func(context.Context) error
+}
+
+// WithLoad sets a function that is called once, after the handshake and before the first request: the place to load a model. Its error ends Serve.
+func WithLoad(load func(ctx context.Context) error) Option {
+	return func(o *options) { o.load = load }
+}
+
+// Serve is a worker's life. It takes over what the supervisor handed to this process, loads, says hello and answers requests.
+//
+//	BOOT ──handshake──▶ LOADING ──hello──▶ READY ⇄ BUSY ──drain, SIGTERM──▶ DRAIN ──last END──▶ return nil
+//	                       └──────────────────┴──────┴──── stop ──────────────┴──────────────▶ return nil at once
+//
+// It returns an error if the process was not started by a supervisor, no protocol version is common, or loading fails; the program is then to exit with a status other
+// than 0. When ctx ends, what runs is cancelled and Serve returns ctx's cause. After a stop or the end of ctx, actions may still be running.
+//
+// Serve ends the process itself when the supervisor is gone (status 1) or breaks the protocol (status 70): there is nobody left to serve.
+//
+// Preconditions: it is called once in a process, and nothing was written to stdout.
+func Serve(ctx context.Context, a Actions, opts ...Option) error {
+	var o options
+	for _, opt := range opts {
+		opt(&o)
+	}
+	s, err := readSpawn(os.Getenv)
+	if err != nil {
+		return err
+	}
+	if err := a.validate(); err != nil {
+		return err
+	}
+	seg, err := attach()
+	var broken *shm.ProtocolError
+	switch {
+	case errors.As(err, &broken):
+		exitProtocol(err)
+	case err != nil:
+		return err
+	}
+	version, err := s.version()
+	if err != nil {
+		return err
+	}
+	line, err := openLifeline()
+	if err != nil {
+		return err
+	}
+	if err := handshake(version); err != nil {
+		return err
+	}
+	go line.watch()
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w := &worker{
+		actions: a,
+		load:    o.load,
+		ring:    ipc.WorkerRing(seg, s.maxMessage),
+		status:  newStatus(seg),
+		drain:   make(chan struct{}),
+		stop:    make(chan struct{}),
+		loaded:  make(chan error, 1),
+		served:  make(chan error, 1),
+	}
+	return w.run(ctx, s.concurrency)
+}
+
+// exitProtocol ends the process because the supervisor broke the protocol.
+func exitProtocol(err error) {
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(ipc.ExitProtocol)
+}
+
+// worker is one Serve after the handshake.
+type worker struct {
+	actions Actions
+	load    func(context.Context) error
+	ring    *ipc.Ring
+	status  *status
+
+	drainOnce, stopOnce sync.Once
+	drain, stop         chan struct{} // closed when the supervisor says so
+	loaded, served      chan error    // capacity 1: what the two goroutines returned
+}
+
+// run returns when the worker's life is over. The two goroutines it starts have then ended, unless it was told to be quick.
+func (w *worker) run(ctx context.Context, concurrency int) error {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM)
+	defer signal.Stop(signals)
+
+	w.status.set(shm.WorkerLoading)
+	go w.runServe(ctx, concurrency) // already now: pings, drain and stop are answered while the model loads
+	go w.runLoad(ctx)
+	loaded := w.loaded
+	for {
+		select {
+		case err := <-loaded:
+			loaded = nil
+			if err != nil {
+				return fmt.Errorf("worker: load: %w", err)
+			}
+			w.status.set(shm.WorkerReady)
+			if err := ipc.SendHello(w.ring, w.hello()); err != nil && !errors.Is(err, shm.ErrClosed) {
+				return fmt.Errorf("worker: hello: %w", err)
+			}
+		case <-signals:
+			w.startDrain()
+		case <-w.stop:
+			return nil
+		case err := <-w.served:
+			return w.ended(err)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (w *worker) runLoad(ctx context.Context) {
+	if w.load == nil {
+		w.loaded <- nil
+		return
+	}
+	w.loaded <- w.load(ctx)
+}
+
+func (w *worker) runServe(ctx context.Context, concurrency int) {
+	w.served <- ipc.Serve(ctx, w.ring, &handler{actions: w.actions, status: w.status}, ipc.ServeConfig{
+		MaxInFlight: concurrency,
+		Strict:      true,
+		Drain:       w.startDrain,
+		Stop:        func() { w.stopOnce.Do(func() { close(w.stop) }) },
+		Draining:    w.drain,
+	})
+}
+
+func (w *worker) startDrain() {
+	w.drainOnce.Do(func() {
+		w.status.set(shm.WorkerDrain)
+		close(w.drain)
+	})
+}
+
+// ended says what the end of ipc.Serve means: it was drained, or the supervisor broke the protocol.
+func (w *worker) ended(err error) error {
+	switch {
+	case err == nil, errors.Is(err, io.EOF):
+		return nil
+	case ipc.AsError(err).Code == ipc.DataLoss, ipc.AsError(err).Code == ipc.InvalidArgument:
+		exitProtocol(fmt.Errorf("worker: %w", err))
+	}
+	return fmt.Errorf("worker: %w", err)
+}
+
+func (w *worker) hello() ipc.Hello {
+	return ipc.Hello{MinVersion: ipc.MinVersion, MaxVersion: ipc.MaxVersion, SDK: "ringmaster-go/" + sdkVersion(), Actions: w.actions.describe()}
+}
+
+// sdkVersion is the version of the ringmaster module in this binary.
+func sdkVersion() string {
+	const module = "github.com/ringmasterd/ringmaster"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		if info.Main.Path == module && info.Main.Version != "" {
+			return info.Main.Version
+		}
+		for _, dep := range info.Deps {
+			if dep.Path == module {
+				return dep.Version
+			}
+		}
+	}
+	return "devel"
+}
