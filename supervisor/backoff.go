@@ -1,0 +1,43 @@
+package supervisor
+
+import (
+	"math"
+	"time"
+)
+
+// backoff decides how long a slot waits before it starts its next process. Failures are counted with exponential decay (as in suture v4), so that a worker that
+// crashes once a day restarts at once each time, while one that crashes at every start waits longer and longer. It is a pure function of its state and the time.
+type backoff struct {
+	failures float64   // decayed count
+	at       time.Time // when failures was right
+	inRow    int       // starts in a row that never became ready
+}
+
+const (
+	backoffFirst    = 50 * time.Millisecond
+	backoffMax      = 30 * time.Second
+	backoffHalfLife = 30 * time.Second // of the failure count
+	failedAfter     = 5                // starts in a row that never became ready: the slot is failed, and tried again every backoffMax
+)
+
+// fail records a process's death and returns the wait before the next start; jitter in [0, 1) spreads slots that died together over a fifth of it.
+func (b *backoff) fail(now time.Time, wasReady bool, jitter float64) time.Duration {
+	if !b.at.IsZero() {
+		b.failures *= math.Exp2(-float64(now.Sub(b.at)) / float64(backoffHalfLife))
+	}
+	b.failures++
+	b.at = now
+	if wasReady {
+		b.inRow = 0
+	} else {
+		b.inRow++
+	}
+	if b.failed() {
+		return backoffMax
+	}
+	wait := min(float64(backoffMax), float64(backoffFirst)*math.Exp2(b.failures-1))
+	return time.Duration(wait * (1 - jitter/5))
+}
+
+// failed reports whether the slot has given up for the time being.
+func (b *backoff) failed() bool { return b.inRow >= failedAfter }

@@ -1,0 +1,120 @@
+package supervisor
+
+import (
+	"context"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ringmasterd/ringmaster/internal/version"
+	"github.com/ringmasterd/ringmaster/ipc"
+)
+
+// controlTimeout is the deadline of a control request that brings none: a restart waits for models to load.
+const controlTimeout = 10 * time.Minute
+
+// control answers the requests to the pool named [ControlPool].
+func (s *Supervisor) control(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
+	var args struct {
+		Pool string `msgpack:"pool"`
+	}
+	if err := req.Body.Decode(&args); err != nil {
+		return nil, err
+	}
+	timeout := req.Timeout
+	if timeout <= 0 {
+		timeout = controlTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	pools, err := s.chosen(args.Pool)
+	if err != nil {
+		return nil, err
+	}
+	var result any
+	switch req.Action {
+	case "status":
+		result = s.Status()
+	case "version":
+		result = map[string]any{"version": version.Version}
+	case "health":
+		result = health(ctx, pools)
+	case "restart":
+		if args.Pool == "" {
+			return nil, ipc.Errorf(ipc.InvalidArgument, "invalid_argument", "restart needs a pool's name")
+		}
+		err = pools[0].restart(ctx)
+	case "drain":
+		for _, p := range pools {
+			if err = p.drain(ctx); err != nil {
+				break
+			}
+		}
+	default:
+		return nil, ipc.Errorf(ipc.NotFound, "unknown_action", "pool %s has no action %q; it has drain, health, restart, status, version", ControlPool, req.Action)
+	}
+	if err != nil {
+		return nil, err
+	}
+	body, err := ipc.Marshal(result)
+	if err != nil {
+		return nil, err
+	}
+	return &single{body: body}, nil
+}
+
+// chosen returns the named pool, or all of them in order of name for "".
+func (s *Supervisor) chosen(name string) ([]*pool, error) {
+	names := slices.Sorted(maps.Keys(s.pools))
+	if name != "" {
+		if s.pools[name] == nil {
+			return nil, ipc.Errorf(ipc.NotFound, "unknown_pool", "there is no pool %q; there are %s", name, strings.Join(names, ", "))
+		}
+		names = []string{name}
+	}
+	pools := make([]*pool, len(names))
+	for i, n := range names {
+		pools[i] = s.pools[n]
+	}
+	return pools, nil
+}
+
+// healthTimeout bounds a health check that brings no deadline of its own.
+const healthTimeout = 10 * time.Second
+
+func health(ctx context.Context, pools []*pool) Health {
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
+	h := Health{Pools: make([]PoolHealth, len(pools))}
+	answers := make(chan struct{}, len(pools))
+	for i, p := range pools {
+		go func() {
+			h.Pools[i] = p.health(ctx)
+			answers <- struct{}{}
+		}()
+	}
+	for range pools {
+		<-answers
+	}
+	return h
+}
+
+// single is an answer of one reply that is there already.
+type single struct {
+	body ipc.Body
+	done bool
+}
+
+// Recv implements [ipc.Replies].
+func (r *single) Recv(context.Context) (*ipc.Reply, error) {
+	if r.done {
+		return nil, io.EOF
+	}
+	r.done = true
+	return &ipc.Reply{End: true, Body: r.body}, nil
+}
+
+// Cancel implements [ipc.Replies].
+func (r *single) Cancel(string) {}

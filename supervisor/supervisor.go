@@ -1,0 +1,115 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ringmasterd/ringmaster/internal/version"
+)
+
+// drainTimeout is how long a supervisor that is told to end waits for the requests that run.
+const drainTimeout = 30 * time.Second
+
+// Supervisor runs pools of workers. See the package's documentation for how its parts work together.
+type Supervisor struct {
+	cfg     Config           // immutable, with defaults
+	pools   map[string]*pool // immutable
+	devices []string         // immutable
+	begin   time.Time
+	running atomic.Bool
+
+	handshakeTimeout time.Duration // immutable
+
+	spawner *spawner // set by Run before any slot starts
+	guard   *guard   // likewise
+}
+
+// New makes a supervisor; nothing is started before Run. The error is a [*FieldError].
+func New(cfg Config) (*Supervisor, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Supervisor{cfg: cfg.withDefaults(), pools: map[string]*pool{}, devices: machineDevices(), begin: time.Now(), handshakeTimeout: handshakeTimeout}
+	for _, pc := range s.cfg.Pools {
+		if pc.Builtin != "" && s.cfg.Executable == "" {
+			return nil, &FieldError{pc.Name, "builtin", pc.Builtin, "builtin pools need Config.Executable, a ringmaster binary"}
+		}
+		p := newPool(pc, s.cfg.Logger)
+		for i := range pc.Workers {
+			p.slots = append(p.slots, &slot{pool: p, index: i, sup: s, kick: make(chan struct{}, 1), state: stateStarting})
+		}
+		s.pools[pc.Name] = p
+	}
+	return s, nil
+}
+
+// Run keeps the pools' workers alive until ctx ends; then it lets the requests that run finish for up to 30 s, stops the workers, and returns when every process and goroutine it started has
+// ended. It may be called once.
+func (s *Supervisor) Run(ctx context.Context) error {
+	if s.running.Swap(true) {
+		return errors.New("supervisor: Run was called before")
+	}
+	var err error
+	if s.guard, err = startGuard(s.cfg.Executable); err != nil {
+		return err
+	}
+	defer s.guard.stop()
+	s.spawner = startSpawner()
+	defer s.spawner.stop()
+
+	var slots sync.WaitGroup
+	defer slots.Wait()
+	end, ended := context.WithCancel(context.Background()) // outlives ctx by the drain
+	defer ended()
+	for _, p := range s.pools {
+		for _, sl := range p.slots {
+			slots.Go(func() { sl.run(end) })
+		}
+	}
+	<-ctx.Done()
+	s.drainAll()
+	return nil
+}
+
+// drainAll drains every pool at once and kills what is left when the time is up.
+func (s *Supervisor) drainAll() {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, p := range s.pools {
+		wg.Go(func() {
+			if err := p.drain(ctx); err != nil {
+				s.cfg.Logger.Warn("drain ran out of time; requests are cut off", "pool", p.cfg.Name)
+			}
+			for _, sl := range p.slots {
+				sl.want(func(sl *slot) { sl.killed = true })
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// WaitReady waits until every pool has a worker that can take requests. It fails when ctx ends or a pool's workers have all given up.
+func (s *Supervisor) WaitReady(ctx context.Context) error {
+	for _, name := range slices.Sorted(maps.Keys(s.pools)) {
+		if err := s.pools[name].waitReady(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Status describes every pool, in order of name.
+func (s *Supervisor) Status() Status {
+	st := Status{Version: version.Version, UptimeS: time.Since(s.begin).Seconds(), PID: os.Getpid()}
+	for _, name := range slices.Sorted(maps.Keys(s.pools)) {
+		st.Pools = append(st.Pools, s.pools[name].status())
+	}
+	return st
+}
