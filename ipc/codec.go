@@ -30,7 +30,11 @@ func (e *encoder) request(m *Request) {
 		e.bin(m.Context)
 	}
 	if n > 6 {
-		e.uint(uint64(max(0, (m.Timeout+time.Microsecond-1)/time.Microsecond)))
+		var us uint64 // rounded up: what is left of a deadline is not nothing
+		if m.Timeout > 0 {
+			us = uint64((m.Timeout-1)/time.Microsecond) + 1
+		}
+		e.uint(us)
 	}
 	if n > 7 {
 		e.uint(uint64(max(1, m.Credit)))
