@@ -27,9 +27,8 @@ const (
 	cookieKey   = "RINGMASTER_COOKIE"
 	cookieValue = "5f1d0c52b6e94be0a1f9-ringmaster-worker"
 
-	handshakeTimeout = 10 * time.Second // from spawn to the handshake line
-	maxHandshake     = 4 << 10          // bytes of a worker's first line on stdout
-	ringCapacity     = 4 << 20          // bytes, each way
+	maxHandshake = 4 << 10 // bytes of a worker's first line on stdout
+	ringCapacity = 4 << 20 // bytes, each way
 )
 
 // incarnation is one worker process with its segment, from spawn to burial. Its slot's goroutine alone starts and buries it.

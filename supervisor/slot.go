@@ -50,8 +50,7 @@ func (s state) givenUp() bool { return s == stateFailed || s == stateStopped }
 
 const (
 	tickEvery = time.Second     // how often a running process is looked at
-	hungGrace = 5 * time.Second // a worker that does not end a request this long after it was cancelled or its deadline passed is hung
-	endGrace  = 2 * time.Second // between stop message, SIGTERM and SIGKILL
+	endGrace  = 2 * time.Second // between drain or stop message, SIGTERM and SIGKILL
 )
 
 // slot is one place in a pool. Its goroutine, run, is the single writer of its state and owns its process; others say what they want and kick it.
@@ -258,7 +257,7 @@ func (l *life) run() (cause string) {
 				l.retire("restarted")
 			}
 		case now := <-tick.C:
-			if since, ok := inc.caller.Overdue(); ok && now.Sub(since) > hungGrace {
+			if since, ok := inc.caller.Overdue(); ok && now.Sub(since) > s.sup.hungGrace {
 				l.detail = fmt.Sprintf("a request was cancelled or past its deadline %v ago and has not ended", now.Sub(since).Round(time.Second))
 				l.log.Error("worker hangs", "detail", l.detail)
 				return l.kill("hung")

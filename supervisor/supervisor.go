@@ -13,8 +13,12 @@ import (
 	"github.com/ringmasterd/ringmaster/internal/version"
 )
 
-// drainTimeout is how long a supervisor that is told to end waits for the requests that run.
-const drainTimeout = 30 * time.Second
+// How long a Supervisor waits, unless a test says otherwise.
+const (
+	drainTimeout     = 30 * time.Second // for the requests that run when it is told to end
+	handshakeTimeout = 10 * time.Second // from a worker's spawn to its handshake line
+	hungGrace        = 5 * time.Second  // for the end of a request that was cancelled or whose deadline passed
+)
 
 // Supervisor runs pools of workers. See the package's documentation for how its parts work together.
 type Supervisor struct {
@@ -24,7 +28,7 @@ type Supervisor struct {
 	begin   time.Time
 	running atomic.Bool
 
-	handshakeTimeout time.Duration // immutable
+	drainTimeout, handshakeTimeout, hungGrace time.Duration // immutable
 
 	spawner *spawner // set by Run before any slot starts
 	guard   *guard   // likewise
@@ -35,7 +39,8 @@ func New(cfg Config) (*Supervisor, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Supervisor{cfg: cfg.withDefaults(), pools: map[string]*pool{}, devices: machineDevices(), begin: time.Now(), handshakeTimeout: handshakeTimeout}
+	s := &Supervisor{cfg: cfg.withDefaults(), pools: map[string]*pool{}, devices: machineDevices(), begin: time.Now(),
+		drainTimeout: drainTimeout, handshakeTimeout: handshakeTimeout, hungGrace: hungGrace}
 	for _, pc := range s.cfg.Pools {
 		if pc.Builtin != "" && s.cfg.Executable == "" {
 			return nil, &FieldError{pc.Name, "builtin", pc.Builtin, "builtin pools need Config.Executable, a ringmaster binary"}
@@ -79,7 +84,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 
 // drainAll drains every pool at once and kills what is left when the time is up.
 func (s *Supervisor) drainAll() {
-	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), s.drainTimeout)
 	defer cancel()
 	var wg sync.WaitGroup
 	for _, p := range s.pools {

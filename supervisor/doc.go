@@ -1,0 +1,40 @@
+// Package supervisor keeps pools of worker processes alive and gives them requests.
+//
+//	           ┌─ pool ────────────────────────────────┐
+//	           │                      ┌─ slot 0 ──────┐│        ┌─ process group ─┐
+//	Call ─────▶│ acquire ─▶ lease ───▶│ incarnation   ││ ═s2w══▶│ worker          │
+//	 ▲         │    └▶ queue ─┘       │  segment, ring││ ◀═w2s══│  (its children) │
+//	 │         │                      │  caller       ││        └─────────────────┘
+//	 └─replies─┼──────────────────────┤  process      ││
+//	           │                      └───────────────┘│
+//	           │                      ┌─ slot 1 …      │
+//	           └───────────────────────────────────────┘
+//
+// Read in this order: config.go (what is asked for), supervisor.go (wiring), call.go (one request's way), pool.go with balance.go (who gets it), slot.go with backoff.go (one place and its processes, one after
+// the other), incarnation.go (one process with its memory), process_linux.go (the process alone), guard.go (what outlives us). control.go answers requests about the supervisor itself.
+//
+// # Who owns what
+//
+// A slot's goroutine owns its process from spawn to burial and is the single writer of the slot's state. The pool's mutex guards what both look at: states, counts and the queue. Requests in flight are in
+// the incarnation's [ipc.Caller]; a lease says that one place in a worker is taken, from the moment a request is sent until the worker has ended it.
+//
+// # What happens when a worker dies
+//
+// The pidfd fires; the process group is killed and the process reaped; the ring is closed; replies that were committed are delivered; requests the worker had not read go to another worker; the others end
+// with ABORTED/worker_lost; goroutines are joined; the memory is unmapped; after a backoff the slot starts the next process. Nothing of the dead process is repaired.
+//
+// # What happens when the supervisor dies
+//
+// Workers are killed by PDEATHSIG, and see end of file on their lifeline; their own children are killed by the guard. The segments vanish with their last user.
+//
+// # Goroutines
+//
+//	goroutine                  woken by                                    ended by                     joined by
+//	slot.run, one per slot     kick, its process's events, a 1 s tick      Run's end                    Supervisor.Run
+//	spawner.run                start                                       stop                         spawner.stop
+//	process.wait, per process  pidfd                                       the process's death          incarnation.bury
+//	receive, per process       frames in w2s                               the ring's closing           incarnation.bury
+//	stdout and stderr readers  output                                      end of file, or 500 ms after the death   incarnation.bury
+//	go-plugin's Start          the handshake                               handshake, death or 10 s     incarnation.bury
+//	tell, rarely               space in s2w                                the ring's closing           incarnation.bury
+package supervisor
