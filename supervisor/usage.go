@@ -11,10 +11,7 @@ func measure(w *WorkerStatus) {
 	if w.PID == 0 {
 		return
 	}
-	p, err := psutil.NewProcess(int32(w.PID))
-	if err != nil {
-		return
-	}
+	p := processOf(w.PID)
 	if m, err := p.MemoryInfo(); err == nil {
 		w.RSSBytes = m.RSS
 	}
@@ -28,13 +25,12 @@ func measure(w *WorkerStatus) {
 
 // residentBytes is a process's resident set, 0 if it is gone.
 func residentBytes(pid int) uint64 {
-	p, err := psutil.NewProcess(int32(pid))
-	if err != nil {
-		return 0
-	}
-	m, err := p.MemoryInfo()
+	m, err := processOf(pid).MemoryInfo()
 	if err != nil {
 		return 0
 	}
 	return m.RSS
 }
+
+// processOf is psutil.NewProcess without its look whether the process exists: that opens a pidfd which only the garbage collector closes.
+func processOf(pid int) *psutil.Process { return &psutil.Process{Pid: int32(pid)} }
