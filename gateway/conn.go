@@ -1,0 +1,146 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/ringmasterd/ringmaster/internal/version"
+	"github.com/ringmasterd/ringmaster/ipc"
+)
+
+// refuseTimeout is how long a client that is turned away has to say hello and take the reason.
+const refuseTimeout = time.Second
+
+// conn is one client.
+//
+//	greeting ──hello──▶ open ──drain──▶ draining ──last request ended──▶ closed
+//	    └───────────────────┴── hang-up, write timeout, cut ───────────────▲
+type conn struct {
+	srv  *server
+	raw  *net.UnixConn
+	sock *ipc.Socket
+	peer Peer
+
+	mu       sync.Mutex
+	greeted  bool // guarded by mu: the hello is answered, other frames may follow
+	draining bool // guarded by mu: the client has been told, or will be once greeted
+	leaving  bool // guarded by mu: close as soon as no request is open
+	open     int  // guarded by mu: requests in ServeRequest
+}
+
+func newConn(srv *server, raw *net.UnixConn) *conn {
+	return &conn{srv: srv, raw: raw, sock: ipc.NewSocket(raw, ipc.MaxHello, srv.cfg.WriteTimeout)}
+}
+
+// run serves the client until it is gone, and returns why.
+func (c *conn) run() error {
+	defer c.close()
+	var err error
+	if c.peer, err = peerOf(c.raw); err != nil {
+		return err
+	}
+	if denied := c.srv.door.admit(c.peer); denied != nil {
+		c.turnAway(denied)
+		return denied
+	}
+	if err := c.greet(); err != nil {
+		return err
+	}
+	ctx := context.WithValue(c.srv.base, peerKey{}, c.peer)
+	return ipc.Serve(ctx, c.sock, c, ipc.ServeConfig{MaxInFlight: c.srv.cfg.MaxInFlight, StallTimeout: c.srv.cfg.StallTimeout})
+}
+
+// greet exchanges hellos.
+func (c *conn) greet() error {
+	timeout := c.srv.cfg.helloTimeout
+	if err := c.raw.SetReadDeadline(time.Now().Add(timeout)); err != nil {
+		return err
+	}
+	_, err := ipc.ServerHello(c.sock, ipc.Hello{
+		SDK:         version.SDK(),
+		MaxMessage:  uint64(c.srv.cfg.MaxMessage),
+		MaxInFlight: uint64(c.srv.cfg.MaxInFlight),
+	})
+	var over *ipc.OversizeError
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		refuse(c.sock, ipc.Errorf(ipc.DeadlineExceeded, "deadline", "no hello came within %v; a connection begins with one, see docs/protocol.md, section 7", timeout))
+		return err
+	case errors.As(err, &over):
+		refuse(c.sock, ipc.Errorf(ipc.ResourceExhausted, "too_large", "a hello of %d bytes; it may have %d bytes", over.Size, over.Limit))
+		return err
+	case err != nil:
+		return err
+	}
+	c.mu.Lock()
+	c.greeted = true
+	drained := c.draining
+	c.mu.Unlock()
+	if drained {
+		if err := ipc.SendSignal(c.sock, ipc.KindDrain); err != nil {
+			return err
+		}
+	}
+	return c.raw.SetReadDeadline(time.Time{})
+}
+
+// turnAway waits for the client's hello, so that it is ready to read, and tells it why it must go.
+func (c *conn) turnAway(why *ipc.Error) {
+	if c.raw.SetReadDeadline(time.Now().Add(refuseTimeout)) == nil {
+		_, _ = c.sock.Recv()
+		refuse(c.sock, why)
+	}
+}
+
+// ServeRequest implements [ipc.Handler]: it counts the open requests and hands each to the protocol's adapter.
+func (c *conn) ServeRequest(ctx context.Context, req *ipc.Request, w *ipc.Responder) {
+	c.mu.Lock()
+	c.open++
+	draining := c.draining
+	c.mu.Unlock()
+	defer c.ended()
+	if draining {
+		_ = w.Fail(errDraining)
+		return
+	}
+	native{c.srv.handler}.ServeRequest(ctx, req, w)
+}
+
+func (c *conn) ended() {
+	c.mu.Lock()
+	c.open--
+	last := c.leaving && c.open == 0
+	c.mu.Unlock()
+	if last {
+		c.close()
+	}
+}
+
+// drain tells the client that the server is about to go. From now on new requests are refused.
+func (c *conn) drain() {
+	c.mu.Lock()
+	c.draining = true
+	greeted := c.greeted
+	c.mu.Unlock()
+	if greeted {
+		_ = ipc.SendSignal(c.sock, ipc.KindDrain)
+	}
+}
+
+// leave closes the connection when its last request has ended, which may be now.
+func (c *conn) leave() {
+	c.mu.Lock()
+	c.leaving = true
+	idle := c.open == 0
+	c.mu.Unlock()
+	if idle {
+		c.close()
+	}
+}
+
+// close hangs up. It may be called more than once.
+func (c *conn) close() { _ = c.sock.Close() }

@@ -1,0 +1,254 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/ringmasterd/ringmaster/ipc"
+)
+
+func TestMain(m *testing.M) {
+	if path := os.Getenv("GATEWAY_TEST_STRANGER"); path != "" {
+		os.Exit(stranger(path))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// patience is how long a test waits for what must happen before it fails.
+const patience = 20 * time.Second
+
+// fake is a Backend with three actions: echo answers with the request's body; stream sends chunks until its reader stops; block answers only when its context ends.
+type fake struct {
+	chunk []byte // a chunk's body; nil: a small one
+	ended chan string
+}
+
+func newFake() *fake { return &fake{ended: make(chan string, 1024)} }
+
+func (f *fake) Call(_ context.Context, req *ipc.Request) (ipc.Replies, error) {
+	switch req.Action {
+	case "echo":
+		return &echoReplies{body: req.Body}, nil
+	case "stream":
+		chunk := f.chunk
+		if chunk == nil {
+			chunk = []byte{7}
+		}
+		return &streamReplies{fake: f, chunk: chunk}, nil
+	case "block":
+		return &blockReplies{fake: f}, nil
+	}
+	return nil, ipc.Errorf(ipc.NotFound, "unknown_action", "no action %q", req.Action)
+}
+
+type echoReplies struct{ body ipc.Body }
+
+func (r *echoReplies) Recv(context.Context) (*ipc.Reply, error) {
+	return &ipc.Reply{End: true, Body: r.body}, nil
+}
+func (r *echoReplies) Cancel(string) {}
+
+type streamReplies struct {
+	*fake
+	chunk []byte
+}
+
+func (r *streamReplies) Recv(ctx context.Context) (*ipc.Reply, error) {
+	if ctx.Err() != nil {
+		err := ipc.AsError(context.Cause(ctx))
+		r.ended <- err.Reason
+		return nil, err
+	}
+	return &ipc.Reply{Body: r.chunk}, nil
+}
+func (r *streamReplies) Cancel(reason string) { r.ended <- reason }
+
+type blockReplies struct{ *fake }
+
+func (r *blockReplies) Recv(ctx context.Context) (*ipc.Reply, error) {
+	r.ended <- "begun"
+	<-ctx.Done()
+	err := ipc.AsError(context.Cause(ctx))
+	r.ended <- err.Reason
+	return nil, err
+}
+func (r *blockReplies) Cancel(string) {}
+
+// server is a running Serve.
+type testServer struct {
+	path string
+	stop func() error // ends Serve's context and returns its error; also called by the test's cleanup
+}
+
+func start(t *testing.T, backend Backend, cfg Config) *testServer {
+	t.Helper()
+	ln, err := Listen(filepath.Join(t.TempDir(), "rm.sock"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return startOn(t, ln, backend, cfg)
+}
+
+func startOn(t *testing.T, ln *Listener, backend Backend, cfg Config) *testServer {
+	t.Helper()
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- Serve(ctx, ln, backend, cfg) }()
+	s := &testServer{path: ln.Path(), stop: sync.OnceValue(func() error {
+		cancel()
+		return <-served
+	})}
+	t.Cleanup(func() {
+		if err := s.stop(); err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+		if _, err := os.Lstat(s.path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the socket file was left behind: %v", err)
+		}
+	})
+	return s
+}
+
+// testClient is a connected client.
+type testClient struct {
+	*ipc.Caller
+	sock  *ipc.Socket
+	hello *ipc.Hello
+	drain chan struct{} // closed when the server says drain
+	gone  chan struct{} // closed when the connection has ended
+	why   error         // after gone
+}
+
+func dial(t *testing.T, path string) *testClient {
+	t.Helper()
+	c := &testClient{sock: ipc.NewSocket(connect(t, path), 1<<20, patience), drain: make(chan struct{}), gone: make(chan struct{})}
+	var err error
+	if c.hello, err = ipc.ClientHello(c.sock, "test"); err != nil {
+		t.Fatal(err)
+	}
+	c.Caller = ipc.NewCaller(c.sock, ipc.Events{Drain: func() { close(c.drain) }})
+	go func() {
+		defer close(c.gone)
+		c.why = c.Run()
+		_ = c.sock.Close()
+		lost := ipc.Errorf(ipc.Unavailable, "connection_lost", "%v", c.why)
+		c.Caller.Close(lost, func(uint64) *ipc.Error { return lost })
+	}()
+	t.Cleanup(c.hangUp)
+	return c
+}
+
+func (c *testClient) hangUp() {
+	_ = c.sock.Close()
+	<-c.gone
+}
+
+// call starts a request and fails the test if that is impossible.
+func (c *testClient) call(t *testing.T, action string, edit ...func(*ipc.Request)) *ipc.Call {
+	t.Helper()
+	req := &ipc.Request{Pool: "p", Action: action, Body: ipc.Body{42}}
+	for _, e := range edit {
+		e(req)
+	}
+	call, err := c.Start(req, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return call
+}
+
+// echo makes one round trip.
+func (c *testClient) echo(t *testing.T) {
+	t.Helper()
+	r, err := recv(c.call(t, "echo"))
+	if err != nil || len(r.Body) != 1 || r.Body[0] != 42 {
+		t.Errorf("echo: %+v, %v", r, err)
+	}
+}
+
+func recv(call *ipc.Call) (*ipc.Reply, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return call.Recv(ctx)
+}
+
+func connect(t *testing.T, path string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// wantReason fails the test unless err is an *ipc.Error with this code and reason.
+func wantReason(t *testing.T, err error, want string) {
+	t.Helper()
+	var e *ipc.Error
+	if !errors.As(err, &e) || string(e.Code)+"/"+e.Reason != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+// await returns what a channel delivers, or fails the test.
+func await[T any](t *testing.T, ch <-chan T, what string) (v T) {
+	t.Helper()
+	select {
+	case v = <-ch:
+	case <-time.After(patience):
+		t.Fatalf("waited in vain: %s", what)
+	}
+	return v
+}
+
+// firstMessage reads one message.
+func firstMessage(t *testing.T, conn net.Conn) (any, error) {
+	t.Helper()
+	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	b, err := ipc.NewSocket(conn, ipc.MaxHello, 0).Recv()
+	if err != nil {
+		return nil, err
+	}
+	m, err := ipc.Decode(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, nil
+}
+
+// wantClosed reads to the end of the connection.
+func wantClosed(t *testing.T, conn net.Conn) {
+	t.Helper()
+	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the server did not close the connection")
+	}
+}
+
+// openFDs counts this process's file descriptors.
+func openFDs(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}

@@ -1,0 +1,51 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/ringmasterd/ringmaster/ipc"
+)
+
+// native answers the protocol's own frames (docs/protocol.md, section 7) through the call chain.
+type native struct {
+	handler Handler
+}
+
+// ServeRequest forwards one request and its replies, each as soon as the client has credit for it.
+func (n native) ServeRequest(ctx context.Context, req *ipc.Request, w *ipc.Responder) {
+	replies, err := n.handler(ctx, req)
+	if err != nil {
+		_ = w.Fail(err) // an error here and below is the connection's death, which its reader reports
+		return
+	}
+	for {
+		r, err := replies.Recv(ctx)
+		switch {
+		case errors.Is(err, io.EOF):
+			_ = w.Fail(ipc.Errorf(ipc.Internal, "internal", "the replies ended without an END"))
+			return
+		case err != nil:
+			_ = w.Fail(err)
+			return
+		case r.End:
+			_ = w.End(r)
+			return
+		}
+		if err := w.Send(ctx, r); err != nil {
+			replies.Cancel(ipc.AsError(err).Reason)
+			_ = w.Fail(err)
+			return
+		}
+	}
+}
+
+// refuse tells a client why its connection ends: a reply with id 0.
+func refuse(s *ipc.Socket, e *ipc.Error) {
+	const end = 1
+	b, err := ipc.Marshal([]any{ipc.KindReply, 0, end, nil, nil, nil, []any{string(e.Code), e.Reason, e.Message, e.RetryAfter.Milliseconds()}})
+	if err == nil {
+		_, _ = s.Send(b)
+	}
+}
