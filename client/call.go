@@ -1,0 +1,146 @@
+package client
+
+import (
+	"context"
+	"iter"
+	"time"
+
+	"github.com/ringmasterd/ringmaster/ipc"
+)
+
+// defaultCredit is the window of a stream without [WithCredit].
+const defaultCredit = 16
+
+// Reply is a call's answer, or one chunk of a stream.
+type Reply struct {
+	Headers map[string]string
+	Tensors []Tensor
+	Body    ipc.Body // one MessagePack value; nil is MessagePack's nil
+}
+
+// Decode decodes the body into v, a pointer.
+func (r *Reply) Decode(v any) error { return r.Body.Decode(v) }
+
+// Tensor returns the tensor of that name, or nil.
+func (r *Reply) Tensor(name string) *Tensor {
+	for i := range r.Tensors {
+		if r.Tensors[i].Name == name {
+			return &r.Tensors[i]
+		}
+	}
+	return nil
+}
+
+// Call runs an action and returns its one answer. body is anything that encodes as MessagePack; nil is none.
+func (c *Client) Call(ctx context.Context, pool, action string, body any, opts ...CallOption) (*Reply, error) {
+	req, timeout, err := newRequest(pool, action, body, opts)
+	if err != nil {
+		return nil, err
+	}
+	req.Credit = 1
+	ctx, cancel := withTimeout(ctx, timeout)
+	defer cancel()
+	call, err := c.start(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	r, err := call.Recv(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !r.End {
+		call.Cancel("cancelled")
+		return nil, ipc.Errorf(ipc.Unimplemented, "stream", "action %q of pool %q answers in chunks; use Stream", action, pool)
+	}
+	return public(r), nil
+}
+
+// Stream runs an action and yields its chunks; an action that answers once yields that. An error comes last, with a nil reply. Leaving the loop cancels the request. Each range over the result
+// makes the call anew.
+func (c *Client) Stream(ctx context.Context, pool, action string, body any, opts ...CallOption) iter.Seq2[*Reply, error] {
+	return func(yield func(*Reply, error) bool) {
+		req, timeout, err := newRequest(pool, action, body, opts)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		if req.Credit == 0 {
+			req.Credit = defaultCredit
+		}
+		ctx, cancel := withTimeout(ctx, timeout)
+		defer cancel()
+		call, err := c.start(ctx, req)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		defer call.Cancel("cancelled") // does nothing after the END
+		for {
+			r, err := call.Recv(ctx)
+			switch {
+			case err != nil:
+				yield(nil, err)
+				return
+			case r.End:
+				if !r.Empty() {
+					yield(public(r), nil)
+				}
+				return
+			case !yield(public(r), nil):
+				return
+			}
+		}
+	}
+}
+
+// start sends the request, on a new connection if the old one turns out to be dead before anything went out.
+func (c *Client) start(ctx context.Context, req *ipc.Request) (*ipc.Call, error) {
+	for attempt := 0; ; attempt++ {
+		conn, err := c.connected(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, ipc.AsError(context.Cause(ctx))
+		}
+		if deadline, ok := ctx.Deadline(); ok {
+			req.Timeout = max(time.Until(deadline), time.Microsecond)
+		}
+		call, sent, err := conn.start(req)
+		switch {
+		case err == nil:
+			return call, nil
+		case sent:
+			return nil, err
+		case attempt > 0:
+			return nil, conn.unsent(err)
+		}
+		c.retire(conn)
+	}
+}
+
+func newRequest(pool, action string, body any, opts []CallOption) (*ipc.Request, time.Duration, error) {
+	cfg := callConfig{req: ipc.Request{Pool: pool, Action: action}}
+	for _, o := range opts {
+		o(&cfg)
+	}
+	for i := range cfg.req.Tensors {
+		if err := cfg.req.Tensors[i].Validate(); err != nil {
+			return nil, 0, err
+		}
+	}
+	var err error
+	cfg.req.Body, err = ipc.Marshal(body)
+	return &cfg.req, cfg.timeout, err
+}
+
+func withTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if d <= 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, d)
+}
+
+func public(r *ipc.Reply) *Reply {
+	return &Reply{Headers: r.Headers, Tensors: r.Tensors, Body: r.Body}
+}

@@ -1,0 +1,63 @@
+package client
+
+import (
+	"time"
+
+	"github.com/ringmasterd/ringmaster/ipc"
+)
+
+// Tensor is a dense array in row-major order, little-endian.
+type Tensor = ipc.Tensor
+
+// Error is how a call fails. Code and Reason are stable, for programs; Message is for people and says what to do next.
+type Error = ipc.Error
+
+// DialOption changes how [Dial] connects.
+type DialOption func(*dialConfig)
+
+type dialConfig struct {
+	address string
+}
+
+// WithAddress names the server's socket, unix:///path or a plain path, instead of the one that $RINGMASTER_SOCKET or the host's conventions name.
+func WithAddress(address string) DialOption {
+	return func(c *dialConfig) { c.address = address }
+}
+
+// CallOption adds to one call.
+type CallOption func(*callConfig)
+
+type callConfig struct {
+	req     ipc.Request
+	timeout time.Duration
+}
+
+// WithTensors sends tensors with the request.
+func WithTensors(tensors ...Tensor) CallOption {
+	return func(c *callConfig) { c.req.Tensors = append(c.req.Tensors, tensors...) }
+}
+
+// WithHeaders sends headers with the request.
+func WithHeaders(headers map[string]string) CallOption {
+	return func(c *callConfig) { c.req.Headers = headers }
+}
+
+// WithTimeout ends the call with DEADLINE_EXCEEDED after d, if the context has no earlier deadline. Without either, the pool's own timeout applies.
+func WithTimeout(d time.Duration) CallOption {
+	return func(c *callConfig) { c.timeout = d }
+}
+
+// WithTraceID sends a W3C traceparent.
+func WithTraceID(traceparent string) CallOption {
+	return func(c *callConfig) { c.req.TraceID = traceparent }
+}
+
+// WithContext sends the session's opaque bytes.
+func WithContext(blob []byte) CallOption {
+	return func(c *callConfig) { c.req.Context = blob }
+}
+
+// WithCredit says how many chunks of a stream may be under way before the loop has taken them; more hides latency, fewer saves memory when chunks are large. The default is 16.
+func WithCredit(n uint32) CallOption {
+	return func(c *callConfig) { c.req.Credit = n }
+}
