@@ -65,7 +65,7 @@ fuzz: ## every fuzz target, FUZZTIME (20s) each
 	@FUZZTIME=$(FUZZTIME) scripts/check fuzz
 
 .PHONY: lint
-lint: py $(GOLANGCI) ## gofmt, golangci-lint, ruff, mypy, shellcheck
+lint: $(VENV)/.dev $(GOLANGCI) ## gofmt, golangci-lint, ruff, mypy, shellcheck
 	@GOLANGCI=$(GOLANGCI) scripts/check lint
 
 .PHONY: bench

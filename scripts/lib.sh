@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Sourced by the other scripts: sections with their times, and the summary that closes them.
 
+# shellcheck disable=SC2034 # used by those who source this
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 if [[ -t 1 && -z ${NO_COLOR:-} ]]; then
