@@ -81,7 +81,7 @@ clean: ## remove what make made: bin, .venv, caches
 
 # The Python environment, in steps; each stamp is newer than what it was made from, so a second start does nothing.
 
-$(VENV)/.made: scripts/venv
+$(VENV)/.made:
 	@scripts/venv make
 	@touch $@
 
