@@ -1,0 +1,66 @@
+/* The module ringmaster._ring: what of the SDK has to be C, namely atomics, futexes, waiting without the GIL, and one scan of a peer's bytes. */
+#include "module.h"
+
+static PyObject *new_exception(PyObject *module, const char *name, const char *attribute, const char *doc)
+{
+    PyObject *e = PyErr_NewExceptionWithDoc(name, doc, NULL, NULL);
+    if (e != NULL && PyModule_AddObjectRef(module, attribute, e) != 0)
+        Py_CLEAR(e);
+    return e;
+}
+
+static int module_exec(PyObject *module)
+{
+    struct rm_module *m = PyModule_GetState(module);
+    m->protocol_error = new_exception(module, "ringmaster._ring.ProtocolError", "ProtocolError", "The peer broke the protocol; the segment is of no more use.");
+    m->closed = new_exception(module, "ringmaster._ring.Closed", "Closed", "The segment was shut down or closed in this process.");
+    PyObject *type = PyType_FromModuleAndSpec(module, &rm_segment_spec, NULL);
+    int err = m->protocol_error == NULL || m->closed == NULL || type == NULL || PyModule_AddObjectRef(module, "Segment", type) != 0;
+    Py_XDECREF(type);
+    return err ? -1 : 0;
+}
+
+static int module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    struct rm_module *m = PyModule_GetState(module);
+    Py_VISIT(m->protocol_error);
+    Py_VISIT(m->closed);
+    return 0;
+}
+
+static int module_clear(PyObject *module)
+{
+    struct rm_module *m = PyModule_GetState(module);
+    Py_CLEAR(m->protocol_error);
+    Py_CLEAR(m->closed);
+    return 0;
+}
+
+static PyMethodDef functions[] = {
+    {"split", (PyCFunction)(void (*)(void))rm_split, METH_FASTCALL,
+     "split(data, most=16) -> tuple of the first elements of the MessagePack array that data is\n\n"
+     "All of data is checked (ValueError). nil, booleans, unsigned integers and strings come decoded, binaries as views of data, anything else as the slice of data where it lies."},
+    {"watch_lifeline", rm_watch_lifeline, METH_O, "watch_lifeline(fd): from now on end of file on this socket ends the process at once, with status 1"},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "ringmaster._ring",
+    .m_doc = "Messages through shared memory: docs/protocol.md, sections 2 to 5.",
+    .m_size = sizeof(struct rm_module),
+    .m_methods = functions,
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+};
+
+PyMODINIT_FUNC PyInit__ring(void)
+{
+    return PyModuleDef_Init(&definition);
+}

@@ -1,0 +1,367 @@
+/* Messages become frames and come back; the semaphore. In the order in which a message meets it: send, the semaphore, receive. */
+#define _GNU_SOURCE
+#include "ring.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "crash.h"
+
+#define LONG_COPY (UINT64_C(64) << 10) /* bytes; a copy this long is worth letting other threads run */
+#define LONGEST_SLEEP_NS INT64_C(1000000000)
+
+/* Remembers what the peer did wrong, for good. */
+static enum rm_result broken(struct rm_ring *r, const char *why)
+{
+    r->why = why;
+    return RM_PROTOCOL;
+}
+
+/* Looks at the peer's position, once, and updates available.
+ * Acquire pairs with the release in publish: what the peer wrote (or has finished reading) before it is visible (or free) after it. */
+static enum rm_result refresh(struct rm_ring *r)
+{
+    uint64_t distance;
+    if (r->consumer)
+        distance = atomic_load_explicit(&r->shared->tail, memory_order_acquire) - r->own;
+    else
+        distance = r->own - atomic_load_explicit(&r->shared->head, memory_order_acquire);
+    if (distance > r->capacity || distance % sizeof(struct rm_frame) != 0)
+        return broken(r, r->consumer ? "tail is not a possible position" : "head is not a possible position");
+    r->available = r->consumer ? distance : r->capacity - distance;
+    return RM_OK;
+}
+
+static enum rm_result wait_for(struct rm_ring *, struct rm_host *, int64_t deadline, uint64_t bytes);
+static void publish(struct rm_ring *, uint64_t bytes, uint32_t frames);
+
+/* Makes sure that bytes are available, from what we know, by a look, or by waiting. */
+static enum rm_result ensure(struct rm_ring *r, struct rm_host *host, int64_t deadline, uint64_t bytes)
+{
+    if (r->why != NULL)
+        return RM_PROTOCOL;
+    if (atomic_load_explicit(&r->closed, memory_order_relaxed))
+        return RM_CLOSED;
+    if (r->available >= bytes)
+        return RM_OK;
+    enum rm_result result = refresh(r);
+    if (result != RM_OK || r->available >= bytes)
+        return result;
+    return deadline <= 0 ? RM_TIMEOUT : wait_for(r, host, deadline, bytes);
+}
+
+/* The longest copies run unblocked, so that this process's other threads may. */
+static void copy(struct rm_host *host, uint8_t *to, const uint8_t *from, uint64_t n)
+{
+    bool unblocked = n >= LONG_COPY && host->block != NULL;
+    if (unblocked)
+        host->block(host);
+    memcpy(to, from, n);
+    if (unblocked)
+        host->unblock(host);
+}
+
+/* ---- send ---- */
+
+/* Where we are in the parts of a message. */
+struct cursor {
+    const struct iovec *part;
+    uint64_t offset; /* in *part */
+};
+
+static void gather(struct rm_host *host, uint8_t *to, struct cursor *from, uint64_t n)
+{
+    while (n > 0) {
+        uint64_t k = from->part->iov_len - from->offset;
+        if (k > n)
+            k = n;
+        copy(host, to, (const uint8_t *)from->part->iov_base + from->offset, k);
+        to += k;
+        n -= k;
+        from->offset += k;
+        if (from->offset == from->part->iov_len) {
+            from->part++;
+            from->offset = 0;
+        }
+    }
+}
+
+static void write_header(struct rm_ring *r, uint64_t offset, uint32_t len, uint16_t type, uint16_t flags, uint32_t seq)
+{
+    struct rm_frame f = {.len = len, .type = type, .flags = flags, .seq = seq};
+    f.guard = rm_guard(&f, r->incarnation);
+    memcpy(r->bytes + offset, &f, sizeof f);
+}
+
+static enum rm_result send_frame(struct rm_ring *r, struct rm_host *host, int64_t deadline, struct cursor *from, uint32_t len, uint16_t flags)
+{
+    uint64_t offset = r->own & (r->capacity - 1);
+    uint64_t need = rm_need(len);
+    uint64_t pad = offset + need > r->capacity ? r->capacity - offset : 0;
+    enum rm_result result = ensure(r, host, deadline, pad + need);
+    if (result != RM_OK)
+        return result;
+    RM_STEP(r, S1);
+    uint32_t seq = r->seq;
+    if (pad > 0) {
+        write_header(r, offset, (uint32_t)(pad - sizeof(struct rm_frame)), RM_PAD, 0, seq++);
+        offset = 0;
+    }
+    gather(host, r->bytes + offset + sizeof(struct rm_frame), from, len);
+    RM_STEP(r, S2);
+    write_header(r, offset, len, RM_DATA, flags, seq++);
+    RM_STEP(r, S3);
+    publish(r, pad + need, seq - r->seq);
+    RM_STEP(r, S6);
+    return RM_OK;
+}
+
+enum rm_result rm_send(struct rm_segment *s, struct rm_host *host, int64_t deadline, const struct iovec *parts, int count)
+{
+    struct rm_ring *r = &s->out;
+    uint64_t left = 0;
+    for (int i = 0; i < count; i++)
+        left += parts[i].iov_len;
+    struct rm_host deaf = *host; /* once begun, a message is not given up for a signal */
+    deaf.interrupted = NULL;
+    struct cursor from = {.part = parts};
+    while (left > 0) {
+        uint32_t len = left > r->max_frame ? (uint32_t)r->max_frame : (uint32_t)left;
+        left -= len;
+        enum rm_result result = send_frame(r, host, deadline, &from, len, left > 0 ? RM_MORE : 0);
+        if (result != RM_OK)
+            return result;
+        host = &deaf;
+        deadline = RM_FOREVER;
+    }
+    return RM_OK;
+}
+
+/* ---- the semaphore ---- */
+
+static void futex_wake(_Atomic uint32_t *word, int sleepers)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE, sleepers, NULL, NULL, 0);
+}
+
+/* Publishes our position and wakes the peer if it sleeps. Release pairs with the acquire in refresh. */
+static void publish(struct rm_ring *r, uint64_t bytes, uint32_t frames)
+{
+    r->own += bytes;
+    r->available -= bytes;
+    r->seq += frames;
+    _Atomic uint64_t *position = r->consumer ? &r->shared->head : &r->shared->tail;
+    struct rm_semaphore *peer = r->consumer ? &r->shared->space : &r->shared->items;
+    atomic_store_explicit(position, r->own, memory_order_release);
+    if (r->consumer)
+        RM_STEP(r, R4);
+    else
+        RM_STEP(r, S4);
+    /* Orders the store above before the load below; the sleeper's exchange of waiters is the other half. Without it both may miss each other. */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(&peer->waiters, memory_order_relaxed) == 0)
+        return;
+    atomic_store(&peer->count, 1);
+    if (r->consumer)
+        RM_STEP(r, R5);
+    else
+        RM_STEP(r, S5);
+    futex_wake(&peer->count, 1);
+}
+
+static struct rm_semaphore *own_semaphore(struct rm_ring *r)
+{
+    return r->consumer ? &r->shared->items : &r->shared->space;
+}
+
+static inline void relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb");
+#endif
+}
+
+/* Looks again and again for a short time. RM_TIMEOUT: not yet.
+ * The time is spent where it lately paid: halved by each failure, restored by a success, and by every 32nd wait so that a change of the load is noticed. */
+static enum rm_result spin(struct rm_ring *r, uint64_t bytes)
+{
+    uint64_t budget = ++r->waits % 32 == 0 ? r->spin_limit : r->spin;
+    if (budget == 0)
+        return RM_TIMEOUT;
+    int64_t until = rm_now() + (int64_t)budget;
+    do {
+        for (int i = 0; i < 32; i++)
+            relax();
+        enum rm_result result = refresh(r);
+        if (result != RM_OK)
+            return result;
+        if (r->available >= bytes) {
+            r->spin = r->spin_limit;
+            return RM_OK;
+        }
+    } while (rm_now() < until);
+    r->spin = r->spin < 2000 ? 0 : r->spin / 2;
+    return RM_TIMEOUT;
+}
+
+/* Sleeps until there may be something new; true when a signal or the longest sleep ended it. */
+static bool futex_sleep(_Atomic uint32_t *word, int64_t ns)
+{
+    if (ns > LONGEST_SLEEP_NS)
+        ns = LONGEST_SLEEP_NS;
+    struct timespec t = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+    return syscall(SYS_futex, word, FUTEX_WAIT, 0, &t, NULL, 0) != 0 && (errno == EINTR || errno == ETIMEDOUT);
+}
+
+/* Armed: waiters is 1. Clearing count before looking, and looking before sleeping, is what cannot lose a wake-up. */
+static enum rm_result sleep_armed(struct rm_ring *r, struct rm_host *host, int64_t deadline, uint64_t bytes)
+{
+    struct rm_semaphore *s = own_semaphore(r);
+    for (;;) {
+        atomic_exchange(&s->count, 0);
+        RM_STEP(r, W2);
+        enum rm_result result = refresh(r);
+        if (result != RM_OK || r->available >= bytes)
+            return result;
+        if (atomic_load(&r->closed))
+            return RM_CLOSED;
+        if (atomic_exchange(&r->nudged, false))
+            return RM_NUDGED;
+        int64_t left = deadline == RM_FOREVER ? RM_FOREVER : deadline - rm_now();
+        if (left <= 0)
+            return RM_TIMEOUT;
+        RM_STEP(r, W3);
+        bool look_around = futex_sleep(&s->count, left);
+        RM_STEP(r, W4);
+        if (look_around && host->interrupted != NULL && host->interrupted(host))
+            return RM_INTERRUPTED;
+    }
+}
+
+static enum rm_result wait_for(struct rm_ring *r, struct rm_host *host, int64_t deadline, uint64_t bytes)
+{
+    if (host->block != NULL)
+        host->block(host);
+    enum rm_result result = spin(r, bytes);
+    if (result == RM_TIMEOUT) {
+        struct rm_semaphore *s = own_semaphore(r);
+        atomic_exchange(&s->waiters, 1);
+        RM_STEP(r, W1);
+        result = sleep_armed(r, host, deadline, bytes);
+        atomic_store(&s->waiters, 0);
+        RM_STEP(r, W5);
+    }
+    if (host->unblock != NULL)
+        host->unblock(host);
+    return result;
+}
+
+static void wake_own(struct rm_ring *r)
+{
+    struct rm_semaphore *s = own_semaphore(r);
+    atomic_store(&s->count, 1);
+    futex_wake(&s->count, INT_MAX);
+}
+
+void rm_segment_shutdown(struct rm_segment *s)
+{
+    atomic_store(&s->in.closed, true);
+    atomic_store(&s->out.closed, true);
+    wake_own(&s->in);
+    wake_own(&s->out);
+}
+
+void rm_segment_nudge(struct rm_segment *s)
+{
+    atomic_store(&s->in.nudged, true);
+    wake_own(&s->in);
+}
+
+/* ---- receive ---- */
+
+/* Copies the header at offset, reading each of its words once. */
+static struct rm_frame load_header(const uint8_t *at)
+{
+    uint64_t words[2] = {((const volatile uint64_t *)at)[0], ((const volatile uint64_t *)at)[1]};
+    struct rm_frame f;
+    memcpy(&f, words, sizeof f);
+    return f;
+}
+
+/* Says what is wrong with f, a private copy of the header at offset, or NULL. */
+static const char *check_frame(const struct rm_ring *r, const struct rm_frame *f, uint64_t offset, uint64_t received)
+{
+    if (f->guard != rm_guard(f, r->incarnation))
+        return "a frame's guard is wrong";
+    if (f->seq != r->seq)
+        return "a frame's sequence number is wrong";
+    if (f->type != RM_DATA && f->type != RM_PAD)
+        return "a frame's type is unknown";
+    uint64_t need = rm_need(f->len);
+    if (need > r->available)
+        return "a frame is longer than what was published";
+    if (offset + need > r->capacity)
+        return "a frame crosses the end of the ring";
+    if (f->type == RM_PAD) {
+        if (f->flags != 0)
+            return "a PAD has flags";
+        if (offset + sizeof *f + f->len != r->capacity)
+            return "a PAD does not end at the end of the ring";
+        return NULL;
+    }
+    if (f->flags > RM_MORE)
+        return "a frame has unknown flags";
+    if (f->len < 1 || f->len > r->max_frame)
+        return "a frame's length is not in 1 … max frame";
+    if (f->flags == RM_MORE && f->len != r->max_frame)
+        return "a frame with more to follow is not full";
+    if (received + f->len > r->max_message)
+        return "a message is longer than the limit";
+    return NULL;
+}
+
+/* Makes room for a frame; when more follow, for as many again as there are. */
+static bool make_room(struct rm_buffer *b, const struct rm_frame *f, uint64_t max_message)
+{
+    uint64_t want = b->length + f->len;
+    if (want <= b->capacity)
+        return true;
+    if (f->flags == RM_MORE)
+        want *= 2;
+    return b->grow(b, want < max_message ? want : max_message);
+}
+
+enum rm_result rm_receive(struct rm_segment *s, struct rm_host *host, int64_t deadline, struct rm_buffer *into)
+{
+    struct rm_ring *r = &s->in;
+    for (;;) {
+        enum rm_result result = ensure(r, host, deadline, sizeof(struct rm_frame));
+        if (result != RM_OK)
+            return result;
+        RM_STEP(r, R1);
+        uint64_t offset = r->own & (r->capacity - 1);
+        struct rm_frame f = load_header(r->bytes + offset);
+        const char *wrong = check_frame(r, &f, offset, into->length);
+        if (wrong != NULL)
+            return broken(r, wrong);
+        RM_STEP(r, R2);
+        if (f.type == RM_DATA) {
+            if (!make_room(into, &f, r->max_message))
+                return RM_NO_MEMORY;
+            copy(host, into->data + into->length, r->bytes + offset + sizeof f, f.len);
+            into->length += f.len;
+        }
+        RM_STEP(r, R3);
+        publish(r, rm_need(f.len), 1);
+        RM_STEP(r, R6);
+        if (f.type == RM_DATA && f.flags == 0)
+            return RM_OK;
+    }
+}

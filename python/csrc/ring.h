@@ -1,0 +1,112 @@
+/* Messages through a pair of rings in shared memory: docs/protocol.md, sections 2 to 4, in plain C11 for Linux.
+ *
+ *   segment.c   a segment is created, checked and mapped
+ *   ring.c      messages become frames and come back; the semaphore
+ *
+ * One process holds one side of a segment: the supervisor produces on s2w and consumes from w2s, the worker the reverse. One thread at a time may be in rm_send, and one
+ * in rm_receive; a program with more of them brings its own lock for each. Shared memory holds no lock, so a dead peer holds none.
+ *
+ * The peer is never trusted: its words are loaded once, checked, then used. A check that fails makes that direction return RM_PROTOCOL for ever.
+ */
+#ifndef RINGMASTER_RING_H
+#define RINGMASTER_RING_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "layout.h"
+
+enum rm_result {
+    RM_OK = 0,
+    RM_TIMEOUT,     /* the deadline passed */
+    RM_CLOSED,      /* rm_segment_shutdown was called */
+    RM_NUDGED,      /* rm_segment_nudge was called; only from rm_receive */
+    RM_INTERRUPTED, /* host->interrupted said so */
+    RM_PROTOCOL,    /* the peer broke the protocol, see why */
+    RM_NO_MEMORY,   /* buffer->grow failed */
+    RM_SYSTEM,      /* errno; only from rm_segment_open */
+};
+
+enum rm_role { RM_WORKER, RM_SUPERVISOR };
+
+#define RM_FOREVER INT64_MAX
+
+/* What the ring asks of the program around it. All functions may be NULL. */
+struct rm_host {
+    void (*block)(struct rm_host *);       /* this thread is about to sleep or to copy much: let others run */
+    void (*unblock)(struct rm_host *);     /* done with that */
+    bool (*interrupted)(struct rm_host *); /* called while blocked, after each signal and at least once a second; true ends the wait */
+};
+
+/* Where a message is received. grow makes data at least capacity bytes long, keeping what it holds; false: out of memory. */
+struct rm_buffer {
+    uint8_t *data;
+    uint64_t length;   /* bytes of the message so far */
+    uint64_t capacity; /* bytes that fit */
+    bool (*grow)(struct rm_buffer *, uint64_t capacity);
+};
+
+/* One direction as this process sees it.
+ *
+ * Invariants: own is a multiple of 16 and differs from the peer's position by at most capacity; available is what the peer was last seen to leave us, never more than that.
+ */
+struct rm_ring {
+    const char *name;              /* "s2w" or "w2s"; immutable, like everything up to spin_limit */
+    bool consumer;                 /* our part in it */
+    struct rm_ring_header *shared;
+    uint8_t *bytes;
+    uint64_t capacity;
+    uint64_t max_frame;
+    uint64_t max_message;
+    uint64_t incarnation;
+    uint64_t spin_limit;           /* ns */
+    uint64_t own;                  /* our position; the shared copy is only for the peer */
+    uint64_t available;            /* bytes we may consume, or fill */
+    uint32_t seq;                  /* of the next frame */
+    uint64_t spin;                 /* ns to spin before the next sleep */
+    uint32_t waits;
+    const char *why;               /* what the peer did wrong; not NULL: this direction is over */
+    _Atomic bool closed;
+    _Atomic bool nudged;
+};
+
+struct rm_segment {
+    struct rm_segment_header *shared; /* NULL once unmapped */
+    uint64_t size;
+    uint64_t incarnation;
+    uint64_t max_frame;
+    struct rm_ring in, out;
+    const char *why; /* of RM_PROTOCOL or RM_SYSTEM from rm_segment_open */
+};
+
+/* Makes a sealed segment and returns its descriptor, or -1 with errno. max_frame 0 means the largest allowed. */
+int rm_segment_create(uint64_t s2w_capacity, uint64_t w2s_capacity, uint64_t max_frame, uint64_t incarnation);
+
+/* Checks and maps the segment behind fd, which may be closed afterwards. RM_OK, RM_PROTOCOL or RM_SYSTEM. A segment that has been used by this role before cannot be opened: positions start at 0. */
+enum rm_result rm_segment_open(struct rm_segment *, int fd, enum rm_role, uint64_t max_message);
+
+/* Ends every send and receive, now and later, with RM_CLOSED. The peer notices nothing. */
+void rm_segment_shutdown(struct rm_segment *);
+
+/* Makes one receive that waits, now or next, return RM_NUDGED. Safe in a signal handler. */
+void rm_segment_nudge(struct rm_segment *);
+
+/* Unmaps. Precondition: no other thread is in a function of this segment, and none will be. */
+void rm_segment_unmap(struct rm_segment *);
+
+/* Sends the parts, together one message of 1 … max_message bytes (precondition). deadline is CLOCK_MONOTONIC ns, 0 to not wait at all, and
+ * holds for the first frame: a message once begun is finished, or this direction is over. After any result but RM_OK before that, nothing was sent. */
+enum rm_result rm_send(struct rm_segment *, struct rm_host *, int64_t deadline, const struct iovec *parts, int count);
+
+/* Receives one message into buffer, which begins with length 0. After any result but RM_OK the call may be repeated with the same buffer: it holds the message's frames so far. */
+enum rm_result rm_receive(struct rm_segment *, struct rm_host *, int64_t deadline, struct rm_buffer *);
+
+/* Says what the worker is doing: words the supervisor shows to people. */
+void rm_worker_status(struct rm_segment *, enum rm_worker_state, uint64_t request);
+
+void rm_worker_beat(struct rm_segment *); /* it lives */
+
+int64_t rm_now(void); /* CLOCK_MONOTONIC, ns */
+
+#endif

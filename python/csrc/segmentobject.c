@@ -1,0 +1,453 @@
+/* ringmaster._ring.Segment: ring.h for Python.
+ *
+ * Invariants: shared memory is touched only between enter and leave, and unmapped only when nobody is there (uses, guarded by the GIL); never after a fork, whose child
+ * has no such mapping. in_lock guards s.in and incoming, out_lock guards s.out; neither is awaited while the GIL is held.
+ */
+#define _GNU_SOURCE
+#include "module.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ring.h"
+
+#define FEW_PARTS 16 /* buffers of a message for which no memory is allocated */
+
+/* The message being received, a bytearray. */
+struct incoming {
+    struct rm_buffer base;
+    PyObject *bytes;
+};
+
+typedef struct {
+    PyObject_HEAD
+    struct rm_segment s;
+    pthread_mutex_t in_lock, out_lock;
+    struct incoming incoming;
+    enum rm_role role;
+    unsigned generation; /* of processes; see forks */
+    Py_ssize_t uses;
+    bool closing;
+} Segment;
+
+/* Counts the forks between the process that loaded this module and this one. */
+static _Atomic unsigned forks;
+
+static void forked(void)
+{
+    atomic_fetch_add(&forks, 1);
+}
+
+static void register_fork(void)
+{
+    pthread_atfork(NULL, NULL, forked);
+}
+
+static struct rm_module *module_of(Segment *self)
+{
+    return PyType_GetModuleState(Py_TYPE((PyObject *)self));
+}
+
+static bool enter(Segment *self)
+{
+    if (self->generation != atomic_load_explicit(&forks, memory_order_relaxed)) {
+        PyErr_SetString(PyExc_RuntimeError, "this segment belongs to the process that forked this one");
+        return false;
+    }
+    if (self->closing) {
+        PyErr_SetString(module_of(self)->closed, "the segment is closed");
+        return false;
+    }
+    self->uses++;
+    return true;
+}
+
+static void leave(Segment *self)
+{
+    if (--self->uses == 0 && self->closing)
+        rm_segment_unmap(&self->s);
+}
+
+/* Waits without the GIL: the holder may need it to go on. */
+static void lock(pthread_mutex_t *m)
+{
+    if (pthread_mutex_trylock(m) == 0)
+        return;
+    Py_BEGIN_ALLOW_THREADS
+    pthread_mutex_lock(m);
+    Py_END_ALLOW_THREADS
+}
+
+/* ---- what the ring asks of Python ---- */
+
+struct host {
+    struct rm_host base;
+    Segment *self;
+    PyThreadState *state;
+};
+
+static void block(struct rm_host *h)
+{
+    ((struct host *)h)->state = PyEval_SaveThread();
+}
+
+static void unblock(struct rm_host *h)
+{
+    PyEval_RestoreThread(((struct host *)h)->state);
+}
+
+static bool interrupted(struct rm_host *h)
+{
+    Segment *self = ((struct host *)h)->self;
+    if (self->role == RM_WORKER)
+        rm_worker_beat(&self->s);
+    unblock(h);
+    int raised = PyErr_CheckSignals();
+    block(h);
+    return raised != 0;
+}
+
+static struct host new_host(Segment *self)
+{
+    return (struct host){.base = {.block = block, .unblock = unblock, .interrupted = interrupted}, .self = self};
+}
+
+static bool grow(struct rm_buffer *b, uint64_t capacity)
+{
+    struct incoming *in = (struct incoming *)b;
+    if (in->bytes == NULL)
+        in->bytes = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)capacity);
+    else if (PyByteArray_Resize(in->bytes, (Py_ssize_t)capacity) != 0)
+        return false;
+    if (in->bytes == NULL)
+        return false;
+    b->data = (uint8_t *)PyByteArray_AsString(in->bytes);
+    b->capacity = capacity;
+    return true;
+}
+
+/* The exception for a result that is not RM_OK. */
+static PyObject *fail(Segment *self, enum rm_result result, const struct rm_ring *r)
+{
+    struct rm_module *m = module_of(self);
+    switch (result) {
+    case RM_PROTOCOL:
+        return PyErr_Format(m->protocol_error, "%s: %s", r->name, r->why);
+    case RM_CLOSED:
+        PyErr_SetString(m->closed, "the segment is shut down");
+        return NULL;
+    case RM_NO_MEMORY:
+        return PyErr_Occurred() ? NULL : PyErr_NoMemory();
+    default: /* RM_INTERRUPTED: a signal handler raised */
+        return NULL;
+    }
+}
+
+/* ---- receive ---- */
+
+static PyObject *take(struct incoming *in)
+{
+    PyObject *message = in->bytes;
+    int err = in->base.capacity == in->base.length ? 0 : PyByteArray_Resize(message, (Py_ssize_t)in->base.length);
+    in->bytes = NULL;
+    in->base = (struct rm_buffer){.grow = grow};
+    if (err != 0)
+        Py_CLEAR(message);
+    return message;
+}
+
+static PyObject *receive(Segment *self, int64_t deadline)
+{
+    if (!enter(self))
+        return NULL;
+    PyObject *message = NULL;
+    if (deadline > 0)
+        lock(&self->in_lock);
+    else if (pthread_mutex_trylock(&self->in_lock) != 0) {
+        leave(self);
+        Py_RETURN_NONE;
+    }
+    struct host h = new_host(self);
+    enum rm_result result = rm_receive(&self->s, &h.base, deadline, &self->incoming.base);
+    if (result == RM_OK)
+        message = take(&self->incoming);
+    else if (result == RM_TIMEOUT || result == RM_NUDGED)
+        message = Py_NewRef(Py_None);
+    else
+        fail(self, result, &self->s.in);
+    pthread_mutex_unlock(&self->in_lock);
+    leave(self);
+    return message;
+}
+
+/* Turns seconds or None into a CLOCK_MONOTONIC deadline. */
+static bool deadline_of(PyObject *timeout, int64_t *deadline)
+{
+    *deadline = RM_FOREVER;
+    if (timeout == Py_None)
+        return true;
+    double seconds = PyFloat_AsDouble(timeout);
+    if (seconds == -1.0 && PyErr_Occurred())
+        return false;
+    if (seconds <= 0)
+        *deadline = 0;
+    else if (seconds < 1e9)
+        *deadline = rm_now() + (int64_t)(seconds * 1e9);
+    return true;
+}
+
+static PyObject *Segment_recv(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs > 1) {
+        PyErr_SetString(PyExc_TypeError, "recv(timeout=None)");
+        return NULL;
+    }
+    int64_t deadline;
+    if (!deadline_of(nargs == 1 ? args[0] : Py_None, &deadline))
+        return NULL;
+    return receive((Segment *)self, deadline);
+}
+
+static PyObject *Segment_try_recv(PyObject *self, PyObject *Py_UNUSED(none))
+{
+    return receive((Segment *)self, 0);
+}
+
+/* ---- send ---- */
+
+/* Sends what the Py_buffers show; None, False or an exception. */
+static PyObject *send_parts(Segment *self, const struct iovec *parts, int count, bool wait)
+{
+    uint64_t length = 0;
+    for (int i = 0; i < count; i++)
+        length += parts[i].iov_len;
+    if (length < 1 || length > self->s.out.max_message)
+        return PyErr_Format(PyExc_ValueError, "a message of %llu bytes; it must have 1 to %llu", (unsigned long long)length, (unsigned long long)self->s.out.max_message);
+    if (wait)
+        lock(&self->out_lock);
+    else if (pthread_mutex_trylock(&self->out_lock) != 0)
+        Py_RETURN_FALSE;
+    struct host h = new_host(self);
+    enum rm_result result = rm_send(&self->s, &h.base, wait ? RM_FOREVER : 0, parts, count);
+    PyObject *done = NULL;
+    if (result == RM_OK)
+        done = Py_NewRef(Py_True);
+    else if (result == RM_TIMEOUT)
+        done = Py_NewRef(Py_False);
+    else
+        fail(self, result, &self->s.out);
+    pthread_mutex_unlock(&self->out_lock);
+    return done;
+}
+
+static PyObject *send_buffers(Segment *self, PyObject *const *args, Py_ssize_t nargs, bool wait)
+{
+    Py_buffer few[FEW_PARTS], *buffers = few;
+    struct iovec few_parts[FEW_PARTS], *parts = few_parts;
+    PyObject *done = NULL;
+    Py_ssize_t held = 0;
+    if (!enter(self))
+        return NULL;
+    if (nargs > FEW_PARTS) {
+        buffers = malloc((size_t)nargs * sizeof *buffers);
+        parts = malloc((size_t)nargs * sizeof *parts);
+        if (buffers == NULL || parts == NULL) {
+            PyErr_NoMemory();
+            goto out;
+        }
+    }
+    for (; held < nargs; held++) {
+        if (PyObject_GetBuffer(args[held], &buffers[held], PyBUF_SIMPLE) != 0)
+            goto out;
+        parts[held] = (struct iovec){.iov_base = buffers[held].buf, .iov_len = (size_t)buffers[held].len};
+    }
+    done = send_parts(self, parts, (int)nargs, wait);
+out:
+    while (held > 0)
+        PyBuffer_Release(&buffers[--held]);
+    if (buffers != few)
+        free(buffers);
+    if (parts != few_parts)
+        free(parts);
+    leave(self);
+    return done;
+}
+
+static PyObject *Segment_send(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyObject *done = send_buffers((Segment *)self, args, nargs, true);
+    if (done == NULL)
+        return NULL;
+    Py_DECREF(done);
+    Py_RETURN_NONE;
+}
+
+static PyObject *Segment_try_send(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return send_buffers((Segment *)self, args, nargs, false);
+}
+
+/* ---- the rest ---- */
+
+static PyObject *Segment_set_status(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    Segment *self = (Segment *)op;
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "set_status(state, request)");
+        return NULL;
+    }
+    long state = PyLong_AsLong(args[0]);
+    unsigned long long request = PyLong_AsUnsignedLongLong(args[1]);
+    if (PyErr_Occurred() || !enter(self))
+        return NULL;
+    rm_worker_status(&self->s, (enum rm_worker_state)state, request);
+    leave(self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *Segment_nudge(PyObject *op, PyObject *Py_UNUSED(none))
+{
+    Segment *self = (Segment *)op;
+    if (!enter(self))
+        return NULL;
+    rm_segment_nudge(&self->s);
+    leave(self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *Segment_shutdown(PyObject *op, PyObject *Py_UNUSED(none))
+{
+    Segment *self = (Segment *)op;
+    if (!enter(self))
+        return NULL;
+    rm_segment_shutdown(&self->s);
+    leave(self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *Segment_close(PyObject *op, PyObject *Py_UNUSED(none))
+{
+    Segment *self = (Segment *)op;
+    if (self->closing)
+        Py_RETURN_NONE;
+    if (!enter(self))
+        return NULL;
+    rm_segment_shutdown(&self->s);
+    self->closing = true;
+    leave(self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *Segment_create(PyObject *Py_UNUSED(type), PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"s2w", "w2s", "incarnation", "max_frame", NULL};
+    unsigned long long s2w = 1 << 20, w2s = 1 << 20, incarnation = 1, max_frame = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|KKKK", names, &s2w, &w2s, &incarnation, &max_frame))
+        return NULL;
+    int fd = rm_segment_create(s2w, w2s, max_frame, incarnation);
+    if (fd < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    return PyLong_FromLong(fd);
+}
+
+static PyObject *Segment_get_incarnation(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLongLong(((Segment *)self)->s.incarnation);
+}
+
+static PyObject *Segment_get_max_frame(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLongLong(((Segment *)self)->s.max_frame);
+}
+
+static PyObject *Segment_get_max_message(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLongLong(((Segment *)self)->s.out.max_message);
+}
+
+static PyObject *Segment_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"fd", "role", "max_message", NULL};
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    int fd;
+    const char *role = "worker";
+    unsigned long long max_message = 64 << 20;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|sK", names, &fd, &role, &max_message))
+        return NULL;
+    bool worker = strcmp(role, "worker") == 0;
+    if (!worker && strcmp(role, "supervisor") != 0)
+        return PyErr_Format(PyExc_ValueError, "role is '%s'; it must be 'worker' or 'supervisor'", role);
+    struct rm_module *m = PyType_GetModuleState(type);
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    Segment *self = (Segment *)alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    pthread_once(&once, register_fork);
+    pthread_mutex_init(&self->in_lock, NULL);
+    pthread_mutex_init(&self->out_lock, NULL);
+    self->role = worker ? RM_WORKER : RM_SUPERVISOR;
+    self->generation = atomic_load(&forks);
+    self->incoming.base.grow = grow;
+    enum rm_result result = rm_segment_open(&self->s, fd, self->role, max_message);
+    if (result == RM_OK)
+        return (PyObject *)self;
+    if (result == RM_SYSTEM)
+        PyErr_SetFromErrno(PyExc_OSError);
+    else
+        PyErr_SetString(m->protocol_error, self->s.why);
+    Py_DECREF(self);
+    return NULL;
+}
+
+static void Segment_dealloc(PyObject *op)
+{
+    Segment *self = (Segment *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    if (self->generation == atomic_load(&forks))
+        rm_segment_unmap(&self->s);
+    Py_CLEAR(self->incoming.bytes);
+    pthread_mutex_destroy(&self->in_lock);
+    pthread_mutex_destroy(&self->out_lock);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(op);
+    Py_DECREF(type);
+}
+
+static PyMethodDef methods[] = {
+    {"create", (PyCFunction)(void (*)(void))Segment_create, METH_VARARGS | METH_KEYWORDS | METH_STATIC,
+     "create(s2w=1 MiB, w2s=1 MiB, incarnation=1, max_frame=0) -> descriptor of a new sealed segment"},
+    {"recv", (PyCFunction)(void (*)(void))Segment_recv, METH_FASTCALL,
+     "recv(timeout=None) -> the next message as a bytearray of its own, or None after timeout seconds or a nudge"},
+    {"try_recv", Segment_try_recv, METH_NOARGS, "try_recv() -> the next message, or None if none is there"},
+    {"send", (PyCFunction)(void (*)(void))Segment_send, METH_FASTCALL, "send(*buffers): their concatenation as one message; waits for space"},
+    {"try_send", (PyCFunction)(void (*)(void))Segment_try_send, METH_FASTCALL, "try_send(*buffers) -> False if there is no space for it to begin"},
+    {"set_status", (PyCFunction)(void (*)(void))Segment_set_status, METH_FASTCALL, "set_status(state, request): the worker's advisory words"},
+    {"nudge", Segment_nudge, METH_NOARGS, "nudge(): one recv, waiting now or next, returns None"},
+    {"shutdown", Segment_shutdown, METH_NOARGS, "shutdown(): every recv and send, now and later, raises Closed"},
+    {"close", Segment_close, METH_NOARGS, "close(): shutdown, and unmap as soon as nobody is inside"},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef getters[] = {
+    {"incarnation", Segment_get_incarnation, NULL, "the supervisor's number for this segment", NULL},
+    {"max_frame", Segment_get_max_frame, NULL, "bytes", NULL},
+    {"max_message", Segment_get_max_message, NULL, "bytes", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, "Segment(fd, role='worker', max_message=64 MiB): one process's side of a pair of rings"},
+    {Py_tp_new, Segment_new},
+    {Py_tp_dealloc, Segment_dealloc},
+    {Py_tp_methods, methods},
+    {Py_tp_getset, getters},
+    {0, NULL},
+};
+
+PyType_Spec rm_segment_spec = {
+    .name = "ringmaster._ring.Segment",
+    .basicsize = sizeof(Segment),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = slots,
+};

@@ -1,0 +1,378 @@
+"""Messages ⇄ bytes: docs/protocol.md, section 5, for the ring and the socket alike.
+
+Encoding is canonical: up to the last position that is not the default, defaults before it as their empty value, the
+protocol's maps sorted, shortest forms. Equal messages are equal bytes in every language; the golden file pins them. It
+gives a list of buffers, so that an array's memory is copied once, into the ring or the socket.
+
+Decoding scans everything once (in C), and then makes no more copies than it must: the body stays encoded until somebody
+wants it, tensors are views.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgpack
+from numpy.typing import ArrayLike
+
+from ringmaster._errors import Error, error_of
+from ringmaster._ring import split
+from ringmaster._tensors import Array, BadTensor, array_head, decode_tensors, encode_tensors
+from ringmaster._values import Buffer, Encoded, pack
+
+V = TypeVar("V")
+
+VERSION = 1
+SDK = "ringmaster-python/0.1.0"
+MAX_MESSAGE = 64 << 20  # bytes; unless the supervisor or the server says otherwise
+
+REQUEST, REPLY, CANCEL, CREDIT, HELLO, DRAIN, STOP, PING = range(1, 9)
+
+STREAM, IDEMPOTENT, BATCHABLE = 1, 2, 4  # an action's flags
+_END = 1  # a reply's flag
+_ANSWER = 1  # a ping's flag
+
+
+@dataclass(slots=True)
+class Request:
+    """Asks a pool's worker to run an action. A decoded body is a plain None, bool, int, str or bytes, or Encoded."""
+
+    id: int
+    pool: str = ""
+    action: str = ""
+    trace_id: str = ""
+    context: Buffer = b""
+    timeout_us: int = 0  # left at the time of sending; 0: none given
+    credit: int = 1  # replies without END that the requester is ready to take
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: object = None
+    tensors: Mapping[str, ArrayLike] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Reply:
+    """One frame of an answer: a chunk, or, with end, the last word."""
+
+    id: int
+    end: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: object = None
+    tensors: Mapping[str, ArrayLike] = field(default_factory=dict)
+    error: Error | None = None
+
+
+@dataclass(slots=True)
+class Cancel:
+    """Ends the interest in a request."""
+
+    id: int
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Credit:
+    """Allows n more replies without END."""
+
+    id: int
+    n: int = 0
+
+
+@dataclass(slots=True)
+class Hello:
+    """Opens a connection, or says that a worker is ready."""
+
+    version_min: int = 0
+    version_max: int = 0
+    sdk: str = ""
+    actions: Sequence[tuple[str, int]] = ()
+    limits: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Drain:
+    """Announces the end: no more requests."""
+
+
+@dataclass(slots=True)
+class Stop:
+    """Ends a worker at once."""
+
+
+@dataclass(slots=True)
+class Ping:
+    """Asks for, or with answer is, a sign of life."""
+
+    id: int
+    answer: bool = False
+
+
+Message = Request | Reply | Cancel | Credit | Hello | Drain | Stop | Ping
+
+
+class BadMessage(ValueError):
+    """A peer's message is malformed.
+
+    kind and id are 0 where they could not be read; reason is "bad_message" or "bad_tensor".
+    """
+
+    def __init__(self, text: str, kind: int = 0, id: int = 0, reason: str = "bad_message") -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.id = id
+        self.reason = reason
+
+
+# ---- encoding ----
+
+
+def encode(m: Message) -> list[Buffer]:
+    """Encode a message as buffers to be sent one after the other.
+
+    TypeError, ValueError or OverflowError: the body or a tensor cannot be sent.
+    """
+    match m:
+        case Request():
+            fields = (
+                REQUEST,
+                m.id,
+                m.pool,
+                m.action,
+                m.trace_id,
+                m.context,
+                m.timeout_us,
+                m.credit or 1,
+                _sorted(m.headers),
+            )
+            return _with_content(fields, (None, None, "", "", "", b"", 0, 1, {}), m.body, m.tensors, None)
+        case Reply():
+            return _with_content(
+                (REPLY, m.id, int(m.end), _sorted(m.headers)), (None, None, 0, {}), m.body, m.tensors, m.error
+            )
+        case Cancel():
+            return [_short((CANCEL, m.id, m.reason), (None, None, ""))]
+        case Credit():
+            return [_short((CREDIT, m.id, m.n), (None, None, 0))]
+        case Hello():
+            actions = list(m.actions)
+            return [_short((HELLO, 0, m.version_min, m.version_max, m.sdk, actions, _sorted(m.limits)), _HELLO)]
+        case Drain():
+            return [b"\x92\x06\x00"]
+        case Stop():
+            return [b"\x92\x07\x00"]
+        case Ping():
+            return [_short((PING, m.id, int(m.answer)), (None, None, 0))]
+
+
+_HELLO: tuple[object, ...] = (None, None, 0, 0, "", [], {})  # its defaults
+
+
+def size_of(buffers: Sequence[Buffer]) -> int:
+    """Return a message's length in bytes."""
+    return sum(map(len, buffers))
+
+
+def _short(fields: tuple[object, ...], defaults: tuple[object, ...]) -> bytes:
+    n = len(fields)
+    while n > 2 and fields[n - 1] == defaults[n - 1]:
+        n -= 1
+    return pack(fields[:n])
+
+
+def _with_content(
+    fields: tuple[object, ...],
+    defaults: tuple[object, ...],
+    body: object,
+    tensors: Mapping[str, ArrayLike],
+    error: Error | None,
+) -> list[Buffer]:
+    """Encode fields, body, tensors, error: what a request and a reply have in common."""
+    if not tensors and error is None:
+        if body is None:
+            return [_short(fields, defaults)]
+        if type(body) is not Encoded:
+            return [pack((*fields, body))]
+    n = len(fields) + (3 if error is not None else 2 if tensors else 1)
+    head = array_head(n) + pack(fields)[1:] + (bytes(body.data) if type(body) is Encoded else pack(body))
+    parts: list[Buffer] = [head]
+    if tensors:
+        parts += encode_tensors(tensors)
+    elif error is not None:
+        parts.append(array_head(0))
+    if error is not None:
+        retry_after_ms = round((error.retry_after or 0) * 1000)
+        parts.append(pack((error.code, error.reason, error.message, retry_after_ms, _sorted(error.details))))
+    return parts
+
+
+def _sorted(m: Mapping[str, V]) -> Mapping[str, V]:
+    return dict(sorted(m.items(), key=lambda item: item[0].encode("utf-8", "surrogateescape"))) if len(m) > 1 else m
+
+
+# ---- decoding ----
+
+# The positions after kind and id: the type split gives for each (object: any) and the default.
+_POSITIONS: dict[int, tuple[tuple[type, object], ...]] = {
+    REQUEST: (
+        (str, ""),
+        (str, ""),
+        (str, ""),
+        (memoryview, b""),
+        (int, 0),
+        (int, 1),
+        (slice, None),
+        (object, None),
+        (slice, None),
+    ),
+    REPLY: ((int, 0), (slice, None), (object, None), (slice, None), (slice, None)),
+    CANCEL: ((str, ""),),
+    CREDIT: ((int, 0),),
+    HELLO: ((int, 0), (int, 0), (str, ""), (slice, None), (slice, None)),
+    DRAIN: (),
+    STOP: (),
+    PING: ((int, 0),),
+}
+
+
+def decode(data: Buffer) -> Message | None:
+    """Decode one message; None for a kind this version does not know. BadMessage if it is malformed.
+
+    The message may refer to data's memory.
+    """
+    view = memoryview(data)
+    try:
+        fields = split(view)
+    except ValueError as e:
+        raise BadMessage(str(e), *_head(view)) from None
+    if len(fields) < 2 or type(fields[0]) is not int or type(fields[1]) is not int:
+        raise BadMessage("it does not begin with [kind, id, …]")
+    kind, id = fields[0], fields[1]
+    positions = _POSITIONS.get(kind)
+    if positions is None:
+        return None
+    try:
+        return _message(kind, id, view, _values(fields, positions))
+    except BadTensor as e:
+        raise BadMessage(str(e), kind, id, "bad_tensor") from None
+    except ValueError as e:
+        raise BadMessage(str(e), kind, id) from None
+
+
+def _values(fields: tuple[Any, ...], positions: tuple[tuple[type, object], ...]) -> list[Any]:
+    values = [default for _, default in positions]
+    for i, value in enumerate(fields[2 : 2 + len(positions)]):
+        expected = positions[i][0]
+        if value is None:
+            continue
+        if type(value) is not expected and expected is not object:
+            raise ValueError(f"position {2 + i} has the wrong type")
+        values[i] = value
+    return values
+
+
+def _message(kind: int, id: int, view: memoryview, v: list[Any]) -> Message:
+    match kind:
+        case 1:
+            pool, action, trace_id, context, timeout_us, credit, headers, body, tensors = v
+            return Request(
+                id,
+                pool,
+                action,
+                trace_id,
+                bytes(context),
+                timeout_us,
+                credit or 1,
+                _str_map(view, headers),
+                _body(view, body),
+                _tensors(view, tensors),
+            )
+        case 2:
+            flags, headers, body, tensors, error = v
+            return Reply(
+                id,
+                bool(flags & _END),
+                _str_map(view, headers),
+                _body(view, body),
+                _tensors(view, tensors),
+                _error(view, error),
+            )
+        case 3:
+            return Cancel(id, v[0])
+        case 4:
+            return Credit(id, v[0])
+        case 5:
+            return Hello(v[0], v[1], v[2], _actions(view, v[3]), _limits(view, v[4]))
+        case 6:
+            return Drain()
+        case 7:
+            return Stop()
+        case _:
+            return Ping(id, bool(v[0] & _ANSWER))
+
+
+def _map(view: memoryview, at: slice | None) -> dict[Any, Any]:
+    value = Encoded(view[at]).decode() if at is not None else {}
+    if type(value) is not dict:
+        raise ValueError("an array stands where a map belongs")
+    return value
+
+
+def _str_map(view: memoryview, at: slice | None) -> dict[str, str]:
+    m = _map(view, at) if at is not None else {}
+    for k, v in m.items():
+        if type(k) is not str or type(v) is not str:
+            raise ValueError("a map from strings to strings has something else in it")
+    return m
+
+
+def _body(view: memoryview, value: object) -> object:
+    if type(value) is slice:
+        return Encoded(view[value])
+    return bytes(value) if type(value) is memoryview else value
+
+
+def _tensors(view: memoryview, at: slice | None) -> dict[str, Array]:
+    return decode_tensors(view[at]) if at is not None else {}
+
+
+def _error(view: memoryview, at: slice | None) -> Error | None:
+    if at is None:
+        return None
+    part = view[at]
+    code, reason, message, retry_after_ms, details = _values((0, 0, *split(part, 5)), _ERROR)
+    return error_of(
+        code, message, reason=reason, retry_after=retry_after_ms / 1000 or None, details=_str_map(part, details)
+    )
+
+
+_ERROR: tuple[tuple[type, object], ...] = ((str, ""), (str, ""), (str, ""), (int, 0), (slice, None))
+
+
+def _actions(view: memoryview, at: slice | None) -> list[tuple[str, int]]:
+    actions = []
+    for item in Encoded(view[at]).decode() if at is not None else ():
+        match item:
+            case [str(name), int(flags), *_]:
+                actions.append((name, flags))
+            case [str(name)]:
+                actions.append((name, 0))
+            case _:
+                raise ValueError("an action is not [name, flags]")
+    return actions
+
+
+def _limits(view: memoryview, at: slice | None) -> dict[str, int]:
+    return {k: v for k, v in _map(view, at).items() if type(k) is str and type(v) is int}
+
+
+def _head(view: memoryview) -> tuple[int, int]:
+    """Read what can be read of kind and id in a message that is malformed further on."""
+    unpacker = msgpack.Unpacker(max_buffer_size=32)
+    unpacker.feed(view[:32])
+    try:
+        if unpacker.read_array_header() >= 2:
+            kind, id = unpacker.unpack(), unpacker.unpack()
+            if type(kind) is int and type(id) is int and kind >= 0 and id >= 0:
+                return kind, id
+    except (msgpack.UnpackException, ValueError):
+        pass
+    return 0, 0

@@ -1,0 +1,71 @@
+"""Messages through shared memory; the sources are in csrc."""
+
+from typing_extensions import Buffer
+
+class ProtocolError(Exception):
+    """The peer broke the protocol; the segment is of no more use."""
+
+class Closed(Exception):
+    """The segment was shut down or closed in this process."""
+
+class Segment:
+    """One process's side of a segment: docs/protocol.md, sections 2 to 4.
+
+    Any number of threads may send, and receive; a lock of this process lets one through at a time. Waiting, and
+    copying 64 KiB and more, happens without the GIL. A fork's child cannot use its parent's segment (RuntimeError).
+    """
+
+    def __new__(cls, fd: int, role: str = "worker", max_message: int = 67108864) -> Segment:
+        """Check and map the segment behind fd, which may be closed afterwards.
+
+        role is "worker" or "supervisor", max_message is in bytes. Raises ProtocolError if the segment is not what
+        section 2 describes, OSError if it cannot be mapped.
+        """
+
+    @staticmethod
+    def create(s2w: int = 1048576, w2s: int = 1048576, incarnation: int = 1, max_frame: int = 0) -> int:
+        """Make a sealed segment, for tests, and return its descriptor.
+
+        Capacities are in bytes; max_frame 0 is the largest allowed.
+        """
+
+    def recv(self, timeout: float | None = None) -> bytearray | None:
+        """Return the next message, in memory of its own, or None after timeout seconds (None: never) or a nudge."""
+
+    def try_recv(self) -> bytearray | None:
+        """Return the next message, or None if none is there."""
+
+    def send(self, *buffers: Buffer) -> None:
+        """Send the buffers' concatenation as one message of 1 to max_message bytes (ValueError). Waits for space."""
+
+    def try_send(self, *buffers: Buffer) -> bool:
+        """Like send, but return False if there is no space for the message to begin."""
+
+    def set_status(self, state: int, request: int) -> None:
+        """Write the worker's advisory words: its state (section 2) and the id of its request, 0 for none."""
+
+    def nudge(self) -> None:
+        """Make one recv, waiting now or next, return None."""
+
+    def shutdown(self) -> None:
+        """Make every recv and send, now and later, raise Closed."""
+
+    def close(self) -> None:
+        """Shut down, and unmap as soon as nobody is inside."""
+
+    @property
+    def incarnation(self) -> int: ...
+    @property
+    def max_frame(self) -> int: ...
+    @property
+    def max_message(self) -> int: ...
+
+def split(data: Buffer, most: int = 16, /) -> tuple[bool | int | str | memoryview | slice | None, ...]:
+    """Return the first elements of the MessagePack array that data is, after checking all of data.
+
+    The check is section 5's Validation (ValueError). nil, booleans, unsigned integers and strings come decoded,
+    binaries as views of data, anything else as the slice of data where it lies.
+    """
+
+def watch_lifeline(fd: int, /) -> None:
+    """End this process at once, with status 1, at end of file on the socket fd, even while a handler holds the GIL."""

@@ -1,0 +1,372 @@
+"""The worker's side: runs actions for the requests that the supervisor sends through shared memory.
+
+    serve ─ handshake ─ load ─ hello ─┐
+                                      ▼
+             ┌──────────────── receive ◀── request, cancel, credit, ping, drain, stop
+             ▼
+       run the action ──▶ chunk, chunk, … END
+
+Inline (concurrency 1): one thread does it all. While an action runs the ring is looked at between chunks, by
+request.cancelled, and while a chunk waits for credit. Threaded: the main thread receives, others run the actions.
+
+A request ends in exactly one END. A stream that is cancelled is closed at its yield: the generator sees
+GeneratorExit, so `finally` and `with` work, and the END carries CANCELLED. An action that returns although it was
+cancelled has its result sent as ever.
+
+What ends a worker: `drain` or SIGTERM (serve returns when the open requests have ended), `stop` (status 0, at once),
+end of file on the lifeline (status 1, at once, by a C thread that needs no GIL), a supervisor that breaks the
+protocol (status 70), an exception that is not an Exception, such as SystemExit.
+"""
+
+import logging
+import queue
+import signal
+import threading
+import traceback
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from types import FrameType
+from typing import Any
+
+from ringmaster import _codec
+from ringmaster._actions import Action, select
+from ringmaster._codec import BadMessage, Hello, Ping, Reply, decode, encode, size_of
+from ringmaster._errors import Cancelled, Error, Internal, InvalidArgument, NotFound, ResourceExhausted, error_of
+from ringmaster._launch import EXIT_PROTOCOL, Launch, launch, leave
+from ringmaster._request import Request
+from ringmaster._ring import ProtocolError
+from ringmaster._values import Buffer
+
+logger = logging.getLogger("ringmaster")
+
+LOADING, READY, BUSY, DRAINING = 1, 2, 3, 4  # the segment's worker state
+
+TRACEBACK_BYTES = 16 << 10
+MESSAGE_BYTES = 4 << 10  # of an error's message
+
+
+def serve(load: Callable[[], object] | None = None, actions: Iterable[Callable[[Request], Any]] | None = None) -> None:
+    """Serve requests until the supervisor drains this worker.
+
+    load     called after the handshake and before the first request: the place for what takes long, importing a
+             framework and loading a model. The handshake must be made within 10 seconds of the start; load has the
+             pool's start_timeout. If it raises, the process ends with status 1.
+    actions  the decorated functions to serve; all there are, if None.
+
+    Call it from the main thread, as the program's last statement, and print nothing before. From then on standard
+    output goes to the log, as standard error does.
+    """
+    chosen = select(actions)
+    given = launch()
+    given.segment.set_status(LOADING, 0)
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: leave(0))  # nothing is open yet
+    if load is not None:
+        try:
+            load()
+        except Exception:
+            traceback.print_exc()
+            leave(1)
+    worker = (Inline if given.concurrency == 1 else Threaded)(given, chosen)
+    signal.signal(signal.SIGTERM, worker.on_term)
+    worker.run()
+
+
+class Worker(ABC):
+    """What both kinds of worker share: messages come in and change the open requests; actions run and answer."""
+
+    def __init__(self, given: Launch, actions: Mapping[str, Action]) -> None:
+        self._segment = given.segment
+        self._max_message = given.max_message
+        self._actions = actions
+        self._open: dict[int, Request] = {}
+        self._draining = False
+        self._lock = (
+            threading.Condition()
+        )  # guards the requests' credit and _ended; notified when credit or a cancel comes
+
+    def run(self) -> None:
+        """Say hello, and serve until drained."""
+        actions = [(a.name, a.flags) for a in self._actions.values()]
+        self._send(encode(Hello(_codec.VERSION, _codec.VERSION, _codec.SDK, actions)))
+        self._segment.set_status(READY, 0)
+        self._loop()
+
+    def on_term(self, _signal: int, _frame: FrameType | None) -> None:
+        """Handle SIGTERM: as drain."""
+        self._draining = True
+        self._segment.nudge()
+
+    @abstractmethod
+    def _loop(self) -> None:
+        """Receive, and see that what was received is run; return when drained."""
+
+    @abstractmethod
+    def _accept(self, request: Request) -> None:
+        """See that the request is run."""
+
+    @abstractmethod
+    def look(self) -> None:
+        """See Ring."""
+
+    @abstractmethod
+    def wait(self, request: Request) -> None:
+        """See Ring."""
+
+    # ---- messages come in ----
+
+    def _receive(self, timeout: float | None) -> bool:
+        """Take in one message, waiting for it no longer than timeout seconds; False if there was none."""
+        try:
+            data = self._segment.try_recv() if timeout == 0 else self._segment.recv(timeout)
+        except ProtocolError as e:
+            leave(EXIT_PROTOCOL, str(e))
+        if data is None:
+            return False
+        self._take_in(data)
+        return True
+
+    def _take_in(self, data: Buffer) -> None:
+        try:
+            m = decode(data)
+        except BadMessage as e:
+            if e.kind != _codec.REQUEST or e.id == 0:
+                leave(EXIT_PROTOCOL, f"a message from the supervisor is malformed: {e}")
+            self._send(
+                encode(Reply(e.id, True, error=InvalidArgument(f"the request is malformed: {e}", reason=e.reason)))
+            )
+            return
+        match m:
+            case _codec.Request():
+                if m.id in self._open:
+                    leave(EXIT_PROTOCOL, f"the supervisor sent request {m.id} twice")
+                self._open[m.id] = request = Request(m, self)
+                self._accept(request)
+            case _codec.Cancel():
+                self._cancel(m)
+            case _codec.Credit():
+                self._grant(m)
+            case Ping(answer=False):
+                self._send(encode(Ping(m.id, answer=True)))
+            case _codec.Drain():
+                self._draining = True
+            case _codec.Stop():
+                self._stop()
+
+    def _cancel(self, m: _codec.Cancel) -> None:
+        request = self._open.get(m.id)
+        if request is not None:
+            with self._lock:
+                request._reason = m.reason or "cancelled"
+                self._lock.notify_all()
+
+    def _grant(self, m: _codec.Credit) -> None:
+        request = self._open.get(m.id)
+        if request is not None:
+            with self._lock:
+                request._credit += m.n
+                self._lock.notify_all()
+
+    def _stop(self) -> None:
+        for request in list(self._open.values()):
+            if self._claim_end(request):
+                end = encode(Reply(request.id, True, error=Cancelled("the worker was stopped")))
+                self._segment.try_send(*end)
+        leave(0)
+
+    # ---- actions run ----
+
+    def _run(self, request: Request) -> None:
+        self._segment.set_status(BUSY, request.id)
+        end = self._answer(request)
+        if self._claim_end(request):
+            self._send(end)
+        del self._open[request.id]
+        if not self._open:
+            self._segment.set_status(DRAINING if self._draining else READY, 0)
+
+    def _answer(self, request: Request) -> list[Buffer]:
+        """Run the action, send its chunks, and return its END."""
+        try:
+            action = self._actions.get(request.action)
+            if action is None:
+                known = ", ".join(sorted(self._actions)) or "none"
+                raise NotFound(
+                    f"this worker has no action {request.action!r}; it has: {known}", reason="unknown_action"
+                )
+            request.check()
+            if action.stream:
+                self._stream(request, action.handler(request))
+                return encode(Reply(request.id, True))
+            return self._encode(request, action.handler(request), end=True)
+        except Error as e:
+            return self._failure(request, e)
+        except Exception as e:
+            logger.error("%r failed", request, exc_info=e)
+            return self._failure(request, _internal(e))
+
+    def _stream(self, request: Request, chunks: Iterable[Any]) -> None:
+        iterator = iter(chunks)
+        try:
+            for chunk in iterator:
+                request.check()
+                parts = self._encode(request, chunk, end=False)
+                self._take_credit(request)
+                self._send(parts)
+        finally:
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                close()
+
+    def _take_credit(self, request: Request) -> None:
+        while True:
+            with self._lock:
+                if request._credit > 0:
+                    request._credit -= 1
+                    return
+            self.wait(request)
+            request.check()
+
+    def _encode(self, request: Request, result: Any, end: bool) -> list[Buffer]:
+        """Encode what an action returned or yielded: a body, or a tuple of a body and a dict of tensors."""
+        body, tensors = (
+            result if type(result) is tuple and len(result) == 2 and isinstance(result[1], Mapping) else (result, {})
+        )
+        parts = encode(Reply(request.id, end, body=body, tensors=tensors))
+        if size_of(parts) > self._max_message:
+            raise ResourceExhausted(
+                f"the answer is {size_of(parts)} bytes, the limit is {self._max_message} bytes; "
+                "answer less at a time or raise max_message",
+                reason="too_large",
+            )
+        return parts
+
+    def _failure(self, request: Request, e: Error) -> list[Buffer]:
+        parts = encode(Reply(request.id, True, error=_sendable(e)))
+        if size_of(parts) > self._max_message:
+            parts = encode(Reply(request.id, True, error=_brief(e)))
+        return parts
+
+    def _claim_end(self, request: Request) -> bool:
+        """Return True to the one who is to send the request's END."""
+        with self._lock:
+            claimed, request._ended = request._ended, True
+        return not claimed
+
+    def _send(self, parts: list[Buffer]) -> None:
+        try:
+            self._segment.send(*parts)
+        except ProtocolError as e:
+            leave(EXIT_PROTOCOL, str(e))
+
+
+class Inline(Worker):
+    """One request at a time, everything in the main thread."""
+
+    def __init__(self, given: Launch, actions: Mapping[str, Action]) -> None:
+        super().__init__(given, actions)
+        self._waiting: deque[Request] = deque()
+        self._thread = threading.get_ident()
+
+    def _loop(self) -> None:
+        while True:
+            while self._waiting:
+                self._run(self._waiting.popleft())
+            if self._draining:
+                return
+            self._receive(None)
+
+    def _accept(self, request: Request) -> None:
+        self._waiting.append(request)
+
+    def look(self) -> None:
+        """See Ring. A thread that the action started sees what the main thread has seen."""
+        if threading.get_ident() == self._thread:
+            while self._receive(0):
+                pass
+
+    def wait(self, request: Request) -> None:
+        """See Ring."""
+        self._receive(request.time_left())
+
+
+class Threaded(Worker):
+    """Several requests at a time, each in a thread; the main thread alone receives."""
+
+    def __init__(self, given: Launch, actions: Mapping[str, Action]) -> None:
+        super().__init__(given, actions)
+        self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"action-{i}", daemon=True) for i in range(given.concurrency)
+        ]
+
+    def _loop(self) -> None:
+        for t in self._threads:
+            t.start()
+        while not (self._draining and not self._open):
+            self._receive(None)
+        for _ in self._threads:
+            self._queue.put(None)
+        for t in self._threads:
+            t.join()
+
+    def _work(self) -> None:
+        try:
+            while (request := self._queue.get()) is not None:
+                self._run(request)
+                if self._draining:
+                    self._segment.nudge()  # it may have been the last
+        except BaseException:
+            traceback.print_exc()
+            leave(1)
+
+    def _accept(self, request: Request) -> None:
+        self._queue.put(request)
+
+    def look(self) -> None:
+        """See Ring. The main thread looks."""
+
+    def wait(self, request: Request) -> None:
+        """See Ring."""
+        with self._lock:
+            if request._credit == 0 and request._reason is None:
+                self._lock.wait(request.time_left())
+
+
+# ---- errors for the wire ----
+
+
+def _internal(e: Exception) -> Internal:
+    tb = e.__traceback__
+    while tb is not None and tb.tb_next is not None and tb.tb_frame.f_code.co_filename == __file__:
+        tb = tb.tb_next
+    kind = type(e).__qualname__
+    if type(e).__module__ != "builtins":
+        kind = f"{type(e).__module__}.{kind}"
+    text = "".join(traceback.format_exception(type(e), e, tb))
+    return Internal(f"the action raised {kind}: {e}", reason="handler", details={"type": kind, "traceback": text})
+
+
+def _sendable(e: Error) -> Error:
+    """Return e with what a handler may have put there made fit to send: strings, UTF-8, bounded.
+
+    Of a traceback the end is kept, which tells most.
+    """
+    details = {_clip(str(k), 256): _clip(str(v), TRACEBACK_BYTES, keep_end=True) for k, v in e.details.items()}
+    return error_of(
+        e.code,
+        _clip(str(e.message), MESSAGE_BYTES),
+        reason=_clip(e.reason, 256),
+        retry_after=e.retry_after,
+        details=details,
+    )
+
+
+def _brief(e: Error) -> Error:
+    return error_of(e.code, "the error is too large to be sent", reason=_clip(e.reason, 32))
+
+
+def _clip(text: str, limit: int, *, keep_end: bool = False) -> str:
+    data = text.encode("utf-8", "backslashreplace")
+    data = data[-limit:] if keep_end else data[:limit]
+    return data.decode("utf-8", "ignore")

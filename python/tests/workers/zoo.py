@@ -1,0 +1,121 @@
+"""A worker with an action for everything a test wants to see."""
+
+import os
+import signal
+import sys
+import threading
+
+import numpy as np
+
+import ringmaster as rm
+
+closed = []
+
+
+@rm.action("echo", idempotent=True)
+def echo(request):
+    return request.body, request.tensors
+
+
+@rm.action("count", stream=True)
+def count(request):
+    try:
+        for i in range(request.body):
+            yield {"i": i}
+    finally:
+        closed.append(request.id)
+
+
+@rm.action("frames", stream=True)
+def frames(request):
+    for i in range(request.body):
+        yield i, {"x": np.full((2, 3), i, dtype="float32")}
+
+
+@rm.action("closed")
+def was_closed(request):
+    return closed
+
+
+@rm.action("facts")
+def facts(request):
+    return {
+        "pool": request.pool,
+        "trace_id": request.trace_id,
+        "context": request.context,
+        "headers": dict(request.headers),
+        "deadline": request.deadline is not None,
+        "left": request.time_left(),
+        "cloexec": [not os.get_inheritable(fd) for fd in (3, 4)],
+    }
+
+
+@rm.action("spin_until_cancelled")
+def spin_until_cancelled(request):
+    while not request.cancelled:
+        pass
+    request.check()
+
+
+@rm.action("raise")
+def fail(request):
+    raise KeyError("grün \udcff \ud800" + "x" * (request.body or 0))
+
+
+@rm.action("refuse")
+def refuse(request):
+    raise rm.InvalidArgument("no such size", details={"size": "9"}, retry_after=1.5)
+
+
+@rm.action("exit")
+def leave(request):
+    sys.exit(7)
+
+
+@rm.action("blob")
+def blob(request):
+    return b"x" * request.body
+
+
+@rm.action("unsendable")
+def unsendable(request):
+    return object()
+
+
+@rm.action("print")
+def say(request):
+    print("printed after the handshake")
+
+
+@rm.action("hold_the_gil")
+def hold_the_gil(request):
+    # One bytecode that does not come to its end: no other Python thread runs meanwhile.
+    sum(range(1 << 62))
+
+
+barrier = threading.Barrier(2)
+
+
+@rm.action("meet")
+def meet(request):
+    barrier.wait(20)
+    return threading.current_thread().name
+
+
+@rm.action("term")
+def term(request):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return "still here"
+
+
+def load():
+    what = os.environ.get("ZOO_LOAD")
+    if what == "raise":
+        raise RuntimeError("no model")
+    if what == "print":
+        print("loading")
+
+
+if __name__ == "__main__":
+    rm.serve(load=load)
+    print("served")
