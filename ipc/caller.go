@@ -59,10 +59,18 @@ type Call struct {
 	abandoned time.Time // guarded by caller.mu: since when nobody waits for replies; zero while somebody does
 }
 
-// Start sends a request and returns its call; req.ID is set, the rest of req may be reused. done, if not nil, is called once, on some other goroutine or this one, when the
+// maxWindow is the most credit that a call has, whatever its requester is ready to take: so many replies may wait in this process for one that does not take them.
+const maxWindow = 1024
+
+// Start sends a request and returns its call; req.ID is set, req.Credit limited to 1024, and the rest of req may be reused. done, if not nil, is called once, on some other goroutine or this one, when the
 // peer has finished with the request (which may be long after the caller lost interest); it must not block. An error means that nothing was sent and done is not called.
 func (c *Caller) Start(req *Request, done func()) (*Call, error) {
-	window := max(1, req.Credit)
+	for i := range req.Tensors {
+		if err := req.Tensors[i].Validate(); err != nil {
+			return nil, err
+		}
+	}
+	window := min(max(1, req.Credit), maxWindow)
 	call := &Call{caller: c, window: window, queue: make(chan *Reply, window+1), done: done}
 	c.mu.Lock()
 	if c.closed != nil {
@@ -77,7 +85,7 @@ func (c *Caller) Start(req *Request, done func()) (*Call, error) {
 	c.mu.Unlock()
 	defer c.sending.Done()
 
-	req.ID = call.id
+	req.ID, req.Credit = call.id, window
 	e := newEncoder()
 	defer e.free()
 	e.request(req)
@@ -85,8 +93,12 @@ func (c *Caller) Start(req *Request, done func()) (*Call, error) {
 	end, err := c.t.Send(parts...)
 	if err != nil {
 		c.mu.Lock()
+		_, open := c.open[call.id]
 		delete(c.open, call.id)
 		c.mu.Unlock()
+		if !open { // the peer guessed the id and ended the call before it was sent: so it has ended, done and all
+			return call, nil
+		}
 		return nil, err
 	}
 	call.end = end // Close, which reads it, waits for sending

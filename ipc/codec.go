@@ -163,6 +163,13 @@ func (e *encoder) headers(h map[string]string) {
 	if len(h) == 0 {
 		return
 	}
+	if len(h) == 1 {
+		for k, v := range h {
+			e.str(k)
+			e.str(v)
+		}
+		return
+	}
 	for _, k := range slices.Sorted(maps.Keys(h)) {
 		e.str(k)
 		e.str(h[k])
@@ -225,8 +232,8 @@ func Decode(b []byte) (any, error) {
 	r := reader{b: b}
 	scanErr := Scan(b)
 	n := r.array()
-	k := Kind(min(r.uint(), 255))
-	id := r.uint()
+	k := Kind(min(r.number(), 255))
+	id := r.number()
 	if r.err != nil || n < 2 {
 		if scanErr == nil {
 			scanErr = fmt.Errorf("it does not begin with [kind, id, …]")
@@ -256,9 +263,9 @@ func Decode(b []byte) (any, error) {
 // DecodeHead reads what it can of the beginning of a message that is not there as a whole: its kind and id, or false.
 func DecodeHead(b []byte) (Kind, uint64, bool) {
 	r := reader{b: b}
-	r.array()
-	k, id := r.uint(), r.uint()
-	return Kind(min(k, 255)), id, r.err == nil
+	n := r.array()
+	k, id := r.number(), r.number()
+	return Kind(min(k, 255)), id, r.err == nil && n >= 2
 }
 
 func badMessage(err error) *Error {

@@ -18,6 +18,9 @@ func ClientHello(s *Socket, sdk string) (*Hello, error) {
 	}
 	switch m, err := Decode(b); m := m.(type) {
 	case *Hello:
+		if m.MinVersion < MinVersion || m.MinVersion > MaxVersion {
+			return nil, Errorf(Unimplemented, "version", "the server chose protocol version %d, this client speaks %d to %d; update the older one", m.MinVersion, MinVersion, MaxVersion)
+		}
 		if m.MaxMessage > 0 {
 			s.SetLimit(int(min(m.MaxMessage, 1<<31)))
 		}
@@ -36,7 +39,11 @@ func ClientHello(s *Socket, sdk string) (*Hello, error) {
 // version, and says so to it; the connection is then to be closed.
 func ServerHello(s *Socket, mine Hello) (*Hello, error) {
 	b, err := s.Recv()
-	if err != nil {
+	var over *OversizeError
+	switch {
+	case errors.As(err, &over):
+		return nil, refuse(s, Errorf(InvalidArgument, "bad_message", "the first frame is %d bytes, a hello is at most %d; see docs/protocol.md, section 7", over.Size, over.Limit))
+	case err != nil:
 		return nil, err
 	}
 	m, err := Decode(b)

@@ -1,10 +1,6 @@
 package ipc
 
-import (
-	"time"
-
-	"github.com/vmihailenco/msgpack/v5"
-)
+import "time"
 
 // Kind is the first element of every message.
 type Kind uint8
@@ -29,52 +25,6 @@ const (
 
 // DefaultMaxMessage is the largest message, in bytes, unless a server is configured otherwise.
 const DefaultMaxMessage = 64 << 20
-
-// Body is one MessagePack value, still encoded. nil is MessagePack's nil.
-type Body []byte
-
-// Marshal encodes v, with vmihailenco/msgpack's struct tags and shortest integers.
-func Marshal(v any) (Body, error) {
-	if v == nil {
-		return nil, nil
-	}
-	if b, ok := v.(Body); ok {
-		if err := Scan(b); len(b) > 0 && err != nil {
-			return nil, Errorf(InvalidArgument, "bad_body", "the body is not one MessagePack value: %v", err)
-		}
-		return b, nil
-	}
-	enc := msgpack.GetEncoder()
-	defer msgpack.PutEncoder(enc)
-	var w sliceWriter
-	enc.Reset(&w)
-	enc.UseCompactInts(true)
-	if err := enc.Encode(v); err != nil {
-		return nil, Errorf(InvalidArgument, "bad_body", "the body cannot be encoded as MessagePack: %v", err)
-	}
-	return Body(w), nil
-}
-
-// Decode decodes the body into v (a pointer). The bytes are scanned first, so a hostile body cannot make the decoder allocate without bound.
-func (b Body) Decode(v any) error {
-	if len(b) == 0 {
-		b = Body{codeNil}
-	}
-	if err := Scan(b); err != nil {
-		return Errorf(InvalidArgument, "bad_body", "the body is not one MessagePack value: %v", err)
-	}
-	if err := msgpack.Unmarshal(b, v); err != nil {
-		return Errorf(InvalidArgument, "bad_body", "the body is not what was expected: %v", err)
-	}
-	return nil
-}
-
-type sliceWriter []byte
-
-func (w *sliceWriter) Write(p []byte) (int, error) {
-	*w = append(*w, p...)
-	return len(p), nil
-}
 
 // Request asks a pool's worker to run an action.
 type Request struct {

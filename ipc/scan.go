@@ -14,24 +14,27 @@ const maxDepth = 64
 //
 // vmihailenco/msgpack needs this: five bytes (dd ff ff ff ff) decoded into an `any` end the process with an out-of-memory (vmihailenco/msgpack#376).
 func Scan(b []byte) error {
-	n, err := scanValue(b)
-	if err != nil {
-		return err
+	_, err := scanWhole(b)
+	return err
+}
+
+// scanWhole is [Scan]; it also reports whether there is a value of an extension type, such as a timestamp, anywhere in b.
+func scanWhole(b []byte) (ext bool, err error) {
+	n, ext, err := scanValue(b)
+	if err == nil && n != len(b) {
+		err = fmt.Errorf("%d bytes follow the value", len(b)-n)
 	}
-	if n != len(b) {
-		return fmt.Errorf("%d bytes follow the value", len(b)-n)
-	}
-	return nil
+	return ext, err
 }
 
 // scanValue checks the first value in b and returns its length.
-func scanValue(b []byte) (int, error) {
+func scanValue(b []byte) (n int, ext bool, err error) {
 	var open [maxDepth]uint64 // elements still to come in each open container
 	depth := 0
 	i := 0
 	for {
 		if i >= len(b) {
-			return 0, fmt.Errorf("cut off at byte %d", i)
+			return 0, ext, fmt.Errorf("cut off at byte %d", i)
 		}
 		c := b[i]
 		i++
@@ -51,14 +54,15 @@ func scanValue(b []byte) (int, error) {
 		default:
 			f := scanForms[c-0xc0]
 			if f.bad {
-				return 0, fmt.Errorf("reserved byte c1 at byte %d", i-1)
+				return 0, ext, fmt.Errorf("reserved byte c1 at byte %d", i-1)
 			}
 			kind, width, skip, extra = f.kind, int(f.width), int(f.fixed), int(f.extra)
+			ext = ext || extra > 0
 		}
 		count := uint64(skip)
 		if width > 0 {
 			if left < width {
-				return 0, fmt.Errorf("cut off at byte %d", len(b))
+				return 0, ext, fmt.Errorf("cut off at byte %d", len(b))
 			}
 			switch width {
 			case 1:
@@ -78,13 +82,13 @@ func scanValue(b []byte) (int, error) {
 			count += uint64(extra)
 		}
 		if count > uint64(left) {
-			return 0, fmt.Errorf("a length of %d at byte %d exceeds the %d bytes left", count, i, left)
+			return 0, ext, fmt.Errorf("a length of %d at byte %d exceeds the %d bytes left", count, i, left)
 		}
 		if kind == kByte {
 			i += int(count)
 		} else if count > 0 {
 			if depth == maxDepth {
-				return 0, fmt.Errorf("nested deeper than %d at byte %d", maxDepth, i)
+				return 0, ext, fmt.Errorf("nested deeper than %d at byte %d", maxDepth, i)
 			}
 			open[depth] = count
 			depth++
@@ -99,7 +103,7 @@ func scanValue(b []byte) (int, error) {
 			depth--
 		}
 		if depth == 0 {
-			return i, nil
+			return i, ext, nil
 		}
 	}
 }

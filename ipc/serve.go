@@ -17,7 +17,7 @@ type Handler interface {
 // ServeConfig tunes [Serve].
 type ServeConfig struct {
 	MaxInFlight  int           // open requests at a time; more are refused with RESOURCE_EXHAUSTED/too_many_requests. 0: 1024
-	Strict       bool          // a malformed message ends Serve, as towards a supervisor; otherwise it ends only its request
+	Strict       bool          // a malformed message (a bad tensor apart) ends Serve, as towards a supervisor; otherwise it ends only its request
 	StallTimeout time.Duration // how long Responder.Send waits for credit before it gives up with RESOURCE_EXHAUSTED/slow_reader; 0: for ever
 	Drain, Stop  func()        // the peer said so; called on Serve's goroutine, must not block
 
@@ -176,6 +176,9 @@ func (s *server) start(req *Request) error {
 
 func (s *server) handle(ctx context.Context, req *Request, w *Responder) {
 	defer func() {
+		if !w.ended {
+			_ = w.End(&Reply{})
+		}
 		w.release()
 		if s.active.Add(-1) == 0 && s.draining.Load() {
 			s.drain()
@@ -183,13 +186,10 @@ func (s *server) handle(ctx context.Context, req *Request, w *Responder) {
 		s.handlers.Done()
 	}()
 	s.h.ServeRequest(ctx, req, w)
-	if !w.ended {
-		_ = w.End(&Reply{})
-	}
 }
 
 func (s *server) malformed(m any, err *Error) error {
-	if s.cfg.Strict {
+	if s.cfg.Strict && err.Reason != "bad_tensor" {
 		return protocolErrorf("%s", err.Message)
 	}
 	var id uint64

@@ -9,6 +9,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -69,7 +70,7 @@ func (s *Socket) Send(parts ...[]byte) (uint64, error) {
 		return 0, s.err
 	}
 	if s.writeTimeout > 0 {
-		s.err = s.conn.SetWriteDeadline(time.Now().Add(s.writeTimeout))
+		_ = s.conn.SetWriteDeadline(time.Now().Add(s.writeTimeout)) // fails only where the write will, too
 	}
 	// bufio's errors are sticky: only the last one needs looking at.
 	_, err := s.w.Write(binary.LittleEndian.AppendUint32(s.w.AvailableBuffer(), uint32(size)))
@@ -81,7 +82,9 @@ func (s *Socket) Send(parts ...[]byte) (uint64, error) {
 	}
 	if err != nil {
 		s.err = fmt.Errorf("write to socket: %w", err)
-		_ = s.conn.Close() // half a frame may be out: nothing sensible can follow
+		if !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
+			_ = s.conn.Close() // half a frame may be out: nothing sensible can follow
+		} // else the peer has closed; what it said before that is still to be received
 		return 0, s.err
 	}
 	s.sent += uint64(size)

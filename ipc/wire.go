@@ -125,10 +125,16 @@ func (r *reader) null() bool {
 	return false
 }
 
+// uint reads an unsigned integer; nil is 0.
 func (r *reader) uint() uint64 {
 	if r.null() {
 		return 0
 	}
+	return r.number()
+}
+
+// number reads an unsigned integer that has no default.
+func (r *reader) number() uint64 {
 	if len(r.b) == 0 {
 		r.fail("an unsigned integer")
 		return 0
@@ -209,7 +215,7 @@ func (r *reader) value() []byte {
 	if r.null() {
 		return nil
 	}
-	n, err := scanValue(r.b)
+	n, _, err := scanValue(r.b)
 	if err != nil {
 		r.fail("a value")
 		return nil

@@ -7,10 +7,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"sync"
 	"syscall"
 
+	"github.com/ringmasterd/ringmaster/internal/version"
 	"github.com/ringmasterd/ringmaster/ipc"
 	"github.com/ringmasterd/ringmaster/shm"
 )
@@ -58,7 +58,7 @@ func Serve(ctx context.Context, a Actions, opts ...Option) error {
 	case err != nil:
 		return err
 	}
-	version, err := s.version()
+	chosen, err := s.version()
 	if err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func Serve(ctx context.Context, a Actions, opts ...Option) error {
 	if err != nil {
 		return err
 	}
-	if err := handshake(version); err != nil {
+	if err := handshake(chosen); err != nil {
 		return err
 	}
 	go line.watch()
@@ -122,7 +122,7 @@ func (w *worker) run(ctx context.Context, concurrency int) error {
 				return fmt.Errorf("worker: load: %w", err)
 			}
 			w.status.set(shm.WorkerReady)
-			if err := ipc.SendHello(w.ring, w.hello()); err != nil && !errors.Is(err, shm.ErrClosed) {
+			if err := ipc.SendHello(w.ring, w.hello()); err != nil && !errors.Is(err, io.ErrClosedPipe) { // then served says why
 				return fmt.Errorf("worker: hello: %w", err)
 			}
 		case <-signals:
@@ -174,21 +174,5 @@ func (w *worker) ended(err error) error {
 }
 
 func (w *worker) hello() ipc.Hello {
-	return ipc.Hello{MinVersion: ipc.MinVersion, MaxVersion: ipc.MaxVersion, SDK: "ringmaster-go/" + sdkVersion(), Actions: w.actions.describe()}
-}
-
-// sdkVersion is the version of the ringmaster module in this binary.
-func sdkVersion() string {
-	const module = "github.com/ringmasterd/ringmaster"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		if info.Main.Path == module && info.Main.Version != "" {
-			return info.Main.Version
-		}
-		for _, dep := range info.Deps {
-			if dep.Path == module {
-				return dep.Version
-			}
-		}
-	}
-	return "devel"
+	return ipc.Hello{MinVersion: ipc.MinVersion, MaxVersion: ipc.MaxVersion, SDK: version.SDK(), Actions: w.actions.describe()}
 }
