@@ -1,0 +1,268 @@
+// Package config reads ringmaster.yaml.
+//
+// Every mistake in the file is reported at once, each as file:line:column, key, value and what would be right. Values may use ${VAR} and ${VAR:-default}; keys may not.
+// The syntax is that of docs/ringmaster.schema.json; a test keeps the two alike.
+//
+// Read in this order: config.go (the file's keys), decode.go (walking YAML), value.go (durations, sizes), expand.go (${VAR}), suggest.go (did you mean), error.go.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/ringmasterd/ringmaster/internal/address"
+	"github.com/ringmasterd/ringmaster/supervisor"
+)
+
+// maxFile is the largest configuration file, in bytes; a larger one is some other file.
+const maxFile = 4 << 20
+
+// File is a configuration file's content. Fields that the file does not set are zero.
+type File struct {
+	Path        string
+	Supervisor  supervisor.Config
+	Socket      string // address to listen on
+	SocketGroup string // name or number
+	Log         Log
+
+	at map[string]position // of every key that the file has
+}
+
+// Log says how to log.
+type Log struct {
+	Level  string // debug, info, warn, error
+	Format string // text, json
+}
+
+// The keys of the file, by the object they are in.
+var (
+	fileFields = fields[File]{
+		"pools":        (*decoder).pools,
+		"socket":       (*decoder).socket,
+		"socket_group": func(d *decoder, v value, f *File) { d.text(v, &f.SocketGroup, "a group's name or number") },
+		"max_message": func(d *decoder, v value, f *File) {
+			var n uint64
+			if d.size(v, &n) {
+				f.Supervisor.MaxMessage = int(min(n, 1<<62))
+			}
+		},
+		"log": func(d *decoder, v value, f *File) { object(d, v, logFields, &f.Log, "level and format") },
+	}
+	logFields = fields[Log]{
+		"level":  func(d *decoder, v value, l *Log) { d.oneOf(v, &l.Level, "debug", "info", "warn", "error") },
+		"format": func(d *decoder, v value, l *Log) { d.oneOf(v, &l.Format, "text", "json") },
+	}
+	poolFields = fields[supervisor.PoolConfig]{
+		"command": func(d *decoder, v value, p *supervisor.PoolConfig) {
+			d.texts(v, &p.Command, "a list, as in [python, -m, my_worker]")
+		},
+		"builtin": func(d *decoder, v value, p *supervisor.PoolConfig) {
+			d.text(v, &p.Builtin, "a builtin's name, as in echo")
+		},
+		"dir":         func(d *decoder, v value, p *supervisor.PoolConfig) { d.text(v, &p.Dir, "a directory") },
+		"env":         func(d *decoder, v value, p *supervisor.PoolConfig) { d.env(v, &p.Env) },
+		"workers":     func(d *decoder, v value, p *supervisor.PoolConfig) { d.integer(v, &p.Workers, 1) },
+		"concurrency": func(d *decoder, v value, p *supervisor.PoolConfig) { d.integer(v, &p.Concurrency, 1) },
+		"devices":     (*decoder).devices,
+		"balance":     (*decoder).balance,
+		"weights": func(d *decoder, v value, p *supervisor.PoolConfig) {
+			d.integers(v, &p.Weights, 1, "a list of weights, as in [1, 3]")
+		},
+		"queue": func(d *decoder, v value, p *supervisor.PoolConfig) {
+			if d.integer(v, &p.Queue, 0) && p.Queue == 0 {
+				p.Queue = -1 // none; the zero value is the default
+			}
+		},
+		"timeout":       func(d *decoder, v value, p *supervisor.PoolConfig) { d.duration(v, &p.Timeout, 1, "60s") },
+		"start_timeout": func(d *decoder, v value, p *supervisor.PoolConfig) { d.duration(v, &p.StartTimeout, 1, "5m") },
+		"limits": func(d *decoder, v value, p *supervisor.PoolConfig) {
+			object(d, v, limitFields, &p.Limits, "rss, requests, lifetime")
+		},
+	}
+	limitFields = fields[supervisor.Limits]{
+		"rss":      func(d *decoder, v value, l *supervisor.Limits) { d.size(v, &l.RSS) },
+		"requests": func(d *decoder, v value, l *supervisor.Limits) { d.count(v, &l.Requests) },
+		"lifetime": func(d *decoder, v value, l *supervisor.Limits) { d.duration(v, &l.Lifetime, 0, "24h") },
+	}
+)
+
+// Load reads a configuration file. The error is an [Errors] if the file could be read.
+func Load(path string) (*File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	return Parse(path, data, os.LookupEnv)
+}
+
+// Parse reads the content of a configuration file. Errors name the file as path; variables come from lookup.
+func Parse(path string, data []byte, lookup func(string) (string, bool)) (*File, error) {
+	f := &File{Path: path, at: map[string]position{}}
+	d := &decoder{file: f, lookup: lookup}
+	root, err := parseYAML(path, data)
+	if err != nil {
+		return nil, Errors{err}
+	}
+	if root == nil {
+		return nil, Errors{f.error(position{1, 1}, "pools", "(none)", "the file is empty; a configuration begins with `pools:`")}
+	}
+	object(d, value{node: root}, fileFields, f, "keys such as pools")
+	if len(d.errs) > 0 {
+		return nil, d.errs
+	}
+	if err := f.Supervisor.Validate(); err != nil {
+		return nil, f.Locate(err)
+	}
+	return f, nil
+}
+
+// Locate adds to a [*supervisor.FieldError] where in the file the field is. Other errors it returns as they are.
+func (f *File) Locate(err error) error {
+	var field *supervisor.FieldError
+	if !errors.As(err, &field) {
+		return err
+	}
+	key := field.Field
+	if field.Pool != "" {
+		key = "pools." + field.Pool + "." + field.Field
+	}
+	where := key
+	if name := strings.Trim(fmt.Sprint(field.Value), `"`); field.Pool == "" && field.Field == "pools" {
+		where = "pools." + name // the pool's own name is what is wrong
+	}
+	return Errors{f.error(f.find(where), key, fmt.Sprint(field.Value), field.Want)}
+}
+
+// find returns the position of a key, or of the innermost object that would have it.
+func (f *File) find(key string) position {
+	for {
+		if p, ok := f.at[key]; ok {
+			return p
+		}
+		i := strings.LastIndexByte(key, '.')
+		if i < 0 {
+			return position{1, 1}
+		}
+		key = key[:i]
+	}
+}
+
+func (f *File) error(at position, key, value, want string) *Error {
+	return &Error{File: f.Path, Line: at.line, Column: at.column, Key: key, Value: value, Want: want}
+}
+
+func (d *decoder) pools(v value, f *File) {
+	entries, ok := d.entries(v, "pools by name, as in `echo: {builtin: echo}`")
+	if !ok {
+		return
+	}
+	for _, e := range entries {
+		pool := supervisor.PoolConfig{Name: e.name}
+		object(d, e.value, poolFields, &pool, "keys such as command")
+		f.Supervisor.Pools = append(f.Supervisor.Pools, pool)
+	}
+}
+
+func (d *decoder) socket(v value, f *File) {
+	if !d.text(v, &f.Socket, "a path or unix:///path") {
+		return
+	}
+	if _, err := address.Parse(f.Socket); err != nil {
+		_, reason, _ := strings.Cut(err.Error(), ": ")
+		d.fail(v, f.Socket, "%s", reason)
+	}
+}
+
+func (d *decoder) devices(v value, p *supervisor.PoolConfig) {
+	const want = "use auto, none, or a list of device numbers as in [0, 1]"
+	if v.resolve().Kind == yaml.SequenceNode {
+		if d.integers(v, &p.Devices.List, 0, want) && len(p.Devices.List) == 0 {
+			d.fail(v, "[]", "the list is empty; %s", want)
+		}
+		return
+	}
+	var s string
+	if d.oneOf(v, &s, "auto", "none", "[0, 1]") {
+		p.Devices.None = s == "none"
+	}
+}
+
+func (d *decoder) balance(v value, p *supervisor.PoolConfig) {
+	var s string
+	if !d.text(v, &s, "a balance's name") {
+		return
+	}
+	if s == "hash" {
+		d.fail(v, s, "hash comes with a later version; use least-connection, round-robin or weighted")
+		return
+	}
+	if d.oneOf(v, &s, string(supervisor.LeastConnection), string(supervisor.RoundRobin), string(supervisor.Weighted)) {
+		p.Balance = supervisor.Balance(s)
+	}
+}
+
+func (d *decoder) env(v value, into *map[string]string) {
+	entries, ok := d.entries(v, "variables, as in {NAME: value}")
+	if !ok {
+		return
+	}
+	env := map[string]string{}
+	for _, e := range entries {
+		if !envName.MatchString(e.name) {
+			d.fail(e.value, e.name, "a variable's name consists of letters, digits and '_'")
+			continue
+		}
+		var s string
+		if d.text(e.value, &s, "a string; \"\" for an empty one") {
+			env[e.name] = s
+		}
+	}
+	*into = env
+}
+
+var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+var yamlLine = regexp.MustCompile(`^(?:yaml: )?line (\d+): (.*)$`)
+
+// parseYAML returns the file's one document, nil if there is none.
+func parseYAML(path string, data []byte) (*yaml.Node, *Error) {
+	if len(data) > maxFile {
+		return nil, &Error{File: path, Line: 1, Column: 1, Want: fmt.Sprintf("the file is larger than %d bytes; this is not a configuration", maxFile)}
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	var doc, second yaml.Node
+	err := dec.Decode(&doc)
+	if err == nil {
+		if err = dec.Decode(&second); err == nil {
+			return nil, &Error{File: path, Line: second.Line, Column: max(1, second.Column), Want: "a second document begins here; a configuration is one document"}
+		}
+	}
+	switch {
+	case !errors.Is(err, io.EOF):
+		e := &Error{File: path, Line: 1, Column: 1, Want: "this is not YAML: " + strings.TrimPrefix(err.Error(), "yaml: ")}
+		if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
+			e.Line, _ = strconv.Atoi(m[1])
+			e.Want = "this is not YAML: " + m[2]
+		}
+		return nil, e
+	case len(doc.Content) == 0:
+		return nil, nil
+	}
+	if root := doc.Content[0]; root.Kind != yaml.ScalarNode || root.ShortTag() != "!!null" {
+		return root, nil
+	}
+	return nil, nil
+}

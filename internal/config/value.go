@@ -1,0 +1,92 @@
+package config
+
+import (
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// integer reads a whole number of at least least.
+func (d *decoder) integer(v value, into *int, least int) bool {
+	var s string
+	if !d.text(v, &s, "a whole number") {
+		return false
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < least {
+		d.fail(v, s, "use a whole number, %d or more", least)
+		return false
+	}
+	*into = n
+	return true
+}
+
+func (d *decoder) integers(v value, into *[]int, least int, want string) bool {
+	list, ok := d.list(v, want)
+	if !ok {
+		return false
+	}
+	numbers := make([]int, len(list))
+	for i, e := range list {
+		ok = d.integer(e, &numbers[i], least) && ok
+	}
+	*into = numbers
+	return ok
+}
+
+func (d *decoder) count(v value, into *uint64) bool {
+	var n int
+	if !d.integer(v, &n, 0) {
+		return false
+	}
+	*into = uint64(n)
+	return true
+}
+
+// duration reads a duration of at least least nanoseconds.
+func (d *decoder) duration(v value, into *time.Duration, least time.Duration, example string) bool {
+	var s string
+	if !d.text(v, &s, "a duration such as "+example) {
+		return false
+	}
+	n, err := time.ParseDuration(s)
+	switch {
+	case err != nil:
+		d.fail(v, s, "use a number with a unit (ms, s, m, h), such as %s", example)
+	case n < least:
+		d.fail(v, s, "use a positive duration such as %s", example)
+	default:
+		*into = n
+		return true
+	}
+	return false
+}
+
+var units = []struct {
+	name  string
+	bytes float64
+}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}, {"B", 1}}
+
+// size reads a number of bytes, such as 4GiB, 512MiB or 1048576.
+func (d *decoder) size(v value, into *uint64) bool {
+	var s string
+	if !d.text(v, &s, "a size such as 512MiB") {
+		return false
+	}
+	number, unit := s, 1.0
+	for _, u := range units {
+		if rest, ok := strings.CutSuffix(s, u.name); ok {
+			number, unit = strings.TrimSpace(rest), u.bytes
+			break
+		}
+	}
+	bytes, err := strconv.ParseFloat(number, 64)
+	bytes *= unit
+	if err != nil || !(bytes >= 0 && bytes < math.MaxInt64) || bytes != math.Trunc(bytes) || strings.ContainsAny(number, "eExXpP_+") {
+		d.fail(v, s, "use a size such as 4GiB, 512MiB or a number of bytes (units: KiB, MiB, GiB, TiB)")
+		return false
+	}
+	*into = uint64(bytes)
+	return true
+}
