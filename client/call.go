@@ -16,6 +16,7 @@ type Reply struct {
 	Headers map[string]string
 	Tensors []Tensor
 	Body    ipc.Body // one MessagePack value; nil is MessagePack's nil
+	Last    bool     // the action's last word: an answer rather than a chunk
 }
 
 // Decode decodes the body into v, a pointer.
@@ -142,5 +143,5 @@ func withTimeout(ctx context.Context, d time.Duration) (context.Context, context
 }
 
 func public(r *ipc.Reply) *Reply {
-	return &Reply{Headers: r.Headers, Tensors: r.Tensors, Body: r.Body}
+	return &Reply{Headers: r.Headers, Tensors: r.Tensors, Body: r.Body, Last: r.End}
 }
