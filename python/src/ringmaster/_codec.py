@@ -312,7 +312,7 @@ def _message(kind: int, id: int, view: memoryview, v: list[Any]) -> Message:
 def _map(view: memoryview, at: slice | None) -> dict[Any, Any]:
     value = Encoded(view[at]).decode() if at is not None else {}
     if type(value) is not dict:
-        raise ValueError("an array stands where a map belongs")
+        raise ValueError("a map is expected")
     return value
 
 
@@ -348,8 +348,11 @@ _ERROR: tuple[tuple[type, object], ...] = ((str, ""), (str, ""), (str, ""), (int
 
 
 def _actions(view: memoryview, at: slice | None) -> list[tuple[str, int]]:
+    items = Encoded(view[at]).decode() if at is not None else []
+    if type(items) is not list:
+        raise ValueError("the actions are not an array")
     actions = []
-    for item in Encoded(view[at]).decode() if at is not None else ():
+    for item in items:
         match item:
             case [str(name), int(flags), *_]:
                 actions.append((name, flags))

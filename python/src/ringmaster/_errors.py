@@ -30,13 +30,13 @@ class Error(Exception):
         self,
         message: str = "",
         *,
-        reason: str = "",
+        reason: str | None = None,
         retry_after: float | None = None,
         details: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
-        self.reason = reason or self.default_reason
+        self.reason = self.default_reason if reason is None else reason
         self.retry_after = retry_after
         self.details = dict(details or {})
 
