@@ -8,6 +8,8 @@ import (
 // backoff decides how long a slot waits before it starts its next process. Failures are counted with exponential decay (as in suture v4), so that a worker that
 // crashes once a day restarts at once each time, while one that crashes at every start waits longer and longer. It is a pure function of its state and the time.
 type backoff struct {
+	first, max time.Duration // immutable
+
 	failures float64   // decayed count
 	at       time.Time // when failures was right
 	inRow    int       // starts in a row that never became ready
@@ -33,9 +35,9 @@ func (b *backoff) fail(now time.Time, wasReady bool, jitter float64) time.Durati
 		b.inRow++
 	}
 	if b.failed() {
-		return backoffMax
+		return b.max
 	}
-	wait := min(float64(backoffMax), float64(backoffFirst)*math.Exp2(b.failures-1))
+	wait := min(float64(b.max), float64(b.first)*math.Exp2(b.failures-1))
 	return time.Duration(wait * (1 - jitter/5))
 }
 

@@ -38,7 +38,7 @@ func (s *Supervisor) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, e
 	}
 	a := &answer{pool: p, req: *req, parent: ctx}
 	a.ctx, a.stop = context.WithTimeout(ctx, timeout)
-	if err := a.send(); err != nil {
+	if err := a.send(a.ctx); err != nil {
 		a.stop()
 		return nil, err
 	}
@@ -72,9 +72,9 @@ type answer struct {
 }
 
 // send leases a place and sends the request there; a worker that dies meanwhile is replaced by another.
-func (a *answer) send() error {
+func (a *answer) send(ctx context.Context) error {
 	for {
-		l, err := a.pool.acquire(a.ctx, a.req.Action)
+		l, err := a.pool.acquire(ctx, a.req.Action)
 		if err != nil {
 			return err
 		}
@@ -108,11 +108,14 @@ func (a *answer) Recv(ctx context.Context) (*ipc.Reply, error) {
 	for {
 		r, err := a.call.Recv(ctx)
 		if errors.Is(err, unread) && !a.begun {
-			if err := a.send(); err != nil {
+			if err := a.send(ctx); err != nil {
 				a.stop()
 				return nil, err
 			}
 			continue
+		}
+		if errors.Is(err, unread) { // the worker answered what it had not read
+			err = ipc.Errorf(ipc.Aborted, "worker_lost", "the worker died while it had the request; try again if the action may run twice")
 		}
 		if err != nil || r.End {
 			a.stop()

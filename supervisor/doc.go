@@ -37,4 +37,5 @@
 //	stdout and stderr readers  output                                      end of file, or 500 ms after the death   incarnation.bury
 //	go-plugin's Start          the handshake                               handshake, death or 10 s     incarnation.bury
 //	tell, rarely               space in s2w                                the ring's closing           incarnation.bury
+//	Ping, per health check     the answer                                  the check's end, or the ring's closing   incarnation.bury, where it is sending
 package supervisor

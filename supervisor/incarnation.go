@@ -147,7 +147,7 @@ func lifelinePair() (ours, theirs *os.File, err error) {
 func (inc *incarnation) onHello(h *ipc.Hello) {
 	select {
 	case inc.hello <- h:
-	default: // a second hello changes nothing
+	default: // one at most is looked at
 	}
 }
 
@@ -213,9 +213,10 @@ func (r *pluginRunner) Start(context.Context) error {
 		defer inc.proc.stdout.Close()
 		// go-plugin gets the first line and no more: its scanner stops at 64 KiB, and a worker that prints on would then block for ever.
 		br := bufio.NewReaderSize(inc.proc.stdout, maxHandshake)
-		first, _, _ := br.ReadLine()
-		if len(first) > 0 {
+		if first, _, err := br.ReadLine(); err == nil {
 			_, _ = w.Write(append(first[:len(first):len(first)], '\n'))
+		} else {
+			<-inc.proc.exited // one that only closed its stdout fails by the handshake's timeout
 		}
 		w.Close()
 		inc.out.copyFrom(br)

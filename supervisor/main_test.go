@@ -5,31 +5,34 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/ringmasterd/ringmaster/ipc"
-	"github.com/ringmasterd/ringmaster/worker"
 )
 
-// The test binary is its own ringmaster binary: the supervisor starts it again as builtin workers and as the guard.
+// The test binary is its own ringmaster binary: the supervisor starts it again as its workers and as the guard, and tests start it as a supervisor to be killed.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "guard":
 			RunGuard(os.Stdin)
-			os.Exit(0)
+			unix.Exit(0) // not os.Exit: the race detector's would take a second
 		case "worker":
-			actions, _ := worker.Builtin(os.Args[3])
-			if err := worker.Serve(context.Background(), actions); err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				os.Exit(1)
-			}
-			os.Exit(0)
+			exit(serveTestWorker())
+		case "hostile":
+			exit(hostile(os.Args[2]))
+		case "supervise":
+			exit(supervise(os.Args[2]))
 		}
 	}
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // or each worker would take a second to exit under the race detector
 	// The netpoller's own descriptors are there from its first use on.
 	if r, w, err := os.Pipe(); err == nil {
 		r.Close()
@@ -38,43 +41,71 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// builtin is a pool of test workers.
+func builtin(workers, concurrency int) PoolConfig {
+	return PoolConfig{Name: "test", Builtin: "echo", Workers: workers, Concurrency: concurrency}
+}
+
+// shell is a pool with one worker, which a shell script is to be.
+func shell(script string) PoolConfig {
+	return PoolConfig{Name: "test", Command: []string{"sh", "-c", script}}
+}
+
+// handshake is the shell command for a worker's first line.
+const handshake = "echo '1|1|unix|fd:4|netrpc'; "
+
 // harness is a running supervisor.
 type harness struct {
 	*Supervisor
 	t    testing.TB
-	stop func()
+	end  func() // tells Run to end
+	stop func() // and waits until it has
 }
 
 // run starts a supervisor and checks, at the end of the test, that it leaves nothing behind.
 func run(t testing.TB, pools ...PoolConfig) *harness {
 	t.Helper()
+	return runWith(t, func(*Supervisor) {}, pools...)
+}
+
+// runWith is run with other waits than the usual ones.
+func runWith(t testing.TB, change func(*Supervisor), pools ...PoolConfig) *harness {
+	t.Helper()
 	ignore := goleak.IgnoreCurrent()
 	fds := countFDs(t)
 	cfg := Config{Pools: pools, Executable: testBinary(t), Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil))}
+	if _, ok := t.(*testing.B); ok {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
 	s, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.handshakeTimeout, s.hungGrace = time.Second, 100*time.Millisecond
+	s.drainTimeout, s.hungGrace, s.tickEvery, s.backoffFirst = 10*time.Second, 100*time.Millisecond, 20*time.Millisecond, time.Millisecond
+	change(s)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
-	h := &harness{Supervisor: s, t: t}
-	stopped := false
-	h.stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
+	h := &harness{Supervisor: s, t: t, end: cancel}
+	h.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Errorf("Run: %v", err)
 		}
-	}
+	})
 	t.Cleanup(func() {
 		h.stop()
 		goleak.VerifyNone(t, ignore)
 		if n := countFDs(t); n > fds {
+			dumpFDs(t)
 			t.Errorf("file descriptors: %d before, %d after", fds, n)
 		}
 		if left := children(t); len(left) > 0 {
@@ -92,21 +123,58 @@ func (h *harness) waitReady() *harness {
 	return h
 }
 
+// allReady waits until every worker of the pool is ready.
+func (h *harness) allReady(pool string) PoolStatus {
+	h.t.Helper()
+	return h.await(pool, "every worker to be ready", func(p PoolStatus) bool {
+		for _, w := range p.Workers {
+			if w.State != "ready" {
+				return false
+			}
+		}
+		return true
+	})
+}
+
 // await waits until the status is as ok wants it.
 func (h *harness) await(pool, what string, ok func(PoolStatus) bool) PoolStatus {
 	h.t.Helper()
 	p := h.pools[pool]
-	err := p.await(testContext(h.t), func() (bool, error) {
-		st := PoolStatus{Name: pool, State: p.state(), Queued: p.queue.Len(), InFlight: p.inFlight()}
+	var st PoolStatus
+	eventually(h.t, what, func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		st = PoolStatus{Name: pool, State: p.state(), Queued: p.queue.Len(), InFlight: p.inFlight()}
 		for _, s := range p.slots {
 			st.Workers = append(st.Workers, s.status())
 		}
-		return ok(st), nil
+		return ok(st)
 	})
-	if err != nil {
-		h.t.Fatalf("waiting for %s: %v; status %+v", what, err, p.status())
-	}
-	return p.status()
+	return st
+}
+
+// busy waits until so many requests are with workers and in the queue.
+func (h *harness) busy(inFlight, queued int) PoolStatus {
+	h.t.Helper()
+	return h.await("test", fmt.Sprintf("%d in flight and %d queued", inFlight, queued), func(p PoolStatus) bool {
+		return p.InFlight == inFlight && p.Queued == queued
+	})
+}
+
+// worker returns the status of one worker.
+func (h *harness) worker(pool string, slot int) WorkerStatus {
+	h.t.Helper()
+	p := h.pools[pool]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.slots[slot].status()
+}
+
+// lastExit waits for the end of a process in the only slot of pool test and says how it ended.
+func (h *harness) lastExit() *Exit {
+	h.t.Helper()
+	st := h.await("test", "a worker's end", func(p PoolStatus) bool { return p.Workers[0].LastExit != nil })
+	return st.Workers[0].LastExit
 }
 
 // call makes one call and returns its last reply, or its error.
@@ -115,12 +183,81 @@ func (h *harness) call(ctx context.Context, req *ipc.Request) (*ipc.Reply, error
 	if err != nil {
 		return nil, err
 	}
+	return last(ctx, replies)
+}
+
+// last takes the replies to their end.
+func last(ctx context.Context, replies ipc.Replies) (*ipc.Reply, error) {
 	for {
 		r, err := replies.Recv(ctx)
 		if err != nil || r.End {
 			return r, err
 		}
 	}
+}
+
+// must makes a call that has to succeed, and decodes the answer's body into answer, unless that is nil.
+func (h *harness) must(action string, body, answer any) {
+	h.t.Helper()
+	r, err := h.call(testContext(h.t), request(h.t, "test", action, body))
+	if err != nil {
+		h.t.Fatalf("%s: %v", action, err)
+	}
+	if answer != nil {
+		if err := r.Body.Decode(answer); err != nil {
+			h.t.Fatalf("%s: %v", action, err)
+		}
+	}
+}
+
+// outcome is how a call ended.
+type outcome struct {
+	reply *ipc.Reply
+	err   error
+}
+
+// start makes a call on a goroutine of its own.
+func (h *harness) start(ctx context.Context, req *ipc.Request) <-chan outcome {
+	ended := make(chan outcome, 1)
+	go func() {
+		r, err := h.call(ctx, req)
+		ended <- outcome{r, err}
+	}()
+	return ended
+}
+
+// held is a request that its worker works on until finish is called.
+type held struct {
+	ipc.Replies
+	t   testing.TB
+	pid int // of the worker
+}
+
+// hold has a worker begin a request.
+func (h *harness) hold(pool string) *held {
+	h.t.Helper()
+	ctx := testContext(h.t)
+	req := request(h.t, pool, "hold", nil)
+	req.Credit = 1
+	replies, err := h.Call(ctx, req)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	r, err := replies.Recv(ctx)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	hd := &held{Replies: replies, t: h.t}
+	if err := r.Body.Decode(&hd.pid); err != nil {
+		h.t.Fatal(err)
+	}
+	return hd
+}
+
+// finish lets the worker go on, and returns the request's outcome.
+func (hd *held) finish() error {
+	_, err := last(testContext(hd.t), hd)
+	return err
 }
 
 func request(t testing.TB, pool, action string, body any) *ipc.Request {
@@ -138,6 +275,69 @@ func testContext(t testing.TB) context.Context {
 	return ctx
 }
 
+// eventually waits for what no event announces.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	poll := time.NewTicker(2 * time.Millisecond)
+	defer poll.Stop()
+	patience := time.After(30 * time.Second)
+	for !ok() {
+		select {
+		case <-poll.C:
+		case <-patience:
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// kill sends a signal and, for SIGSTOP, waits until every thread has stopped.
+func kill(t testing.TB, pid int, sig unix.Signal) {
+	t.Helper()
+	if pid <= 1 {
+		t.Fatalf("signal to pid %d", pid)
+	}
+	if err := unix.Kill(pid, sig); err != nil {
+		t.Fatal(err)
+	}
+	if sig == unix.SIGSTOP {
+		eventually(t, "the process to stop", func() bool {
+			for _, task := range glob(t, fmt.Sprintf("/proc/%d/task/*/stat", pid)) {
+				if stat, err := os.ReadFile(task); err == nil && statState(string(stat)) != 'T' {
+					return false
+				}
+			}
+			return true
+		})
+	}
+}
+
+// statState is the state in a /proc/PID/stat, whose second field may hold anything between parentheses.
+func statState(stat string) byte {
+	i := strings.LastIndexByte(stat, ')')
+	if i < 0 || i+2 >= len(stat) {
+		return 0
+	}
+	return stat[i+2]
+}
+
+func glob(t testing.TB, pattern string) []string {
+	t.Helper()
+	paths, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return paths
+}
+
+func wantError(t testing.TB, err error, code ipc.Code, reason string) *ipc.Error {
+	t.Helper()
+	e := ipc.AsError(err)
+	if e == nil || e.Code != code || e.Reason != reason {
+		t.Fatalf("error %v, want %s/%s", err, code, reason)
+	}
+	return e
+}
+
 func testBinary(t testing.TB) string {
 	exe, err := os.Executable()
 	if err != nil {
@@ -146,23 +346,20 @@ func testBinary(t testing.TB) string {
 	return exe
 }
 
-func countFDs(t testing.TB) int {
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
+func countFDs(t testing.TB) int { return len(glob(t, "/proc/self/fd/*")) }
+
+func dumpFDs(t testing.TB) {
+	for _, fd := range glob(t, "/proc/self/fd/*") {
+		target, _ := os.Readlink(fd)
+		t.Logf("%s: %s", fd, target)
 	}
-	return len(entries)
 }
 
 // children lists this process's children, zombies included.
 func children(t testing.TB) []string {
-	tasks, err := os.ReadDir("/proc/self/task")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var all []string
-	for _, task := range tasks {
-		b, _ := os.ReadFile("/proc/self/task/" + task.Name() + "/children")
+	for _, path := range glob(t, "/proc/self/task/*/children") {
+		b, _ := os.ReadFile(path) // a thread that has ended has none
 		if len(b) > 0 {
 			all = append(all, string(b))
 		}

@@ -64,6 +64,9 @@ func newPool(cfg PoolConfig, log *slog.Logger) *pool {
 
 // acquire takes a place in a worker that can run action, waiting in the queue if it must.
 func (p *pool) acquire(ctx context.Context, action string) (*lease, error) {
+	if ctx.Err() != nil {
+		return nil, ipc.AsError(context.Cause(ctx))
+	}
 	p.mu.Lock()
 	if err := p.refusal(action); err != nil {
 		p.mu.Unlock()
@@ -137,7 +140,7 @@ func (p *pool) hopeless() *ipc.Error {
 		why = last.describe()
 	}
 	err := ipc.Errorf(ipc.Unavailable, "crash_loop", "pool %s has no worker that stays up: %s; see `ringmaster status` and the log", p.cfg.Name, why)
-	err.RetryAfter = backoffMax
+	err.RetryAfter = p.slots[0].sup.backoffMax
 	return err
 }
 
@@ -341,26 +344,27 @@ func (p *pool) health(ctx context.Context) PoolHealth {
 		h.Error = "no worker is ready: the pool is " + state
 		return h
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(ctx) // one answer will do
+	defer cancel()
 	begin := time.Now()
 	answers := make(chan error, len(ready))
 	for _, inc := range ready {
 		go func() { answers <- inc.caller.Ping(ctx) }()
 	}
-	var last error
+	var err error
 	for range ready {
-		if err := <-answers; err == nil && !h.OK {
+		select {
+		case err = <-answers:
+		case <-ctx.Done(): // a ping may be stuck behind a full ring, whatever its context says
+			err = ipc.AsError(context.Cause(ctx))
+		}
+		if err == nil {
 			h.OK = true
 			h.RoundMS = float64(time.Since(begin).Microseconds()) / 1e3
-			cancel() // the others need not answer any more
-		} else if err != nil && !h.OK {
-			last = err
+			return h
 		}
 	}
-	cancel()
-	if !h.OK {
-		h.Error = "no ready worker answered: " + last.Error()
-	}
+	h.Error = "no ready worker answered: " + err.Error()
 	return h
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -47,11 +48,6 @@ func (s state) better(other state) bool { return s > other }
 
 // givenUp reports whether nothing will come of the slot soon.
 func (s state) givenUp() bool { return s == stateFailed || s == stateStopped }
-
-const (
-	tickEvery = time.Second     // how often a running process is looked at
-	endGrace  = 2 * time.Second // between drain or stop message, SIGTERM and SIGKILL
-)
 
 // slot is one place in a pool. Its goroutine, run, is the single writer of its state and owns its process; others say what they want and kick it.
 type slot struct {
@@ -115,6 +111,7 @@ func (s *slot) wants() (stopped, killed bool, generation int) {
 
 // run keeps a process alive until ctx ends and no process is wanted any more.
 func (s *slot) run(ctx context.Context) {
+	s.backoff = backoff{first: s.sup.backoffFirst, max: s.sup.backoffMax}
 	for {
 		stopped, killed, generation := s.wants()
 		if stopped || killed {
@@ -211,8 +208,9 @@ func (l *life) run() (cause string) {
 	s, inc := l.slot, l.inc
 	loading := time.NewTimer(s.pool.cfg.StartTimeout)
 	defer loading.Stop()
-	tick := time.NewTicker(tickEvery)
+	tick := time.NewTicker(s.sup.tickEvery)
 	defer tick.Stop()
+	var hello <-chan *ipc.Hello // one, and not before the handshake: the two travel different ways and may arrive in any order
 	for {
 		var changed <-chan struct{}
 		var impatient <-chan time.Time
@@ -234,12 +232,14 @@ func (l *life) run() (cause string) {
 			if err != nil {
 				return l.handshakeFailed(err)
 			}
+			hello = inc.hello
 			if l.retiring == "" {
 				s.set(stateLoading, nil)
 			}
-		case hello := <-inc.hello:
+		case said := <-hello:
+			hello = nil
 			loading.Stop()
-			l.ready(hello)
+			l.ready(said)
 		case <-loading.C:
 			l.detail = fmt.Sprintf("not ready after start_timeout, %v", s.pool.cfg.StartTimeout)
 			return l.kill("load_timeout")
@@ -274,7 +274,7 @@ func (l *life) run() (cause string) {
 			}
 			l.termed = true
 			inc.proc.signal(unix.SIGTERM)
-			l.patience.Reset(endGrace)
+			l.patience.Reset(s.sup.endGrace)
 		}
 	}
 }
@@ -324,7 +324,7 @@ func (l *life) sayDrain() (changed <-chan struct{}) {
 // tell sends drain or stop. Not on this goroutine: a ring that a stuck worker does not read may be full.
 func (l *life) tell(message func() error) {
 	l.told = true
-	l.patience = time.NewTimer(endGrace)
+	l.patience = time.NewTimer(l.slot.sup.endGrace)
 	l.inc.run.Go(func() { _ = message() }) // the ring's closing ends it
 }
 
@@ -362,11 +362,11 @@ func (l *life) handshakeFailed(err error) string {
 	}
 	said, garbage := strings.CutPrefix(firstLine(err.Error()), "Unrecognized remote plugin message: ")
 	switch {
-	case garbage && said != "":
-		l.detail = fmt.Sprintf("its first line on stdout is not the handshake: %.200q; print to stderr instead", said)
-	case garbage || strings.Contains(err.Error(), "exited before we could connect"):
+	case strings.HasSuffix(err.Error(), "\nFailed to read any lines from plugin's stdout"), strings.Contains(err.Error(), "exited before we could connect"):
 		l.detail = "before the handshake"
 		return deathCause(l.inc.proc.status)
+	case garbage:
+		l.detail = fmt.Sprintf("its first line on stdout is not the handshake: %.200q; print to stderr instead", said)
 	case strings.Contains(err.Error(), "timeout"):
 		l.detail = fmt.Sprintf("no handshake within %v; does the program call ringmaster's serve?", l.slot.sup.handshakeTimeout)
 	default:
@@ -397,10 +397,10 @@ func (l *life) overLimit(now time.Time) string {
 	return ""
 }
 
-// jittered shortens each limit by up to a tenth; r is in [0, 1).
+// jittered shortens the limits on requests and lifetime by up to a tenth, but never to none; r is in [0, 1).
 func (l Limits) jittered(r float64) Limits {
 	f := 1 - r/10
-	return Limits{RSS: l.RSS, Requests: uint64(float64(l.Requests) * f), Lifetime: time.Duration(float64(l.Lifetime) * f)}
+	return Limits{RSS: l.RSS, Requests: uint64(math.Ceil(float64(l.Requests) * f)), Lifetime: time.Duration(math.Ceil(float64(l.Lifetime) * f))}
 }
 
 func (s *slot) argv() []string {

@@ -18,6 +18,8 @@ const (
 	drainTimeout     = 30 * time.Second // for the requests that run when it is told to end
 	handshakeTimeout = 10 * time.Second // from a worker's spawn to its handshake line
 	hungGrace        = 5 * time.Second  // for the end of a request that was cancelled or whose deadline passed
+	endGrace         = 2 * time.Second  // between drain or stop message, SIGTERM and SIGKILL
+	tickEvery        = time.Second      // how often a running process is looked at
 )
 
 // Supervisor runs pools of workers. See the package's documentation for how its parts work together.
@@ -28,7 +30,8 @@ type Supervisor struct {
 	begin   time.Time
 	running atomic.Bool
 
-	drainTimeout, handshakeTimeout, hungGrace time.Duration // immutable
+	drainTimeout, handshakeTimeout, hungGrace, endGrace, tickEvery time.Duration // immutable
+	backoffFirst, backoffMax                                       time.Duration // immutable
 
 	spawner *spawner // set by Run before any slot starts
 	guard   *guard   // likewise
@@ -40,7 +43,8 @@ func New(cfg Config) (*Supervisor, error) {
 		return nil, err
 	}
 	s := &Supervisor{cfg: cfg.withDefaults(), pools: map[string]*pool{}, devices: machineDevices(), begin: time.Now(),
-		drainTimeout: drainTimeout, handshakeTimeout: handshakeTimeout, hungGrace: hungGrace}
+		drainTimeout: drainTimeout, handshakeTimeout: handshakeTimeout, hungGrace: hungGrace, endGrace: endGrace, tickEvery: tickEvery,
+		backoffFirst: backoffFirst, backoffMax: backoffMax}
 	for _, pc := range s.cfg.Pools {
 		if pc.Builtin != "" && s.cfg.Executable == "" {
 			return nil, &FieldError{pc.Name, "builtin", pc.Builtin, "builtin pools need Config.Executable, a ringmaster binary"}

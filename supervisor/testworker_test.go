@@ -1,0 +1,115 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/ringmasterd/ringmaster/worker"
+)
+
+// serveTestWorker is a worker with the builtin actions and those below.
+func serveTestWorker() error {
+	actions, _ := worker.Builtin("echo")
+	actions = maps.Clone(actions)
+	maps.Copy(actions, worker.Actions{
+		"hold":   {Stream: hold},
+		"until":  {Unary: until},
+		"record": {Unary: record},
+		"gauge":  {Unary: gauge},
+		"print":  {Unary: printLines},
+		"fork":   {Unary: fork},
+	})
+	return worker.Serve(context.Background(), actions)
+}
+
+// hold answers with its pid, and then waits for its caller: with a credit of 1 the last chunk cannot leave before the one before it was taken.
+func hold(_ context.Context, _ *worker.Request, send func(*worker.Reply) error) error {
+	return errors.Join(send(&worker.Reply{Body: os.Getpid()}), send(&worker.Reply{}), send(&worker.Reply{}))
+}
+
+// until returns once the file is there, whatever its caller wants.
+func until(_ context.Context, req *worker.Request) (*worker.Reply, error) {
+	var args struct {
+		File string `msgpack:"file"`
+	}
+	if err := req.Body.Decode(&args); err != nil {
+		return nil, err
+	}
+	poll := time.NewTicker(time.Millisecond)
+	defer poll.Stop()
+	for range poll.C {
+		if _, err := os.Stat(args.File); err == nil {
+			break
+		}
+	}
+	return &worker.Reply{}, nil
+}
+
+type recordArgs struct {
+	File string `msgpack:"file"`
+	Line string `msgpack:"line"`
+}
+
+// record appends a line to a file, so that it can be counted how often and in which order requests were run.
+func record(_ context.Context, req *worker.Request) (*worker.Reply, error) {
+	var args recordArgs
+	if err := req.Body.Decode(&args); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(args.File, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	_, err = f.WriteString(args.Line + "\n")
+	return &worker.Reply{Body: os.Getpid()}, err
+}
+
+var gauged, gaugedMost atomic.Int64
+
+// gauge answers with the most of its kind that ever ran at a time.
+func gauge(context.Context, *worker.Request) (*worker.Reply, error) {
+	n := gauged.Add(1)
+	defer gauged.Add(-1)
+	for most := gaugedMost.Load(); n > most && !gaugedMost.CompareAndSwap(most, n); most = gaugedMost.Load() {
+	}
+	for range 100 { // let others in
+		runtime.Gosched()
+	}
+	return &worker.Reply{Body: gaugedMost.Load()}, nil
+}
+
+// printLines prints a line of so many bytes, and then "the last line".
+func printLines(_ context.Context, req *worker.Request) (*worker.Reply, error) {
+	var n int
+	if err := req.Body.Decode(&n); err != nil {
+		return nil, err
+	}
+	_, err := io.WriteString(os.Stdout, strings.Repeat("x", n)+"\nthe last line\n")
+	return &worker.Reply{}, err
+}
+
+// fork starts a child that outlives its parent and answers with its pid. It shares the worker's stdout and stderr, and leaves the worker's process group if it is to escape.
+func fork(_ context.Context, req *worker.Request) (*worker.Reply, error) {
+	var escape bool
+	if err := req.Body.Decode(&escape); err != nil {
+		return nil, err
+	}
+	child := exec.Command("sleep", "1000")
+	child.Stdout, child.Stderr = os.Stdout, os.Stderr
+	child.SysProcAttr = &syscall.SysProcAttr{Setsid: escape}
+	if err := child.Start(); err != nil {
+		return nil, err
+	}
+	go child.Wait()
+	return &worker.Reply{Body: child.Process.Pid}, nil
+}
