@@ -1,0 +1,212 @@
+package config
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ringmasterd/ringmaster/supervisor"
+)
+
+func environment(name string) (string, bool) {
+	v, ok := map[string]string{"MODEL_DIR": "/models", "HOME": "/home/me", "EMPTY": "", "N": "2"}[name]
+	return v, ok
+}
+
+func parseFile(t *testing.T, name string) *File {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := Parse(name, data, environment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func TestDesignExample(t *testing.T) {
+	got := parseFile(t, "design.yaml").Supervisor.Pools
+	want := []supervisor.PoolConfig{
+		{
+			Name: "smollm2", Command: []string{".venv/bin/python", "-m", "examples.smollm2"}, Workers: 2, Concurrency: 1, Balance: supervisor.LeastConnection,
+			Queue: 256, Timeout: time.Minute, StartTimeout: 5 * time.Minute, Env: map[string]string{"MODEL_DIR": "/models"},
+			Limits: supervisor.Limits{RSS: 4 << 30, Requests: 100000, Lifetime: 24 * time.Hour},
+		},
+		{Name: "echo", Builtin: "echo", Workers: 2},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestEveryKey(t *testing.T) {
+	f := parseFile(t, "full.yaml")
+	if f.Socket != "unix:///run/rm.sock" || f.SocketGroup != "models" || f.Log != (Log{"debug", "json"}) || f.Supervisor.MaxMessage != 128<<20 {
+		t.Errorf("got %+v", f)
+	}
+	b := supervisor.PoolConfig{Name: "b", Builtin: "echo", Devices: supervisor.Devices{None: true}, Queue: 7}
+	c := b
+	c.Name = "c"
+	want := []supervisor.PoolConfig{{
+		Name: "a", Command: []string{"python", "-u", "worker.py"}, Dir: "models", Workers: 2, Concurrency: 4,
+		Env:     map[string]string{"A": "1", "B": "", "C": "/home/me/x", "D": "${HOME} $X", "E": "5"},
+		Devices: supervisor.Devices{List: []int{0, 1}}, Balance: supervisor.Weighted, Weights: []int{1, 3}, Queue: -1, Timeout: 90 * time.Second, StartTimeout: 10 * time.Minute,
+		Limits: supervisor.Limits{RSS: 3 << 29},
+	}, b, c}
+	if got := f.Supervisor.Pools; !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+// Each mistake is told in full: place, key, value, and what would be right.
+func TestErrors(t *testing.T) {
+	for _, tt := range []struct{ name, yaml, want string }{
+		{"empty", "", "f:1:1: pools: (none): the file is empty; a configuration begins with `pools:`"},
+		{"only a comment", "# x\n", "f:1:1: pools: (none): the file is empty; a configuration begins with `pools:`"},
+		{"null", "~\n", "f:1:1: pools: (none): the file is empty; a configuration begins with `pools:`"},
+		{"a list", "- a\n", "f:1:1: a list: expected keys such as pools"},
+		{"a word", "pools\n", "f:1:1: pools: expected keys such as pools"},
+		{"syntax", "pools:\n  a: [\n", "f:2:1: this is not YAML: did not find expected node content"},
+		{"a tab", "pools:\n\ta: 1\n", "f:2:1: this is not YAML: found character that cannot start any token"},
+		{"not UTF-8", "pools: \xff\n", "f:1:1: this is not YAML: invalid leading UTF-8 octet"},
+		{"two documents", "pools: {a: {builtin: echo}}\n---\npools: {}\n", "f:2:1: a second document begins here; a configuration is one document"},
+		{"no pools", "log: {level: info}\n", "f:1:1: pools: (none): name at least one pool, for example `echo: {builtin: echo}`"},
+		{"pools without a value", "pools:\n", "f:1:7: pools: (empty): give a value, or remove the key"},
+		{"a pool without a value", "pools:\n  echo:\n", "f:2:8: pools.echo: (empty): give a value, or remove the key"},
+		{"pools is a list", "pools: [a]\n", "f:1:8: pools: a list: expected pools by name, as in `echo: {builtin: echo}`"},
+		{"unknown key", "pool:\n  a: {builtin: echo}\n", "f:1:1: pool: unknown key: did you mean pools?"},
+		{"unknown key in a pool", "pools:\n  a:\n    builtin: echo\n    wokrers: 2\n", "f:4:5: pools.a.wokrers: unknown key: did you mean workers?"},
+		{"another tool's key", "pools:\n  a: {builtin: echo, replicas: 2}\n", "f:2:22: pools.a.replicas: unknown key: did you mean workers?"},
+		{"nothing like a key", "pools:\n  a: {builtin: echo, limits: {zzzzz: 2}}\n", "f:2:31: pools.a.limits.zzzzz: unknown key: use one of lifetime, requests, rss"},
+		{"duplicate key", "pools:\n  a: {builtin: echo}\n  b: {builtin: echo}\n  a: {builtin: sum}\n", "f:4:3: pools.a: duplicate key: it is already given in line 2; remove one"},
+		{"a key that is a list", "pools:\n  ? [x]\n  : {}\n", "f:2:5: pools: a list: a key must be a string"},
+		{"merge", "pools:\n  a: &a {builtin: echo}\n  b:\n    <<: *a\n", "f:4:5: pools.b.<<: <<: merge keys are not supported; write the values out"},
+		{"neither command nor builtin", "pools:\n  a: {workers: 2}\n", "f:2:6: pools.a.command: (none): give `command: [program, argument…]` or `builtin: NAME`"},
+		{"both", "pools:\n  a:\n    command: [x]\n    builtin: echo\n", "f:4:14: pools.a.builtin: echo: give either `command` or `builtin`, not both"},
+		{"command is a string", "pools:\n  a: {command: python worker.py}\n", "f:2:16: pools.a.command: python worker.py: expected a list, as in [python, -m, my_worker]"},
+		{"an argument is a map", "pools:\n  a: {command: [x, {y: 1}]}\n", "f:2:20: pools.a.command[1]: an object: expected a string"},
+		{"an empty argument", "pools:\n  a: {command: [x, ]}\n  b: {command: [x, ~]}\n", "f:3:20: pools.b.command[1]: (empty): expected a string"},
+		{"an empty program", "pools:\n  a: {command: ['']}\n", `f:2:16: pools.a.command: "": the program's name is empty`},
+		{"bad pool name", "pools:\n  a b: {builtin: echo}\n", `f:2:8: pools: "a b": a pool's name is 1 to 64 letters, digits, '-', '_' or '.', beginning with a letter or digit`},
+		{"reserved pool name", "pools:\n  ringmaster: {builtin: echo}\n", "f:2:15: pools: ringmaster: this name is reserved for control requests; choose another"},
+		{"workers", "pools:\n  a: {builtin: echo, workers: two}\n", "f:2:31: pools.a.workers: two: use a whole number, 1 or more"},
+		{"no workers", "pools:\n  a: {builtin: echo, workers: 0}\n", "f:2:31: pools.a.workers: 0: use a whole number, 1 or more"},
+		{"many workers", "pools:\n  a: {builtin: echo, workers: 5000}\n", "f:2:31: pools.a.workers: 5000: use 1 to 1024"},
+		{"a fraction", "pools:\n  a: {builtin: echo, workers: 1.5}\n", "f:2:31: pools.a.workers: 1.5: use a whole number, 1 or more"},
+		{"negative queue", "pools:\n  a: {builtin: echo, queue: -1}\n", "f:2:29: pools.a.queue: -1: use a whole number, 0 or more"},
+		{"no unit", "pools:\n  a: {builtin: echo, timeout: 60}\n", "f:2:31: pools.a.timeout: 60: use a number with a unit (ms, s, m, h), such as 60s"},
+		{"no time", "pools:\n  a: {builtin: echo, timeout: 0s}\n", "f:2:31: pools.a.timeout: 0s: use a positive duration such as 60s"},
+		{"negative time", "pools:\n  a: {builtin: echo, limits: {lifetime: -1h}}\n", "f:2:41: pools.a.limits.lifetime: -1h: use a positive duration such as 24h"},
+		{"a decimal unit", "pools:\n  a: {builtin: echo, limits: {rss: 4GB}}\n", "f:2:36: pools.a.limits.rss: 4GB: use a size such as 4GiB, 512MiB or a number of bytes (units: KiB, MiB, GiB, TiB)"},
+		{"a negative size", "max_message: -5\npools: {a: {builtin: echo}}\n", "f:1:14: max_message: -5: use a size such as 4GiB, 512MiB or a number of bytes (units: KiB, MiB, GiB, TiB)"},
+		{"a small message", "max_message: 1KiB\npools: {a: {builtin: echo}}\n", "f:1:14: max_message: 1024: use a size from 64KiB to 1GiB"},
+		{"an astronomical message", "max_message: 9000TiB\npools: {a: {builtin: echo}}\n", "f:1:14: max_message: 9895604649984000: use a size from 64KiB to 1GiB"},
+		{"devices", "pools:\n  a: {builtin: echo, devices: all}\n", "f:2:31: pools.a.devices: all: use auto, none or [0, 1]"},
+		{"no devices", "pools:\n  a: {builtin: echo, devices: []}\n", "f:2:31: pools.a.devices: []: the list is empty; use auto, none, or a list of device numbers as in [0, 1]"},
+		{"a negative device", "pools:\n  a: {builtin: echo, devices: [0, -1]}\n", "f:2:35: pools.a.devices[1]: -1: use a whole number, 0 or more"},
+		{"hash", "pools:\n  a: {builtin: echo, balance: hash}\n", "f:2:31: pools.a.balance: hash: hash comes with a later version; use least-connection, round-robin or weighted"},
+		{"balance", "pools:\n  a: {builtin: echo, balance: random}\n", "f:2:31: pools.a.balance: random: use least-connection, round-robin or weighted"},
+		{"no weights", "pools:\n  a: {builtin: echo, workers: 2, balance: weighted}\n", "f:2:6: pools.a.weights: []: balance: weighted needs one weight for each of the 2 workers"},
+		{"an unset variable", "pools:\n  a: {builtin: echo, dir: '${NOWHERE}/x'}\n", "f:2:27: pools.a.dir: ${NOWHERE}/x: the environment variable NOWHERE is not set; set it, or write ${NOWHERE:-default}"},
+		{"half a variable", "pools:\n  a: {builtin: echo, dir: '${HOME'}\n", "f:2:27: pools.a.dir: ${HOME: ${ without }; write $${ for a literal ${"},
+		{"no variable", "pools:\n  a: {builtin: echo, dir: '${1}'}\n", "f:2:27: pools.a.dir: ${1}: ${1} is not a variable; use ${NAME} or ${NAME:-default}, and $${ for a literal ${"},
+		{"a variable's name", "pools:\n  a: {builtin: echo, env: {A-B: 1}}\n", "f:2:33: pools.a.env.A-B: A-B: a variable's name consists of letters, digits and '_'"},
+		{"a variable's value", "pools:\n  a: {builtin: echo, env: {A: [1]}}\n", `f:2:31: pools.a.env.A: a list: expected a string; "" for an empty one`},
+		{"NUL", "pools:\n  a: {builtin: \"e\\0\"}\n", `f:2:16: pools.a.builtin: "e\x00": it contains a NUL byte`},
+		{"log level", "log: {level: loud}\npools: {a: {builtin: echo}}\n", "f:1:14: log.level: loud: use debug, info, warn or error"},
+		{"socket", "socket: tcp://localhost:80\npools: {a: {builtin: echo}}\n", "f:1:9: socket: tcp://localhost:80: only Unix sockets are served; use unix:///path or a plain path"},
+		{
+			"all at once", "pools:\n  a: {builtin: echo, workers: x, timout: 1s}\nsocket_grup: y\n",
+			"f:2:31: pools.a.workers: x: use a whole number, 1 or more\nf:2:34: pools.a.timout: unknown key: did you mean timeout?\nf:3:1: socket_grup: unknown key: did you mean socket_group?",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f, err := Parse("f", []byte(tt.yaml), environment)
+			if err == nil {
+				t.Fatalf("accepted as %+v", f)
+			}
+			var errs Errors
+			if !errors.As(err, &errs) {
+				t.Errorf("a %T", err)
+			}
+			if err.Error() != tt.want {
+				t.Errorf("\ngot  %s\nwant %s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestLoad(t *testing.T) {
+	if _, err := Load("testdata/none.yaml"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file that is not there: %v", err)
+	}
+	if _, err := Load("testdata"); err == nil {
+		t.Error("a directory was read")
+	}
+	t.Setenv("MODEL_DIR", "/m")
+	f, err := Load("testdata/design.yaml")
+	if err != nil || f.Supervisor.Pools[0].Env["MODEL_DIR"] != "/m" {
+		t.Errorf("%+v, %v", f, err)
+	}
+	large := filepath.Join(t.TempDir(), "large")
+	if err := os.WriteFile(large, make([]byte, maxFile+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(large); err == nil || !strings.Contains(err.Error(), "larger than") {
+		t.Errorf("a large file: %v", err)
+	}
+}
+
+func TestLocate(t *testing.T) {
+	f := parseFile(t, "full.yaml")
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{&supervisor.FieldError{Pool: "a", Field: "limits.rss", Value: 1, Want: "w"}, "full.yaml:20:12: pools.a.limits.rss: 1: w"},
+		{&supervisor.FieldError{Pool: "b", Field: "command", Value: "(none)", Want: "w"}, "full.yaml:23:6: pools.b.command: (none): w"},
+		{&supervisor.FieldError{Field: "nonsense", Value: 1, Want: "w"}, "full.yaml:1:1: nonsense: 1: w"},
+		{errors.New("other"), "other"},
+	} {
+		if got := f.Locate(tt.err).Error(); got != tt.want {
+			t.Errorf("got %s, want %s", got, tt.want)
+		}
+	}
+}
+
+func FuzzConfig(f *testing.F) {
+	for _, name := range []string{"design.yaml", "full.yaml"} {
+		data, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	for _, s := range []string{"a: &a [*a]", "pools: &x {a: *x}", "? {a: b}\n: c", "pools: {a: {builtin: '${X:-}'}}", "!!binary aaa: 1", "<<: {a: b}", "pools: {a: {limits: {rss: 1e308TiB}}}"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		file, err := Parse("f", data, environment)
+		var errs Errors
+		switch {
+		case err == nil:
+			if err := file.Supervisor.Validate(); err != nil {
+				t.Fatalf("accepted, but %v", err)
+			}
+		case !errors.As(err, &errs):
+			t.Fatalf("a %T: %v", err, err)
+		default:
+			for _, e := range errs {
+				if e.Line < 1 || e.Column < 1 || e.Want == "" {
+					t.Fatalf("%#v", e)
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,94 @@
+package config
+
+import (
+	"encoding/json"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// schema is what this test reads of the JSON Schema.
+type schema struct {
+	Properties           map[string]schema `json:"properties"`
+	Enum                 []string          `json:"enum"`
+	AdditionalProperties any               `json:"additionalProperties"`
+	AnyOf                []schema          `json:"anyOf"`
+	Description          string            `json:"description"`
+	Defs                 map[string]schema `json:"$defs"`
+}
+
+func readSchema(t *testing.T) schema {
+	t.Helper()
+	data, err := os.ReadFile(filepath.FromSlash("../../docs/ringmaster.schema.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s schema
+	if err := json.Unmarshal(data, &s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// The schema and the loader know the same keys, and the schema forbids others.
+func TestSchemaKnowsTheSameKeys(t *testing.T) {
+	s := readSchema(t)
+	pool := s.Defs["pool"]
+	for _, tt := range []struct {
+		name   string
+		schema schema
+		keys   []string
+	}{
+		{"the file", s, slices.Sorted(maps.Keys(fileFields))},
+		{"log", s.Properties["log"], slices.Sorted(maps.Keys(logFields))},
+		{"a pool", pool, slices.Sorted(maps.Keys(poolFields))},
+		{"limits", pool.Properties["limits"], slices.Sorted(maps.Keys(limitFields))},
+	} {
+		if got := slices.Sorted(maps.Keys(tt.schema.Properties)); !slices.Equal(got, tt.keys) {
+			t.Errorf("%s: the schema knows\n%q, the loader\n%q", tt.name, got, tt.keys)
+		}
+		if tt.schema.AdditionalProperties != false {
+			t.Errorf("%s: the schema lets any key pass", tt.name)
+		}
+		for key, p := range tt.schema.Properties {
+			if p.Description == "" {
+				t.Errorf("%s: %s has no description", tt.name, key)
+			}
+		}
+	}
+}
+
+// Every word that the schema allows loads.
+func TestSchemaWordsLoad(t *testing.T) {
+	s := readSchema(t)
+	pool := s.Defs["pool"].Properties
+	words := map[string][]string{
+		"log: {level: %}\npools: {a: {builtin: echo}}":                      s.Properties["log"].Properties["level"].Enum,
+		"log: {format: %}\npools: {a: {builtin: echo}}":                     s.Properties["log"].Properties["format"].Enum,
+		"pools: {a: {builtin: echo, devices: %}}":                           pool["devices"].AnyOf[0].Enum,
+		"pools: {a: {builtin: echo, workers: 1, weights: [1], balance: %}}": pool["balance"].AnyOf[0].Enum,
+	}
+	for text, list := range words {
+		if len(list) == 0 {
+			t.Errorf("no words for %s", text)
+		}
+		for _, w := range list {
+			yaml := strings.Replace(text, "%", w, 1)
+			if _, err := Parse("f", []byte(yaml), environment); err != nil {
+				t.Errorf("%s: %v", yaml, err)
+			}
+		}
+	}
+}
+
+// The files that ship load; the commands in them need not exist here.
+func TestShippedFilesLoad(t *testing.T) {
+	for _, path := range []string{"../../examples/quickstart.yaml"} {
+		if _, err := Load(filepath.FromSlash(path)); err != nil {
+			t.Error(err)
+		}
+	}
+}
