@@ -64,7 +64,10 @@ func (s *sem) post(counted step) {
 	if s.waiters.Load() == 0 { // (C) look
 		return
 	}
-	s.count.Store(1) // (D) set
+	if s.count.Load() != 0 { // (D) look: a wake-up is under way, and the sleeper looks at the position after it cleared count
+		return
+	}
+	s.count.Store(1)
 	crashAt(counted, s.ring)
 	futexWake(s.count, 1)
 }
@@ -73,7 +76,7 @@ func (s *sem) post(counted step) {
 //
 // Preconditions: s.closed was set.
 func (s *sem) close() {
-	s.count.Store(1) // (D) set
+	s.count.Store(1)
 	futexWake(s.count, everyone)
 }
 
@@ -92,7 +95,7 @@ const (
 	looksPerYield = 64
 )
 
-// spin decides how long one waiter spins: twice as long after a spin that paid, half as long after one that did not.
+// spin decides how long one waiter spins: maxSpin after a spin that paid, half as long as before after one that did not.
 type spin struct {
 	enabled bool // immutable; spinning alone on a single processor only delays the peer
 	budget  time.Duration
@@ -128,7 +131,7 @@ func (s *spin) poll(pos *atomic.Uint64, seen, n uint64, closed *atomic.Bool) (no
 
 func (s *spin) learn(paid bool) {
 	if paid {
-		s.budget = min(max(2*s.budget, minSpin), maxSpin)
+		s.budget = maxSpin
 		return
 	}
 	if s.budget /= 2; s.budget < minSpin {

@@ -1,0 +1,411 @@
+package shm
+
+import (
+	"fmt"
+	"testing"
+)
+
+// The doorbell and the positions, checked in every interleaving: a producer sends modelMessages through a ring of a few slots to a consumer, and one of them may be closed
+// at any moment, as happens when the other dies, which it may do at any moment too. Memory is sequentially consistent (SC) or has store buffers (TSO: an actor's stores reach memory in order but
+// later, unless it fences). There are no timeouts here: what the real code would only be late for is a failure.
+//
+// What must hold: nobody sleeps for ever, except beside a peer that was closed; the ring never holds more than its capacity; a consumer that ends
+// because it was closed has taken all that was committed before.
+
+const modelMessages = 3
+
+// Shared locations.
+const (
+	mTail = iota
+	mHead
+	mItemsCount
+	mItemsWaiters
+	mSpaceCount
+	mSpaceWaiters
+	mProducerClosed // process-local, but a location like any other to the goroutines of that process
+	mConsumerClosed
+	mLocations
+)
+
+// Actors.
+const (
+	producer = iota
+	consumer
+	closer
+	mActors
+)
+
+// Program counters of the producer and the consumer.
+const (
+	atStart       = iota // done? closed (producer)?
+	atLook               // is there room, or a message?
+	atPublish            // publish the own position
+	atPost               // fence, does the peer wait?
+	atPeerCounted        // is a wake-up under way?
+	atSetCount           //
+	atWake               //
+	atArm                // wait begins: waiters = 1
+	atClear              // count = 0
+	atReadClosed         //
+	atLookAgain          // moved? closed?
+	atLateClosed         // mutant closedAfterLook
+	atLateClear          // mutant clearAfterLook
+	atSleep              // FUTEX_WAIT
+	atDisarm             // waiters = 0
+	atEnd
+)
+
+// Program counters of the closer.
+const (
+	closeNotYet = iota
+	closeSetCount
+	closeWake
+	closeEnd
+)
+
+// A mutant leaves out or misplaces one thing.
+type mutant struct {
+	noFence        bool // post does not fence between publishing and looking for waiters
+	plainArm       bool // waiters and count are written with plain stores by the waiter
+	clearAfter     bool // count is cleared after looking, not before
+	closedAfter    bool // closed is read after looking, not before
+	closeNoCount   bool // close does not set count
+	closeNoWake    bool // close does not wake
+	closeOnlyWakes bool // close does not set closed
+}
+
+type modelConfig struct {
+	mutant
+	coalesce bool // post does nothing if count is set already; the protocol leaves this to the implementation
+	tso      bool
+	capacity int8
+	closes   int // producer, consumer, or mActors for neither
+}
+
+// storeBuffer is an actor's stores that have not reached memory, oldest first.
+type storeBuffer struct {
+	n int8
+	e [4]struct{ loc, val int8 }
+}
+
+type modelState struct {
+	mem      [mLocations]int8
+	buf      [mActors]storeBuffer
+	pc       [mActors]int8
+	own      [2]int8 // private positions
+	asleep   [2]bool
+	isClosed [2]bool // the register that closed was read into
+	due      int8    // tail in memory when the close began
+}
+
+func (s *modelState) load(a int, loc int8) int8 {
+	for i := s.buf[a].n - 1; i >= 0; i-- {
+		if e := s.buf[a].e[i]; e.loc == loc {
+			return e.val
+		}
+	}
+	return s.mem[loc]
+}
+
+func (s *modelState) store(c *modelConfig, a int, loc, val int8) {
+	if !c.tso {
+		s.mem[loc] = val
+		return
+	}
+	b := &s.buf[a]
+	b.e[b.n] = struct{ loc, val int8 }{loc, val}
+	b.n++
+}
+
+// flush moves an actor's oldest buffered store to memory.
+func (s *modelState) flush(a int) {
+	b := &s.buf[a]
+	s.mem[b.e[0].loc] = b.e[0].val
+	copy(b.e[:], b.e[1:])
+	b.n--
+	b.e[b.n] = struct{ loc, val int8 }{}
+}
+
+// fenced says whether a fence, a read-modify-write or a system call of actor a may go ahead: its buffer must have drained.
+func (s *modelState) fenced(a int) bool { return s.buf[a].n == 0 }
+
+// words are the locations as one side sees them.
+type words struct{ mine, peers, count, waiters, peerCount, peerWaiters, closed int8 }
+
+var sides = [2]words{
+	producer: {mTail, mHead, mSpaceCount, mSpaceWaiters, mItemsCount, mItemsWaiters, mProducerClosed},
+	consumer: {mHead, mTail, mItemsCount, mItemsWaiters, mSpaceCount, mSpaceWaiters, mConsumerClosed},
+}
+
+func (s *modelState) ready(c *modelConfig, a int) bool {
+	peer := s.load(a, sides[a].peers)
+	if a == producer {
+		return s.own[a]-peer < c.capacity
+	}
+	return peer != s.own[a]
+}
+
+// step lets the producer or the consumer take its next step, if it can.
+func (s *modelState) step(c *modelConfig, a int) bool {
+	w, pc := sides[a], &s.pc[a]
+	if s.asleep[a] {
+		return false
+	}
+	switch *pc {
+	case atStart:
+		*pc = atLook
+		if s.own[a] == modelMessages || a == producer && s.load(a, w.closed) != 0 {
+			*pc = atEnd
+		}
+	case atLook:
+		*pc = atArm
+		if s.ready(c, a) {
+			*pc = atPublish
+		}
+	case atPublish:
+		s.own[a]++
+		s.store(c, a, w.mine, s.own[a])
+		*pc = atPost
+	case atPost:
+		if !c.noFence && !s.fenced(a) {
+			return false
+		}
+		*pc = atStart
+		if s.load(a, w.peerWaiters) != 0 {
+			*pc = atPeerCounted
+		}
+	case atPeerCounted:
+		*pc = atSetCount
+		if c.coalesce && s.load(a, w.peerCount) != 0 {
+			*pc = atStart
+		}
+	case atSetCount:
+		s.store(c, a, w.peerCount, 1)
+		*pc = atWake
+	case atWake:
+		if !s.fenced(a) {
+			return false
+		}
+		s.asleep[1-a] = false
+		*pc = atStart
+	case atArm:
+		if !s.waiterStores(c, a, w.waiters, 1) {
+			return false
+		}
+		*pc = atClear
+		if c.clearAfter {
+			*pc = atReadClosed
+		}
+	case atClear:
+		if !s.waiterStores(c, a, w.count, 0) {
+			return false
+		}
+		*pc = atReadClosed
+		if c.closedAfter {
+			*pc = atLookAgain
+		}
+	case atReadClosed:
+		s.isClosed[a] = s.load(a, w.closed) != 0
+		*pc = atLookAgain
+	case atLookAgain:
+		switch {
+		case s.ready(c, a):
+			s.isClosed[a] = false
+			*pc = atDisarm
+		case c.closedAfter:
+			*pc = atLateClosed
+		case s.isClosed[a]:
+			*pc = atDisarm
+		case c.clearAfter:
+			*pc = atLateClear
+		default:
+			*pc = atSleep
+		}
+	case atLateClosed:
+		s.isClosed[a] = s.load(a, w.closed) != 0
+		*pc = atSleep
+		if s.isClosed[a] {
+			*pc = atDisarm
+		}
+	case atLateClear:
+		if !s.waiterStores(c, a, w.count, 0) {
+			return false
+		}
+		*pc = atSleep
+	case atSleep:
+		if !s.fenced(a) {
+			return false
+		}
+		s.asleep[a] = s.mem[w.count] == 0
+		*pc = atClear
+		if c.clearAfter {
+			*pc = atReadClosed
+		}
+	case atDisarm:
+		s.store(c, a, w.waiters, 0)
+		*pc = atStart
+		if s.isClosed[a] {
+			*pc = atEnd
+		}
+	case atEnd:
+		return false
+	}
+	return true
+}
+
+// waiterStores is how a waiter writes its semaphore: with a read-modify-write, unless the mutant knows better.
+func (s *modelState) waiterStores(c *modelConfig, a int, loc, val int8) bool {
+	if c.plainArm {
+		s.store(c, a, loc, val)
+		return true
+	}
+	if !s.fenced(a) {
+		return false
+	}
+	s.mem[loc] = val
+	return true
+}
+
+// stepCloser lets another goroutine of the closed side's process close it. Its stores are plain, which is more than the real ones may do.
+func (s *modelState) stepCloser(c *modelConfig) bool {
+	if c.closes == mActors {
+		return false
+	}
+	w := sides[c.closes]
+	switch s.pc[closer] {
+	case closeNotYet:
+		s.due = s.mem[mTail]
+		if !c.closeOnlyWakes {
+			s.store(c, closer, w.closed, 1)
+		}
+	case closeSetCount:
+		if !c.closeNoCount {
+			s.store(c, closer, w.count, 1)
+		}
+	case closeWake:
+		if !s.fenced(closer) {
+			return false
+		}
+		if !c.closeNoWake {
+			s.asleep[c.closes] = false
+		}
+	case closeEnd:
+		return false
+	}
+	s.pc[closer]++
+	return true
+}
+
+// die ends the peer of the side that is closed, wherever it is. What it stored still reaches memory.
+func (s *modelState) die(c *modelConfig) bool {
+	if c.closes == mActors || s.pc[1-c.closes] == atEnd {
+		return false
+	}
+	s.pc[1-c.closes], s.asleep[1-c.closes] = atEnd, false
+	return true
+}
+
+// wrong says what is wrong with a state, if anything is. final says that no actor can go on.
+func (s *modelState) wrong(c *modelConfig, final bool) string {
+	if d := s.mem[mTail] - s.mem[mHead]; d < 0 || d > c.capacity {
+		return "positions apart"
+	}
+	if s.pc[consumer] == atEnd && s.own[consumer] < s.due && c.closes == consumer {
+		return "committed message lost in a close"
+	}
+	if !final {
+		return ""
+	}
+	for a := range sides {
+		besideClosed := c.closes == 1-a && s.pc[1-a] == atEnd
+		if s.pc[a] != atEnd && !besideClosed {
+			return "asleep for ever"
+		}
+	}
+	return ""
+}
+
+// explore visits every reachable state and returns how many there are and the first thing found wrong.
+func explore(c modelConfig) (states int, wrong string) {
+	seen := map[modelState]bool{{}: true}
+	for stack := []modelState{{}}; len(stack) > 0; {
+		s := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		final := true
+		visit := func(next modelState) {
+			final = false
+			if !seen[next] {
+				seen[next] = true
+				stack = append(stack, next)
+			}
+		}
+		for a := range mActors {
+			next := s
+			if a == closer && next.stepCloser(&c) || a != closer && next.step(&c, a) {
+				visit(next)
+			}
+			if next = s; next.buf[a].n > 0 {
+				next.flush(a)
+				visit(next)
+			}
+		}
+		if next := s; next.die(&c) {
+			visit(next)
+		}
+		if what := s.wrong(&c, final); what != "" {
+			return len(seen), fmt.Sprintf("%s: %+v", what, s)
+		}
+	}
+	return len(seen), ""
+}
+
+func forEachModel(m mutant, visit func(c modelConfig, name string)) {
+	for _, flags := range [][2]bool{{false, false}, {false, true}, {true, false}, {true, true}} {
+		tso, coalesce := flags[0], flags[1]
+		for _, capacity := range []int8{1, 2} {
+			for _, closes := range []int{mActors, producer, consumer} {
+				c := modelConfig{mutant: m, coalesce: coalesce, tso: tso, capacity: capacity, closes: closes}
+				visit(c, fmt.Sprintf("tso=%t coalesce=%t capacity=%d closes=%s", tso, coalesce, capacity, [...]string{"producer", "consumer", "", "nobody"}[closes]))
+			}
+		}
+	}
+}
+
+func TestModel(t *testing.T) {
+	forEachModel(mutant{}, func(c modelConfig, name string) {
+		states, wrong := explore(c)
+		if wrong != "" {
+			t.Errorf("%s: %s", name, wrong)
+		}
+		t.Logf("%s: %d states", name, states)
+	})
+}
+
+// TestModelCatchesMutants shows that the model would notice: each mistake must be found in at least one of the configurations.
+func TestModelCatchesMutants(t *testing.T) {
+	for name, m := range map[string]mutant{
+		"no fence in post":            {noFence: true},
+		"armed with a plain store":    {plainArm: true},
+		"count cleared after looking": {clearAfter: true},
+		"closed read after looking":   {closedAfter: true},
+		"close does not set count":    {closeNoCount: true},
+		"close does not wake":         {closeNoWake: true},
+		"close does not set closed":   {closeOnlyWakes: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			caught := ""
+			forEachModel(m, func(c modelConfig, in string) {
+				if caught != "" {
+					return
+				}
+				if _, wrong := explore(c); wrong != "" {
+					caught = in + ": " + wrong
+				}
+			})
+			if caught == "" {
+				t.Fatal("the model does not notice this mistake")
+			}
+			t.Log(caught)
+		})
+	}
+}
