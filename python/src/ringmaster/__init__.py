@@ -9,8 +9,17 @@ A worker::
         yield {"text": "hi"}
 
     rm.serve(load=load_model)
+
+An app::
+
+    with rm.connect() as c:
+        for chunk in c.stream("smollm2", "chat", {"messages": [...]}):
+            print(chunk["text"], end="", flush=True)
+
+and `rm.aio.connect()` is the same for asyncio.
 """
 
+from ringmaster import aio
 from ringmaster._actions import action
 from ringmaster._errors import (
     Aborted,
@@ -27,6 +36,8 @@ from ringmaster._errors import (
     Unimplemented,
 )
 from ringmaster._request import Request
+from ringmaster._session import Result
+from ringmaster.client import Client, Stream, connect
 from ringmaster.worker import serve
 
 __version__ = "0.1.0"
@@ -34,6 +45,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Aborted",
     "Cancelled",
+    "Client",
     "DataLoss",
     "DeadlineExceeded",
     "Error",
@@ -43,8 +55,12 @@ __all__ = [
     "PermissionDenied",
     "Request",
     "ResourceExhausted",
+    "Result",
+    "Stream",
     "Unavailable",
     "Unimplemented",
     "action",
+    "aio",
+    "connect",
     "serve",
 ]

@@ -1,0 +1,311 @@
+"""The app's half of the protocol, without input or output: client.py adds threads to it, aio.py asyncio.
+
+    request ─▶ Session.open ─▶ bytes to send           bytes received ─▶ Deframer ─▶ Session.receive ─▶ Call.replies
+    ─▶ Session.take
+
+Nothing here locks, waits or knows the time. A method that has something to say to the server returns it as a list of
+buffers, framed, for its driver to send.
+
+Credit: a call may have `window` chunks under way. Each one that is taken makes room, and half a window at a time is
+granted anew, so nobody has to hold more than that for us.
+"""
+
+import copy
+import itertools
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ringmaster import _codec
+from ringmaster._codec import BadMessage, Cancel, Credit, Hello, Message, Ping, Reply, Request, decode, encode, size_of
+from ringmaster._errors import (
+    Cancelled,
+    DataLoss,
+    DeadlineExceeded,
+    Error,
+    ResourceExhausted,
+    Unavailable,
+    Unimplemented,
+)
+from ringmaster._tensors import Array
+from ringmaster._values import Buffer, Encoded
+
+WINDOW = 16  # chunks of a stream under way
+MAX_HELLO = 64 << 10  # bytes of the first frame
+RESERVED_POOL = "ringmaster"  # its actions are the server's own
+
+_STAGE = 64 << 10  # bytes; a longer message is received into memory of its own
+_LENGTH = 4
+
+
+class Result:
+    """What an action answered: its return value, or one chunk of its stream.
+
+    tensors  NumPy arrays by name: views of the message, without a copy, writable; where alignment to their item size
+             matters, np.require(a, requirements="A") copies if it must
+    headers  strings by name
+    """
+
+    __slots__ = ("_body", "headers", "tensors")
+
+    def __init__(self, reply: Reply) -> None:
+        self._body = reply.body
+        self.tensors: Mapping[str, Array] = reply.tensors  # type: ignore[assignment]  # decoded ones are arrays
+        self.headers: Mapping[str, str] = reply.headers
+
+    def __repr__(self) -> str:
+        return f"<Result {self._body!r}, tensors {list(self.tensors)}>"
+
+    @property
+    def body(self) -> Any:
+        """The body, decoded when it is first asked for. DataLoss/bad_body if it cannot be."""
+        if type(self._body) is Encoded:
+            try:
+                self._body = self._body.decode()
+            except ValueError as e:
+                raise DataLoss(f"the answer's body cannot be decoded: {e}", reason="bad_body") from e
+        return self._body
+
+
+class Call:
+    """One open request. `wake` is its driver's: called whenever `replies` has grown."""
+
+    __slots__ = ("allowed", "consumed", "id", "replies", "wake", "window")
+
+    def __init__(self, id: int, window: int) -> None:
+        self.id = id
+        self.window = window
+        self.allowed = window  # chunks the server may still send
+        self.consumed = 0  # chunks taken since credit was last granted
+        self.replies: deque[Reply] = deque()
+        self.wake: Callable[[], object] = lambda: None
+
+
+class Deframer:
+    """Cuts a stream of bytes into messages: fill buffer(), say how much came to received()."""
+
+    def __init__(self) -> None:
+        self.limit = MAX_HELLO  # bytes of a message
+        self._stage = memoryview(bytearray(_STAGE + _LENGTH))
+        self._filled = 0  # bytes of the stage
+        self._long = memoryview(b"")  # a message that is too long for the stage, while one is under way
+        self._have = 0  # bytes of it
+
+    def buffer(self) -> memoryview:
+        """Return where the next bytes belong; never empty."""
+        return self._long[self._have :] if self._long else self._stage[self._filled :]
+
+    def received(self, n: int) -> list[Buffer]:
+        """Return the messages that n more bytes in buffer() complete. DataLoss if the stream cannot be right."""
+        if self._long:
+            self._have += n
+            if self._have < len(self._long):
+                return []
+            message, self._long = self._long, memoryview(b"")
+            return [message]
+        self._filled += n
+        stage, at, messages = self._stage, 0, list[Buffer]()
+        while self._filled - at >= _LENGTH:
+            size = int.from_bytes(stage[at : at + _LENGTH], "little")
+            if not 1 <= size <= self.limit:
+                raise DataLoss(f"the server sent a frame of {size} bytes; the limit is {self.limit}")
+            start, end = at + _LENGTH, at + _LENGTH + size
+            if end > self._filled:
+                if size > _STAGE:
+                    self._begin_long(stage[start : self._filled], size)
+                    at = self._filled
+                break
+            messages.append(bytearray(stage[start:end]))
+            at = end
+        rest = self._filled - at
+        stage[:rest] = stage[at : self._filled]
+        self._filled = rest
+        return messages
+
+    def _begin_long(self, beginning: memoryview, size: int) -> None:
+        self._long = np.empty(size, np.uint8).data  # unlike a bytearray it is not zeroed first
+        self._have = len(beginning)
+        self._long[: self._have] = beginning
+
+
+class Session:
+    """One connection: the open calls, by id."""
+
+    def __init__(self) -> None:
+        self.deframer = Deframer()
+        self.calls: dict[int, Call] = {}
+        self.greeted = False  # the server has said hello
+        self.draining = False  # the server is about to go
+        self._ids = itertools.count(1)
+        self._max_message = _codec.MAX_MESSAGE
+
+    def hello(self) -> list[Buffer]:
+        """Return what a connection begins with."""
+        return _framed(Hello(_codec.VERSION, _codec.VERSION, _codec.SDK))
+
+    def open(self, request: Request, window: int) -> tuple[Call, list[Buffer]]:
+        """Open a call for the request, whose id and credit are set here.
+
+        TypeError, ValueError or OverflowError: it cannot be encoded; ResourceExhausted/too_large.
+        """
+        call = Call(next(self._ids), window)
+        request.id = call.id
+        request.credit = window
+        frame = _framed(request)
+        size = size_of(frame) - _LENGTH
+        if size > self._max_message:
+            raise ResourceExhausted(
+                f"the request is {size} bytes, the limit is {self._max_message} bytes; "
+                "send less at a time or raise max_message",
+                reason="too_large",
+            )
+        self.calls[call.id] = call
+        return call, frame
+
+    def receive(self, data: Buffer) -> list[Buffer]:
+        """Take in a message. An Error ends the connection: the server's last word, or its breach of the protocol."""
+        try:
+            m = decode(data)
+        except BadMessage as e:
+            call = self.calls.pop(e.id, None) if e.kind == _codec.REPLY else None
+            if call is None:
+                raise DataLoss(f"the server's message is malformed: {e}") from e
+            self._deliver(call, Reply(e.id, True, error=DataLoss(f"the answer is malformed: {e}", reason=e.reason)))
+            return _framed(Cancel(e.id, "cancelled"))
+        match m:
+            case Reply(id=0, error=Error() as last_word):
+                raise last_word
+            case Reply():
+                self._reply(m)
+            case Ping(answer=False):
+                return _framed(Ping(m.id, answer=True))
+            case _codec.Drain():
+                self.draining = True
+            case Hello():
+                self.greeted = True
+                self._max_message = m.limits.get("max_message", self._max_message)
+                self.deframer.limit = self._max_message
+        return []
+
+    def _reply(self, m: Reply) -> None:
+        call = self.calls.get(m.id)
+        if call is None:
+            return  # it comes after a cancel
+        if m.end:
+            del self.calls[m.id]
+        elif call.allowed == 0:
+            raise DataLoss(f"the server sent more chunks of request {m.id} than it was granted")
+        else:
+            call.allowed -= 1
+        self._deliver(call, m)
+
+    def _deliver(self, call: Call, m: Reply) -> None:
+        call.replies.append(m)
+        call.wake()
+
+    def take(self, call: Call) -> tuple[Reply, list[Buffer]]:
+        """Take the next of call.replies, of which there must be one."""
+        reply = call.replies.popleft()
+        call.consumed += 1
+        if reply.end or 2 * call.consumed < call.window or call.id not in self.calls:
+            return reply, []
+        n, call.consumed = call.consumed, 0
+        call.allowed += n
+        return reply, _framed(Credit(call.id, n))
+
+    def cancel(self, call: Call, reason: str) -> list[Buffer]:
+        """End a call with Cancelled; what still comes for it is dropped. Nothing happens if it has ended."""
+        if self.calls.pop(call.id, None) is None:
+            return []
+        self._deliver(call, Reply(call.id, True, error=Cancelled("the call was closed")))
+        return _framed(Cancel(call.id, reason))
+
+    def lose(self, why: Error) -> None:
+        """End all open calls with this error, each with a copy of its own."""
+        calls, self.calls = self.calls, {}
+        for call in calls.values():
+            self._deliver(call, Reply(call.id, True, error=copy.copy(why)))
+
+
+def _framed(m: Message) -> list[Buffer]:
+    parts = encode(m)
+    return [size_of(parts).to_bytes(_LENGTH, "little"), *parts]
+
+
+class Options(TypedDict, total=False):
+    """What a call may be given besides its pool, action and body.
+
+    tensors   NumPy arrays, or what becomes one, by name
+    timeout   seconds until DeadlineExceeded, for a stream the whole of it; without it the pool's default holds
+    headers   strings by name
+    trace_id  W3C traceparent
+    context   the session's opaque bytes
+    """
+
+    tensors: Mapping[str, ArrayLike] | None
+    timeout: float | None
+    headers: Mapping[str, str] | None
+    trace_id: str | None
+    context: Buffer | None
+
+
+def new_request(
+    pool: str,
+    action: str,
+    body: object,
+    *,
+    tensors: Mapping[str, ArrayLike] | None = None,
+    timeout: float | None = None,
+    headers: Mapping[str, str] | None = None,
+    trace_id: str | None = None,
+    context: Buffer | None = None,
+) -> Request:
+    """Make a request of a call's arguments."""
+    timeout_us = 0 if timeout is None else max(1, round(timeout * 1e6))
+    return Request(0, pool, action, trace_id or "", context or b"", timeout_us, 1, headers or {}, body, tensors or {})
+
+
+def answer_of(reply: Reply) -> Result:
+    """Return the result of a call that wants one answer, or raise what the reply says."""
+    if reply.error is not None:
+        raise reply.error
+    if not reply.end:
+        raise Unimplemented("the action answers in chunks; use stream()", reason="stream")
+    return Result(reply)
+
+
+def chunk_of(reply: Reply) -> Result | None:
+    """Return a stream's next chunk, None at its end, or raise what the reply says.
+
+    An action that answers once has one chunk.
+    """
+    if reply.error is not None:
+        raise reply.error
+    if reply.end and reply.body is None and not reply.tensors:
+        return None
+    return Result(reply)
+
+
+def lost_connection(path: str, why: str) -> Error:
+    """Say that the connection is gone."""
+    return Unavailable(
+        f"the connection to the server at {path} is gone ({why}); the request may have run", reason="connection_lost"
+    )
+
+
+def client_closed() -> Error:
+    """Say that the client was closed."""
+    return Cancelled("the client was closed", reason="client_closed")
+
+
+def deadline_passed() -> Error:
+    """Say that the request's time is over."""
+    return DeadlineExceeded("the request's deadline has passed")
+
+
+def silent_server(path: str) -> Error:
+    """Say that the server's hello did not come."""
+    return DeadlineExceeded(f"the server at {path} did not say hello in time")

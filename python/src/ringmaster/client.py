@@ -1,0 +1,536 @@
+"""The app's side, for threads.
+
+A client has one connection, and no thread of its own. Of the threads that wait for replies one, the leader, reads the
+socket and hands out what comes for the others; when it has its own reply another takes over. A program with one thread
+thus reads its own replies, with no handoff, and a client that nobody uses costs nothing. Before each request what has
+come meanwhile is read: pings, and news of the connection's end.
+
+    call ─▶ _Connection.start ─▶ write          read ─▶ Session.receive ─▶ replies of all calls
+         ◀─ _Connection.next  ◀─ lead or follow ◀──────────────────────────┘
+"""
+
+import contextlib
+import copy
+import os
+import select
+import socket
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Generic, Literal, Self, TypeVar, Unpack, overload
+
+from ringmaster._address import dial, resolve
+from ringmaster._codec import Reply, Request
+from ringmaster._errors import Error
+from ringmaster._session import (
+    RESERVED_POOL,
+    WINDOW,
+    Call,
+    Options,
+    Result,
+    Session,
+    answer_of,
+    chunk_of,
+    client_closed,
+    deadline_passed,
+    lost_connection,
+    new_request,
+    silent_server,
+)
+from ringmaster._values import Buffer
+
+CONNECT_TIMEOUT = 10.0  # seconds
+WRITE_TIMEOUT = 30.0  # seconds; a server that takes no request for so long is lost
+
+_IOV_MAX = 1024  # buffers that one sendmsg takes
+
+T = TypeVar("T")
+
+
+def connect(path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT) -> "Client":
+    """Connect to the server, within timeout seconds.
+
+    path may be unix:///path. Without it the socket is $RINGMASTER_SOCKET, $RUNTIME_DIRECTORY/ringmaster.sock,
+    $XDG_RUNTIME_DIR/ringmaster/ringmaster.sock or /run/ringmaster/ringmaster.sock, whichever is set first.
+    Raises Unavailable/no_server if nobody is there.
+    """
+    return Client(path, timeout)
+
+
+class Client:
+    """Calls a server. Any number of threads may use it at once; a fork's child gets a connection of its own.
+
+    When the connection is lost the open calls raise Unavailable/connection_lost, and the next call connects again.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT) -> None:
+        self._path = resolve(path)
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._connection: _Connection | None = None  # guarded by _lock
+        self._closed = False  # guarded by _lock
+        self._connected()
+        _forkable.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every open call with Cancelled/client_closed, and hang up."""
+        with self._lock:
+            self._closed = True
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.end(client_closed())
+
+    def call(
+        self,
+        pool: str,
+        action: str,
+        body: object = None,
+        **options: Unpack[Options],
+    ) -> Result:
+        """Run an action and return its answer, or raise an Error. body is anything MessagePack can say.
+
+        tensors=   NumPy arrays, or what becomes one, by name
+        timeout=   seconds until DeadlineExceeded; without it the pool's default holds
+        headers=   strings by name
+        trace_id=  W3C traceparent
+        context=   the session's opaque bytes
+        """
+        request = new_request(pool, action, body, **options)
+        pending = _Pending(self._connected(), request, 1, options.get("timeout"))
+        try:
+            return answer_of(pending.next())
+        finally:
+            pending.close()
+
+    @overload
+    def stream(
+        self,
+        pool: str,
+        action: str,
+        body: object = None,
+        *,
+        raw: Literal[True],
+        window: int = ...,
+        **options: Unpack[Options],
+    ) -> "Stream[Result]": ...
+    @overload
+    def stream(
+        self,
+        pool: str,
+        action: str,
+        body: object = None,
+        *,
+        raw: Literal[False] = False,
+        window: int = ...,
+        **options: Unpack[Options],
+    ) -> "Stream[Any]": ...
+    def stream(
+        self,
+        pool: str,
+        action: str,
+        body: object = None,
+        *,
+        raw: bool = False,
+        window: int = WINDOW,
+        **options: Unpack[Options],
+    ) -> "Stream[Any]":
+        """Run an action that answers in chunks, and return an iterator over their bodies.
+
+        With raw it is over Results, which have tensors too. window is how many chunks may be under way before the first
+        is taken. The rest is as for call; timeout is for the whole stream. Errors are raised by the iterator.
+        """
+        request = new_request(pool, action, body, **options)
+        pending = _Pending(self._connected(), request, max(1, window), options.get("timeout"))
+        return Stream(pending, _itself if raw else _body)
+
+    def status(self, timeout: float | None = None) -> Any:
+        """Return what `ringmaster status --json` prints."""
+        return self.call(RESERVED_POOL, "status", timeout=timeout).body
+
+    def health(self, pool: str | None = None, timeout: float | None = None) -> Any:
+        """Return the health of a pool, or of all."""
+        return self.call(RESERVED_POOL, "health", {"pool": pool}, timeout=timeout).body
+
+    def _connected(self) -> "_Connection":
+        """Return a connection that is fit for a new call, after connecting if there is none."""
+        with self._lock:
+            if self._closed:
+                raise client_closed()
+            if self._connection is not None and not self._connection.usable():
+                self._connection.retire()
+                self._connection = None
+            if self._connection is None:
+                self._connection = _Connection(self._path, self._timeout)
+            return self._connection
+
+    def after_fork(self) -> None:
+        """Forget the parent's connection."""
+        self._lock = threading.Lock()
+        self._connection = None
+
+
+class Stream(Iterator[T], Generic[T]):
+    """The chunks of one answer, as they come. Closing it, or dropping it before its end, cancels the request."""
+
+    def __init__(self, pending: "_Pending", convert: Callable[[Result], T]) -> None:
+        self._pending = pending
+        self._convert = convert
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        if self._pending.ended:
+            raise StopIteration
+        try:
+            chunk = chunk_of(self._pending.next())
+        except BaseException:
+            self.close()
+            raise
+        if chunk is None:
+            raise StopIteration
+        return self._convert(chunk)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._pending.close()
+
+    def close(self) -> None:
+        """Cancel the request if it has not ended."""
+        self._pending.close()
+
+
+def _itself(chunk: Result) -> Result:
+    return chunk
+
+
+def _body(chunk: Result) -> Any:
+    return chunk.body
+
+
+class _Pending:
+    """One call on its connection, with its deadline."""
+
+    def __init__(self, connection: "_Connection", request: Request, window: int, timeout: float | None) -> None:
+        self.ended = False
+        self._connection = connection
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._call = connection.start(request, window, self._deadline)
+
+    def next(self) -> Reply:
+        """Return the next reply; DeadlineExceeded when the time is over."""
+        try:
+            reply = self._connection.next(self._call, self._deadline)
+        except TimeoutError:
+            self.close("deadline")
+            raise deadline_passed() from None
+        self.ended = reply.end
+        return reply
+
+    def close(self, reason: str = "cancelled") -> None:
+        """Cancel it if it has not ended."""
+        if not self.ended:
+            self.ended = True
+            self._connection.cancel(self._call, reason)
+
+
+class _Connection:
+    """A socket and its session.
+
+    _lock guards everything else but the deframer, which is the leader's, and is not held over a system call that may
+    wait. _writing is held while a frame is written. Where both are needed, they are taken one after the other.
+    """
+
+    def __init__(self, path: str, timeout: float) -> None:
+        self._path = path
+        self._session = Session()
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._leading = False
+        self._following: dict[Call, threading.Condition] = {}
+        self._unsent: deque[list[Buffer]] = deque()  # frames to be written by whoever comes by
+        self._dropped: deque[tuple[Call, str]] = deque()  # calls to be cancelled, likewise, and the reasons
+        self._users = 0  # threads in a system call on the socket; the last one closes it when it is over
+        self._over: Error | None = None  # why
+        self._retired = False  # no new calls; over after the last
+        deadline = time.monotonic() + timeout
+        self._socket = dial(path, deadline)
+        _forkable.add(self)
+        try:
+            self._write(self._session.hello(), deadline)
+            with self._lock:
+                while not self._session.greeted and self._over is None:
+                    self._lead(deadline)
+        except TimeoutError:
+            self.end(silent_server(path))
+        except OSError as e:
+            self.end(lost_connection(path, str(e)))
+        except BaseException:
+            self.end(client_closed())
+            raise
+        if self._over is not None:
+            raise self._over
+
+    # ---- for a client ----
+
+    def usable(self) -> bool:
+        """Take in what has come, if nobody is at it, and say whether the connection takes new calls."""
+        with self._lock:
+            if not self._leading:
+                with contextlib.suppress(TimeoutError):
+                    while self._over is None:
+                        self._lead(0)
+                self._hand_over()
+            usable = self._over is None and not self._session.draining
+        self._tidy()
+        return usable
+
+    def retire(self) -> None:
+        """End the connection as soon as the open calls have ended."""
+        with self._lock:
+            self._retired = True
+            self._settle()
+
+    def end(self, why: Error) -> None:
+        """End the open calls with this error, and hang up."""
+        with self._lock:
+            self._end(why)
+
+    def after_fork(self) -> None:
+        """In a fork's child: leave the connection to the parent. Its threads, and what they held, are not here."""
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._leading = False
+        self._following.clear()
+        self._socket.close()  # this process's descriptor
+        self._over = lost_connection(self._path, "this process is a fork of the one that called")
+        self._session.lose(self._over)
+
+    # ---- for a call ----
+
+    def start(self, request: Request, window: int, deadline: float | None) -> Call:
+        """Open a call and send its request."""
+        with self._lock:
+            if self._over is not None:
+                raise copy.copy(self._over)
+            call, frame = self._session.open(request, window)
+        try:
+            self._write(frame, deadline)
+        except TimeoutError:
+            self.cancel(call, "deadline")
+            raise deadline_passed() from None
+        except OSError:
+            pass  # who reads learns why, perhaps from the server's last word
+        return call
+
+    def next(self, call: Call, deadline: float | None) -> Reply:
+        """Return the call's next reply. TimeoutError after deadline."""
+        with self._lock:
+            try:
+                while not call.replies:
+                    if self._leading:
+                        self._follow(call, deadline)
+                    else:
+                        self._lead(deadline)
+                reply, frame = self._session.take(call)
+            finally:
+                self._hand_over()
+            if frame:
+                self._unsent.append(frame)
+            self._settle()
+        self._tidy()
+        return reply
+
+    def cancel(self, call: Call, reason: str) -> None:
+        """Cancel a call. The garbage collector may do this, in the midst of anything: so it waits for no lock."""
+        self._dropped.append((call, reason))
+        self._tidy()
+
+    # ---- reading; _lock is held ----
+
+    def _lead(self, deadline: float | None) -> None:
+        """Read once, and take in what came. TimeoutError after deadline."""
+        self._leading = True
+        self._users += 1
+        self._lock.release()
+        failure: OSError | None = None
+        n = 0
+        try:
+            n = self._recv(deadline)
+        except TimeoutError:
+            raise
+        except OSError as e:
+            failure = e
+        finally:
+            self._lock.acquire()
+            self._leading = False
+            self._leave()
+        if self._over is not None:
+            return
+        if failure is not None or n == 0:
+            self._end(lost_connection(self._path, str(failure or "it hung up")))
+            return
+        try:
+            for data in self._session.deframer.received(n):
+                frame = self._session.receive(data)
+                if frame:
+                    self._unsent.append(frame)
+        except Error as e:
+            self._end(e)
+
+    def _recv(self, deadline: float | None) -> int:
+        buffer = self._session.deframer.buffer()
+        if deadline is None:
+            return self._socket.recv_into(buffer)
+        while True:
+            try:
+                return self._socket.recv_into(buffer, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                _await(self._socket, select.POLLIN, deadline)
+
+    def _follow(self, call: Call, deadline: float | None) -> None:
+        """Wait until this call has a reply, or there is no leader. TimeoutError after deadline."""
+        condition = threading.Condition(self._lock)
+        self._following[call] = condition
+        call.wake = condition.notify
+        try:
+            left = None if deadline is None else deadline - time.monotonic()
+            if not condition.wait(left) and not call.replies:
+                raise TimeoutError
+        finally:
+            del self._following[call]
+            call.wake = _nobody
+
+    def _hand_over(self) -> None:
+        if not self._leading and self._following:
+            next(iter(self._following.values())).notify()
+
+    # ---- writing ----
+
+    def _write(self, frame: list[Buffer], deadline: float | None) -> None:
+        """Write a frame. TimeoutError if the server takes none of it by deadline; OSError if it has gone."""
+        limit = time.monotonic() + WRITE_TIMEOUT
+        deadline = limit if deadline is None else min(deadline, limit)
+        if not self._writing.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise TimeoutError
+        try:
+            self._write_all(frame, deadline)
+        finally:
+            self._writing.release()
+            self._tidy()
+
+    def _write_all(self, frame: list[Buffer], deadline: float) -> None:
+        with self._lock:
+            if self._over is not None:
+                return
+            self._users += 1
+        begun = False
+        try:
+            parts = [memoryview(part) for part in frame]
+            while parts:
+                try:
+                    n = self._socket.sendmsg(parts[:_IOV_MAX], (), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                except BlockingIOError:
+                    _await(self._socket, select.POLLOUT, deadline)
+                    continue
+                begun = True
+                parts = _rest(parts, n)
+        except BaseException as e:
+            if begun:  # half a frame is out: nothing sensible can follow
+                self.end(lost_connection(self._path, f"writing a request: {type(e).__name__} {e}"))
+            raise
+        finally:
+            with self._lock:
+                self._leave()
+
+    def _tidy(self) -> None:
+        """Do what was left to do, where no lock is in the way.
+
+        Whoever holds a lock that is in the way comes here after releasing it, so nothing is left for long.
+        """
+        while self._dropped and self._lock.acquire(blocking=False):
+            try:
+                self._settle()
+            finally:
+                self._lock.release()
+        while self._unsent and self._writing.acquire(blocking=False):
+            try:
+                with contextlib.suppress(IndexError, OSError):
+                    self._write_all(self._unsent.popleft(), time.monotonic() + WRITE_TIMEOUT)
+            finally:
+                self._writing.release()
+
+    # ---- ending; _lock is held ----
+
+    def _settle(self) -> None:
+        """Cancel what was dropped; end a retired connection that has nothing left to do."""
+        while self._dropped:
+            frame = self._session.cancel(*self._dropped.popleft())
+            if frame:
+                self._unsent.append(frame)
+        if self._retired and not self._session.calls:
+            self._end(client_closed())
+
+    def _end(self, why: Error) -> None:
+        if self._over is not None:
+            return
+        self._over = why
+        self._session.lose(why)
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # whoever waits in a system call comes back
+        self._users += 1
+        self._leave()
+
+    def _leave(self) -> None:
+        self._users -= 1
+        if self._users == 0 and self._over is not None:
+            self._socket.close()
+
+
+def _nobody() -> None:
+    pass
+
+
+def _await(s: socket.socket, event: int, deadline: float) -> None:
+    """Wait until the socket is ready. TimeoutError after deadline."""
+    left = deadline - time.monotonic()
+    if left > 0:
+        poll = select.poll()
+        poll.register(s, event)
+        if poll.poll(left * 1000):
+            return
+    raise TimeoutError
+
+
+def _rest(parts: list[memoryview], n: int) -> list[memoryview]:
+    """Return what remains of the parts after their first n bytes."""
+    for i, part in enumerate(parts):
+        if n < len(part):
+            return [part[n:], *parts[i + 1 :]]
+        n -= len(part)
+    return []
+
+
+_forkable: "weakref.WeakSet[Client | _Connection]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for thing in list(_forkable):
+        thing.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
