@@ -23,6 +23,10 @@ type ServeConfig struct {
 
 	// Draining, once closed, makes Serve return nil as soon as no request is open. Requests that arrive while others are open are served.
 	Draining <-chan struct{}
+
+	// Ending, if not nil, is called when Serve has received its last message, with what it is going to return, before it waits for the handlers: one that does not
+	// listen to its context may take for ever.
+	Ending func(error)
 }
 
 // Serve answers requests from t until t ends, the peer breaks the protocol or cfg.Draining has run its course, and returns why. By then it has closed t, cancelled what was
@@ -39,10 +43,13 @@ func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 	err := s.run()
 	cancel(Errorf(Cancelled, "disconnected", "the connection to the requester is gone"))
 	_ = t.Close() // or a handler could wait for ever for a peer that does not read
-	s.handlers.Wait()
 	if s.drained.Load() {
-		return nil
+		err = nil
 	}
+	if cfg.Ending != nil {
+		cfg.Ending(err)
+	}
+	s.handlers.Wait()
 	return err
 }
 

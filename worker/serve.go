@@ -101,10 +101,10 @@ type worker struct {
 
 	drainOnce, stopOnce sync.Once
 	drain, stop         chan struct{} // closed when the supervisor says so
-	loaded, served      chan error    // capacity 1: what the two goroutines returned
+	loaded, served      chan error    // capacity 1: why loading and serving ended
 }
 
-// run returns when the worker's life is over. The two goroutines it starts have then ended, unless it was told to be quick.
+// run returns when the worker's life is over. What it starts has then ended, or ends with the process: an action may not listen.
 func (w *worker) run(ctx context.Context, concurrency int) error {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM)
@@ -146,12 +146,13 @@ func (w *worker) runLoad(ctx context.Context) {
 }
 
 func (w *worker) runServe(ctx context.Context, concurrency int) {
-	w.served <- ipc.Serve(ctx, w.ring, &handler{actions: w.actions, status: w.status}, ipc.ServeConfig{
+	_ = ipc.Serve(ctx, w.ring, &handler{actions: w.actions, status: w.status}, ipc.ServeConfig{
 		MaxInFlight: concurrency,
 		Strict:      true,
 		Drain:       w.startDrain,
 		Stop:        func() { w.stopOnce.Do(func() { close(w.stop) }) },
 		Draining:    w.drain,
+		Ending:      func(err error) { w.served <- err }, // not when Serve returns: an action may hang
 	})
 }
 

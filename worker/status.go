@@ -17,8 +17,9 @@ type status struct {
 	start time.Time
 	base  uint64 // CLOCK_MONOTONIC ns at start
 
-	idle    atomic.Uint32 // shm.WorkerState while no request runs
+	stage   atomic.Uint32 // shm.WorkerState: LOADING, READY or DRAIN
 	current atomic.Uint64 // id of the request that is shown, 0 if none
+	since   atomic.Uint64 // CLOCK_MONOTONIC ns since when it runs
 }
 
 func newStatus(seg *shm.Segment) *status {
@@ -30,32 +31,33 @@ func newStatus(seg *shm.Segment) *status {
 	return s
 }
 
-// set changes what is shown while no request runs.
-func (s *status) set(state shm.WorkerState) {
-	s.idle.Store(uint32(state))
-	if s.current.Load() == 0 {
-		s.show(state, 0, 0)
-	}
+// set changes the stage of the worker's life.
+func (s *status) set(stage shm.WorkerState) {
+	s.stage.Store(uint32(stage))
+	s.show()
 }
 
 func (s *status) begin(id uint64) {
 	if s.current.CompareAndSwap(0, id) {
-		s.show(shm.WorkerBusy, id, s.now())
+		s.since.Store(s.now())
+		s.show()
 	}
 }
 
 func (s *status) end(id uint64) {
 	if s.current.CompareAndSwap(id, 0) {
-		s.show(shm.WorkerState(s.idle.Load()), 0, 0)
+		s.since.Store(0)
+		s.show()
 	}
 }
 
-func (s *status) show(state shm.WorkerState, id, since uint64) {
-	beat := since
-	if beat == 0 {
-		beat = s.now()
+func (s *status) show() {
+	line := shm.WorkerStatus{State: shm.WorkerState(s.stage.Load()), PID: s.pid, Request: s.current.Load(), Since: s.since.Load()}
+	if line.State == shm.WorkerReady && line.Request != 0 {
+		line.State = shm.WorkerBusy
 	}
-	s.seg.SetWorkerStatus(shm.WorkerStatus{State: state, PID: s.pid, Beat: beat, Request: id, Since: since})
+	line.Beat = s.now()
+	s.seg.SetWorkerStatus(line)
 }
 
 func (s *status) now() uint64 { return s.base + uint64(time.Since(s.start)) }
