@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -21,7 +22,7 @@ type Caller struct {
 	pings  map[uint64]chan<- struct{}
 	closed *Error // guarded by mu; why, once closed
 
-	sending sync.WaitGroup // Starts between registering their call and knowing whether it was sent; added to under mu
+	sending sync.WaitGroup // whoever sends, Run apart, and Starts until they know whether they have sent; added to under mu
 }
 
 // Events tell a Caller's owner what the peer says outside of calls. They are called on Run's goroutine and must not block. Any may be nil.
@@ -51,6 +52,8 @@ type Call struct {
 	window uint32      // immutable: replies without END the peer may have under way
 	queue  chan *Reply // window replies and the END always fit; Run alone sends
 	done   func()      // called once by Run or Close when the call has ended on the peer's side; nil if nobody cares
+	due    time.Time   // immutable: until when the peer has to have read so much that the request can be sent; zero: no limit
+	sent   atomic.Bool
 
 	end      uint64 // position of the request's end in the outgoing stream; set before Start returns
 	consumed uint32 // Recv's: taken since credit was last granted
@@ -78,6 +81,9 @@ func (c *Caller) Start(req *Request, done func()) (*Call, error) {
 		c.mu.Unlock()
 		return nil, err
 	}
+	if req.Timeout > 0 {
+		call.due = time.Now().Add(req.Timeout)
+	}
 	c.nextID++
 	call.id = c.nextID
 	c.open[call.id] = call
@@ -102,6 +108,7 @@ func (c *Caller) Start(req *Request, done func()) (*Call, error) {
 		return nil, err
 	}
 	call.end = end // Close, which reads it, waits for sending
+	call.sent.Store(true)
 	return call, nil
 }
 
@@ -134,7 +141,7 @@ func (c *Call) Recv(ctx context.Context) (*Reply, error) {
 		grant := Credit{ID: c.id, N: c.consumed}
 		c.consumed = 0
 		// An error here is the transport's death, which ends the call by itself.
-		_ = send(c.caller.t, func(e *encoder) { e.credit(grant) })
+		_ = c.caller.send(func(e *encoder) { e.credit(grant) })
 	}
 	return r, nil
 }
@@ -150,20 +157,40 @@ func (c *Call) Cancel(reason string) {
 	c.abandoned = time.Now()
 	c.caller.mu.Unlock()
 	if open {
-		_ = send(c.caller.t, func(e *encoder) { e.cancel(Cancel{ID: c.id, Reason: reason}) })
+		_ = c.caller.send(func(e *encoder) { e.cancel(Cancel{ID: c.id, Reason: reason}) })
 	}
 }
 
-// Overdue returns since when the peer owes the END of a call that was abandoned, the oldest one if there are several.
+// Overdue returns since when the peer owes the END of a call that was abandoned, or to read a request that cannot be sent although its timeout has passed; the oldest one if
+// there are several.
 func (c *Caller) Overdue() (since time.Time, ok bool) {
+	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, call := range c.open {
-		if a := call.abandoned; !a.IsZero() && (!ok || a.Before(since)) {
-			since, ok = a, true
+		owed := call.abandoned
+		if !call.sent.Load() && call.due.Before(now) {
+			owed = call.due
+		}
+		if !owed.IsZero() && (!ok || owed.Before(since)) {
+			since, ok = owed, true
 		}
 	}
 	return since, ok
+}
+
+// send sends one message, unless Close was called.
+func (c *Caller) send(encode func(*encoder)) error {
+	c.mu.Lock()
+	if c.closed != nil {
+		err := c.closed
+		c.mu.Unlock()
+		return err
+	}
+	c.sending.Add(1)
+	c.mu.Unlock()
+	defer c.sending.Done()
+	return send(c.t, encode)
 }
 
 // Ping makes a round trip to the peer.
@@ -184,7 +211,7 @@ func (c *Caller) Ping(ctx context.Context) error {
 		delete(c.pings, id)
 		c.mu.Unlock()
 	}()
-	if err := send(c.t, func(e *encoder) { e.ping(Ping{ID: id}) }); err != nil {
+	if err := c.send(func(e *encoder) { e.ping(Ping{ID: id}) }); err != nil {
 		return err
 	}
 	select {
@@ -201,10 +228,10 @@ func (c *Caller) Ping(ctx context.Context) error {
 }
 
 // Drain asks the peer to finish what it has and go; Stop to go at once.
-func (c *Caller) Drain() error { return SendSignal(c.t, KindDrain) }
+func (c *Caller) Drain() error { return c.send(func(e *encoder) { e.signal(KindDrain) }) }
 
 // Stop asks the peer to go at once.
-func (c *Caller) Stop() error { return SendSignal(c.t, KindStop) }
+func (c *Caller) Stop() error { return c.send(func(e *encoder) { e.signal(KindStop) }) }
 
 // Run receives until the transport ends or the peer breaks the protocol, and returns why. It leaves the calls that are still open to [Caller.Close].
 func (c *Caller) Run() error {
@@ -286,7 +313,7 @@ func (c *Caller) pong(p Ping) {
 }
 
 // Close ends every open call with the error that end returns for it, and refuses new ones with the error refuse. end is given the position at which the call's
-// request ended in the outgoing stream. Preconditions: the transport is closed and Run has returned (or was never called).
+// request ended in the outgoing stream. Once it returns, nothing is sent any more. Preconditions: the transport is closed and Run has returned (or was never called).
 func (c *Caller) Close(refuse *Error, end func(sent uint64) *Error) {
 	c.mu.Lock()
 	if c.closed != nil {

@@ -1,0 +1,111 @@
+package ipc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// clogged is a transport whose peer reads nothing: Send waits for Close. A Send that was freed takes a while to return.
+type clogged struct {
+	freed   chan struct{} // closed by Close
+	leaving chan struct{} // closed when a freed Send may return
+}
+
+func (c *clogged) Send(...[]byte) (uint64, error) {
+	<-c.freed
+	<-c.leaving
+	return 0, io.ErrClosedPipe
+}
+
+func (c *clogged) Recv() ([]byte, error) {
+	<-c.freed
+	return nil, io.EOF
+}
+
+func (c *clogged) Close() error {
+	close(c.freed)
+	return nil
+}
+
+// After Close the transport's memory is unmapped: nobody may still be in a Send.
+func TestCloseWaitsForWhoeverSends(t *testing.T) {
+	for name, send := range map[string]func(*Caller, *Call) error{
+		"start":  func(c *Caller, _ *Call) error { _, err := c.Start(&Request{}, nil); return err },
+		"ping":   func(c *Caller, _ *Call) error { return c.Ping(context.Background()) },
+		"drain":  func(c *Caller, _ *Call) error { return c.Drain() },
+		"credit": func(_ *Caller, call *Call) error { _, err := call.Recv(context.Background()); return err },
+		"cancel": func(_ *Caller, call *Call) error { call.Cancel("cancelled"); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tr := &clogged{freed: make(chan struct{}), leaving: make(chan struct{})}
+				c := NewCaller(tr, Events{})
+				call := &Call{caller: c, id: 1, window: 1, queue: make(chan *Reply, 2)}
+				c.open[1], c.nextID = call, 1
+				call.queue <- &Reply{ID: 1}
+				sent := make(chan error)
+				go func() { sent <- send(c, call) }()
+				synctest.Wait() // it sends
+				_ = tr.Close()
+				closed := make(chan struct{})
+				go func() {
+					c.Close(errOwner, func(uint64) *Error { return errOwner })
+					close(closed)
+				}()
+				synctest.Wait()
+				select {
+				case <-closed:
+					t.Error("Close has returned while something is being sent")
+				default:
+				}
+				close(tr.leaving)
+				err := <-sent
+				<-closed
+				if name != "credit" && name != "cancel" && !errors.Is(err, io.ErrClosedPipe) {
+					t.Errorf("%v, want %v", err, io.ErrClosedPipe)
+				}
+				if err := c.Drain(); !errors.Is(err, errOwner) {
+					t.Errorf("sending after Close: %v, want %v", err, errOwner)
+				}
+			})
+		})
+	}
+}
+
+// A request that does not fit into what the peer leaves unread holds its sender up. Its timeout cannot end that, but whoever owns the peer can.
+func TestARequestThatCannotBeSentIsOverdue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := &clogged{freed: make(chan struct{}), leaving: make(chan struct{})}
+		close(tr.leaving)
+		c := NewCaller(tr, Events{})
+		due := time.Now().Add(time.Second)
+		sent := make(chan error)
+		for _, timeout := range []time.Duration{0, time.Hour, time.Second, time.Minute} {
+			go func() {
+				_, err := c.Start(&Request{Timeout: timeout}, nil)
+				sent <- err
+			}()
+		}
+		synctest.Wait()
+		if since, ok := c.Overdue(); ok {
+			t.Errorf("overdue since %v, before any timeout", since)
+		}
+		<-time.After(2 * time.Minute) // by the bubble's clock
+		if since, ok := c.Overdue(); !ok || !since.Equal(due) {
+			t.Errorf("overdue since %v (%v), want %v", since, ok, due)
+		}
+		_ = tr.Close()
+		for range 4 {
+			if err := <-sent; !errors.Is(err, io.ErrClosedPipe) {
+				t.Error(err)
+			}
+		}
+		if since, ok := c.Overdue(); ok {
+			t.Errorf("overdue since %v, although nothing is open", since)
+		}
+	})
+}
