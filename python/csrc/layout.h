@@ -44,7 +44,8 @@ static_assert(offsetof(struct rm_geometry, max_frame) == 0x28, "layout");
 static_assert(offsetof(struct rm_geometry, w2s_capacity) == 0x48, "layout");
 static_assert(offsetof(struct rm_geometry, crc) == 0x50, "layout");
 
-/* What the worker says of itself. The supervisor never decides by it. */
+/* What each says of itself. The other never decides by it. */
+enum rm_supervisor_state { RM_RUN = 1 };
 enum rm_worker_state { RM_BOOT = 0, RM_LOADING = 1, RM_READY = 2, RM_BUSY = 3, RM_DRAIN = 4 };
 
 struct rm_worker_words { /* 0x100, written by the worker */

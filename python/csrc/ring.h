@@ -80,7 +80,7 @@ struct rm_segment {
     const char *why; /* of RM_PROTOCOL or RM_SYSTEM from rm_segment_open */
 };
 
-/* Makes a sealed segment and returns its descriptor, or -1 with errno. max_frame 0 means the largest allowed. */
+/* Makes a sealed segment and returns its descriptor, or -1 with errno. max_frame 0 means the largest allowed. For tests: the supervisor pid, which only informs, is 0. */
 int rm_segment_create(uint64_t s2w_capacity, uint64_t w2s_capacity, uint64_t max_frame, uint64_t incarnation);
 
 /* Checks and maps the segment behind fd, which may be closed afterwards. RM_OK, RM_PROTOCOL or RM_SYSTEM. A segment that has been used by this role before cannot be opened: positions start at 0. */

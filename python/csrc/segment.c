@@ -79,7 +79,6 @@ int rm_segment_create(uint64_t s2w_capacity, uint64_t w2s_capacity, uint64_t max
         .header_bytes = RM_HEADER_BYTES,
         .segment_bytes = RM_HEADER_BYTES + s2w_capacity + w2s_capacity,
         .incarnation = incarnation,
-        .supervisor_pid = (uint32_t)getpid(),
         .max_frame = max_frame != 0 ? max_frame : largest_frame(s2w_capacity, w2s_capacity),
         .s2w_offset = RM_HEADER_BYTES,
         .s2w_capacity = s2w_capacity,
@@ -95,8 +94,10 @@ int rm_segment_create(uint64_t s2w_capacity, uint64_t w2s_capacity, uint64_t max
     if (fd < 0)
         return -1;
     off_t size = (off_t)g.segment_bytes;
+    const uint32_t run = RM_RUN;
     if (ftruncate(fd, size) != 0 || (errno = posix_fallocate(fd, 0, size)) != 0 ||
         pwrite(fd, &g, sizeof g, 0) != (ssize_t)sizeof g ||
+        pwrite(fd, &run, sizeof run, offsetof(struct rm_segment_header, supervisor_state)) != (ssize_t)sizeof run ||
         fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
         int e = errno;
         close(fd);

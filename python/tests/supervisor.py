@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -38,12 +39,13 @@ class Worker:
         self.segment = Segment(self.fd, "supervisor", max_message)
         if damage is not None:
             damage(self.fd)
+        self.stderr = tempfile.TemporaryFile()  # noqa: SIM115 - until __exit__
         self.lifeline, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.process = subprocess.Popen(
             [sys.executable, str(WORKERS / "exec34.py"), str(self.fd), str(theirs.fileno()), str(WORKERS / program)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self.stderr,
             pass_fds=(self.fd, theirs.fileno()),
             env={
                 **os.environ,
@@ -65,9 +67,9 @@ class Worker:
     def __exit__(self, *_exc: object) -> None:
         self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdout, self.process.stderr):
-            assert pipe is not None
-            pipe.close()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.stderr.close()
         self.lifeline.close()
         self.segment.close()
         os.close(self.fd)
@@ -120,9 +122,9 @@ class Worker:
         return self.process.wait(PATIENCE)
 
     def log(self) -> str:
-        """Return what it wrote to standard error, after its end."""
-        assert self.process.stderr is not None
-        return self.process.stderr.read().decode()
+        """Return what it has written to standard error."""
+        self.stderr.seek(0)
+        return self.stderr.read().decode()
 
     def end_if_dead(self) -> str:
         status = self.process.poll()

@@ -202,8 +202,9 @@ class Worker(ABC):
         except Error as e:
             return self._failure(request, e)
         except Exception as e:
-            logger.error("%r failed", request, exc_info=e)
-            return self._failure(request, _internal(e))
+            error = _sendable(_internal(e))
+            logger.error("%r failed\n%s", request, error.details["traceback"])
+            return self._failure(request, error)
 
     def _stream(self, request: Request, chunks: Iterable[Any]) -> None:
         iterator = iter(chunks)
