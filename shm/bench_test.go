@@ -15,7 +15,8 @@ var benchSizes = []struct {
 	size int
 }{{"64B", 64}, {"64KiB", 64 << 10}}
 
-// BenchmarkPingPong is one message there and back, one at a time. "socket" is the plain control: the same bytes over a Unix stream socket.
+// BenchmarkPingPong is one message there and back, one at a time. "socket" is the plain control: the same bytes over a Unix
+// stream socket.
 func BenchmarkPingPong(b *testing.B) {
 	for _, size := range benchSizes {
 		b.Run("goroutines/"+size.name, func(b *testing.B) {
@@ -108,7 +109,8 @@ func socketPair(b *testing.B) (near, far net.Conn) {
 	return conns[0], conns[1]
 }
 
-// BenchmarkFanIn is the supervisor's shape: many callers share one producer, one goroutine takes the replies and wakes the caller concerned.
+// BenchmarkFanIn is the supervisor's shape: many callers share one producer, one goroutine takes the replies and wakes the caller
+// concerned.
 func BenchmarkFanIn(b *testing.B) {
 	const callers = 64
 	for _, size := range benchSizes {

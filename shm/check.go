@@ -2,8 +2,8 @@ package shm
 
 import "fmt"
 
-// Check walks the segment and returns the first thing in it that cannot be: a header that is not the one this side attached to, a position
-// outside its ring, an unread frame that is not valid. Tests call it when they end, also after they killed the peer.
+// Check walks the segment and returns the first thing in it that cannot be: a header that is not the one this side attached to, a
+// position outside its ring, an unread frame that is not valid. Tests call it when they end, also after they killed the peer.
 //
 // Preconditions: neither process is sending or receiving, and Destroy was not called.
 func (s *Segment) Check() error {
@@ -25,7 +25,7 @@ func (s *Segment) Check() error {
 }
 
 func (r *ring) check() error {
-	head, tail := r.head.Load(), r.tail.Load()
+	head, tail := r.headWord.Load(), r.tailWord.Load()
 	if head%frameAlign != 0 {
 		return r.protocolError(head, "head is not aligned")
 	}

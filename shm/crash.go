@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// crashVariable names where this process has to die: STEP:NTH or STEP:NTH:RING, for example "S3:5" or "R2:1:s2w". The process kills
-// itself with SIGKILL when it reaches STEP for the NTH time (from 1), counting only RING if one is given.
+// crashVariable names where this process has to die: STEP:NTH or STEP:NTH:RING, for example "S3:5" or "R2:1:s2w". The process
+// kills itself with SIGKILL when it reaches STEP for the NTH time (from 1), counting only RING if one is given.
 const crashVariable = "RINGMASTER_CRASH_AT"
 
 var (

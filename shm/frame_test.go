@@ -106,5 +106,6 @@ func layOut(capacity, maxFrame uint64, sizes []int) (frames []laidOut) {
 }
 
 func (f laidOut) String() string {
-	return fmt.Sprintf("frame %d at %d: type %d, flags %d, %d bytes, message %d", f.seq, f.position, f.typ, f.flags, f.len, f.message)
+	return fmt.Sprintf("frame %d at %d: type %d, flags %d, %d bytes, message %d",
+		f.seq, f.position, f.typ, f.flags, f.len, f.message)
 }

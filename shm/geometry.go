@@ -35,7 +35,8 @@ func (g Geometry) withDefaults() Geometry {
 	return g
 }
 
-// maxFrameLimit keeps a frame and the PAD before it well below a ring's capacity, so that a sender never waits for room that cannot come.
+// maxFrameLimit keeps a frame and the PAD before it well below a ring's capacity, so that a sender never waits for room that
+// cannot come.
 func (g Geometry) maxFrameLimit() uint64 { return min(g.S2W, g.W2S)/4 - frameHeaderBytes }
 
 func (g Geometry) segmentBytes() uint64 { return headerBytes + g.S2W + g.W2S }
@@ -47,7 +48,8 @@ func (g Geometry) validate() error {
 		capacity uint64
 	}{{"S2W", g.S2W}, {"W2S", g.W2S}} {
 		if bits.OnesCount64(ring.capacity) != 1 || ring.capacity < minCapacity || ring.capacity > maxCapacity {
-			return fmt.Errorf("%s capacity is %d, want a power of two from %d to %d", ring.name, ring.capacity, minCapacity, maxCapacity)
+			return fmt.Errorf("%s capacity is %d, want a power of two from %d to %d",
+				ring.name, ring.capacity, minCapacity, maxCapacity)
 		}
 	}
 	if g.MaxFrame < minMaxFrame || g.MaxFrame > g.maxFrameLimit() {

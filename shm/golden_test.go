@@ -101,7 +101,8 @@ func play(t *testing.T) (*Segment, golden) {
 			}
 		}
 	}
-	want := golden{Description: goldenDescription, Steps: goldenSteps, S2WTail: s.s2w.tail.Load(), S2WHead: s.s2w.head.Load()}
+	want := golden{Description: goldenDescription, Steps: goldenSteps}
+	want.S2WTail, want.S2WHead = s.s2w.tailWord.Load(), s.s2w.headWord.Load()
 	want.Geometry.S2WCapacity, want.Geometry.W2SCapacity = g.S2W, g.W2S
 	want.Geometry.MaxFrame, want.Geometry.Incarnation = g.MaxFrame, "0x1122334455667788"
 	for at := want.S2WHead; at != want.S2WTail; {

@@ -9,5 +9,12 @@ const underRace = true
 // attach returns one segment as two processes would see it, in Go memory: the race detector sees nothing else.
 func attach(t testing.TB, g Geometry) (supervisor, worker *Segment) {
 	t.Helper()
-	return attachHeap(t, g)
+	supervisor, err := NewHeap(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cleanUp(t, supervisor)
+	worker = newSegment(supervisor.mem, supervisor.geo, false, nil)
+	cleanUp(t, worker)
+	return supervisor, worker
 }

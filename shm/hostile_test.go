@@ -12,32 +12,38 @@ import (
 
 // TestConsumerRefuses: each thing a hostile producer can write is noticed, at once and for good.
 func TestConsumerRefuses(t *testing.T) {
+	const apart, foreign = "head and tail are further apart than the capacity", 99
 	for name, test := range map[string]struct {
-		spoil func(r *ring)
-		what  string
+		tail uint64
+		h    header // of the first frame
+		salt uint32 // what to change in the guard's
+		what string
 	}{
-		"tail too far":      {func(r *ring) { r.tail.Store(r.capacity + 16) }, "head and tail are further apart than the capacity"},
-		"tail behind":       {func(r *ring) { r.tail.Store(^uint64(15)) }, "head and tail are further apart than the capacity"},
-		"tail unaligned":    {func(r *ring) { r.tail.Store(33) }, "position is not aligned"},
-		"nothing written":   {func(r *ring) { r.tail.Store(32) }, "frame guard does not match"},
-		"other incarnation": {func(r *ring) { r.tail.Store(32); r.salt++; putHeaderAt(r, 0, header{len: 1, typ: 1}); r.salt-- }, "frame guard does not match"},
-		"out of sequence":   {func(r *ring) { r.tail.Store(32); putHeaderAt(r, 0, header{len: 1, typ: 1, seq: 1}) }, "frame is out of sequence"},
-		"too long":          {func(r *ring) { r.tail.Store(2048); putHeaderAt(r, 0, header{len: 1009, typ: 1}) }, "frame is longer than the longest allowed"},
-		"beyond tail":       {func(r *ring) { r.tail.Store(32); putHeaderAt(r, 0, header{len: 17, typ: 1}) }, "frame ends beyond the published bytes"},
-		"pad in the middle": {func(r *ring) { r.tail.Store(32); putHeaderAt(r, 0, header{len: 16, typ: 2}) }, "pad does not end at the ring's end"},
+		"tail too far":      {4096 + 16, header{len: 1, typ: typeData}, 0, apart},
+		"tail behind":       {^uint64(15), header{len: 1, typ: typeData}, 0, apart},
+		"tail unaligned":    {33, header{len: 1, typ: typeData}, 0, "position is not aligned"},
+		"other incarnation": {32, header{len: 1, typ: typeData}, foreign, "frame guard does not match"},
+		"out of sequence":   {32, header{len: 1, typ: typeData, seq: 1}, 0, "frame is out of sequence"},
+		"too long":          {2048, header{len: 1009, typ: typeData}, 0, "frame is longer than the longest allowed"},
+		"beyond tail":       {32, header{len: 17, typ: typeData}, 0, "frame ends beyond the published bytes"},
+		"pad in the middle": {32, header{len: 16, typ: typePad}, 0, "pad does not end at the ring's end"},
 	} {
 		s, err := NewHeap(geometries[0])
 		if err != nil {
 			t.Fatal(err)
 		}
-		test.spoil(&s.s2w)
+		r := &s.s2w
+		r.salt ^= test.salt
+		putHeaderAt(r, 0, test.h)
+		r.salt ^= test.salt
+		r.tailWord.Store(test.tail)
 		_, c := s.Worker()
 		_, err = c.Recv(nil, 1<<20)
 		var broken *ProtocolError
 		if !errors.As(err, &broken) || broken.What != test.what || broken.Ring != "s2w" {
 			t.Errorf("%s: %v, want %q", name, err, test.what)
 		}
-		s.s2w.tail.Store(0)
+		r.tailWord.Store(0)
 		s.Shutdown()
 		if _, again := c.Recv(nil, 1<<20); again != err {
 			t.Errorf("%s: then %v", name, again)
@@ -59,12 +65,12 @@ func TestProducerRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		s.s2w.head.Store(head)
+		s.s2w.headWord.Store(head)
 		var broken *ProtocolError
 		if _, err := p.Send([]byte("x")); !errors.As(err, &broken) {
 			t.Errorf("%s: Send: %v", name, err)
 		}
-		s.s2w.head.Store(0)
+		s.s2w.headWord.Store(0)
 		if _, err := p.Consumed(end); !errors.As(err, &broken) {
 			t.Errorf("%s: Consumed: %v", name, err)
 		}
@@ -97,9 +103,9 @@ func mutate(s *Segment, m []byte) {
 	case setByte:
 		s.mem[place%uint64(len(s.mem))] = byte(value)
 	case setTail, setHead:
-		word := r.tail
+		word := r.tailWord
 		if op == setHead {
-			word = r.head
+			word = r.headWord
 		}
 		if m[1]&1 != 0 {
 			value += word.Load()
@@ -113,8 +119,8 @@ func mutate(s *Segment, m []byte) {
 	}
 }
 
-// FuzzHostileSegment spoils a segment that is in use in up to a few hundred ways. Whatever is in it then, each end gives valid data or
-// an error, soon and without more memory than the ring could hold.
+// FuzzHostileSegment spoils a segment that is in use in up to a few hundred ways. Whatever is in it then, each end gives valid
+// data or an error, soon and without more memory than the ring could hold.
 func FuzzHostileSegment(f *testing.F) {
 	mutation := func(op, arg byte, place uint16, value uint64) []byte {
 		return binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint16([]byte{op, arg}, place), value)

@@ -21,8 +21,8 @@ const (
 	maxCapacity = 1 << 30
 	minMaxFrame = 64
 
-	minSegment = headerBytes + 2*minCapacity
-	maxSegment = headerBytes + 2*maxCapacity
+	minSegment int64 = headerBytes + 2*minCapacity
+	maxSegment int64 = headerBytes + 2*maxCapacity
 )
 
 // magic opens every segment.

@@ -33,8 +33,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// checkLeaks fails the test if, when all its other cleanups are done, it has left a goroutine, a file descriptor, a mapping of a segment or a
-// file in /dev/shm. Call it first.
+// checkLeaks fails the test if, when all its other cleanups are done, it has left a goroutine, a file descriptor, a mapping of a
+// segment or a file in /dev/shm. Call it first.
 func checkLeaks(t testing.TB) {
 	t.Helper()
 	ignore := goleak.IgnoreCurrent()
@@ -82,35 +82,6 @@ func openThings(t testing.TB) (things []string) {
 		}
 	}
 	return things
-}
-
-// attachMapped returns a memfd segment and a second mapping of it.
-func attachMapped(t testing.TB, g Geometry) (supervisor, worker *Segment) {
-	t.Helper()
-	supervisor, err := Create(g)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cleanUp(t, supervisor)
-	worker, err = Open(int(supervisor.File().Fd()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cleanUp(t, worker)
-	return supervisor, worker
-}
-
-// attachHeap returns two views of one segment in Go memory.
-func attachHeap(t testing.TB, g Geometry) (supervisor, worker *Segment) {
-	t.Helper()
-	supervisor, err := NewHeap(g)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cleanUp(t, supervisor)
-	worker = newSegment(supervisor.mem, supervisor.geo, false, nil)
-	cleanUp(t, worker)
-	return supervisor, worker
 }
 
 // cleanUp checks and destroys s when the test ends, unless the test has destroyed it.

@@ -5,12 +5,13 @@ import (
 	"testing"
 )
 
-// The doorbell and the positions, checked in every interleaving: a producer sends modelMessages through a ring of a few slots to a consumer, and one of them may be closed
-// at any moment, as happens when the other dies, which it may do at any moment too. Memory is sequentially consistent (SC) or has store buffers (TSO: an actor's stores reach memory in order but
-// later, unless it fences). There are no timeouts here: what the real code would only be late for is a failure.
+// The doorbell and the positions, checked in every interleaving: a producer sends modelMessages through a ring of a few slots to
+// a consumer, and one of them may be closed at any moment, as happens when the other dies, which it may do at any moment too.
+// Memory is sequentially consistent (SC) or has store buffers (TSO: an actor's stores reach memory in order but later, unless it
+// fences). There are no timeouts here: what the real code would only be late for is a failure.
 //
-// What must hold: nobody sleeps for ever, except beside a peer that was closed; the ring never holds more than its capacity; a consumer that ends
-// because it was closed has taken all that was committed before.
+// What must hold: nobody sleeps for ever, except beside a peer that was closed; the ring never holds more than its capacity; a
+// consumer that ends because it was closed has taken all that was committed before.
 
 const modelMessages = 3
 
@@ -42,14 +43,14 @@ const (
 	atPublish            // publish the own position
 	atPost               // fence, does the peer wait?
 	atPeerCounted        // is a wake-up under way?
-	atSetCount           //
-	atWake               //
+	atSetCount           // count = 1
+	atWake               // FUTEX_WAKE
 	atArm                // wait begins: waiters = 1
 	atClear              // count = 0
-	atReadClosed         //
+	atReadClosed         // closed?
 	atLookAgain          // moved? closed?
-	atLateClosed         // mutant closedAfterLook
-	atLateClear          // mutant clearAfterLook
+	atLateClosed         // mutant closedAfter
+	atLateClear          // mutant clearAfter
 	atSleep              // FUTEX_WAIT
 	atDisarm             // waiters = 0
 	atEnd
@@ -266,7 +267,8 @@ func (s *modelState) waiterStores(c *modelConfig, a int, loc, val int8) bool {
 	return true
 }
 
-// stepCloser lets another goroutine of the closed side's process close it. Its stores are plain, which is more than the real ones may do.
+// stepCloser lets another goroutine of the closed side's process close it. Its stores are plain, which is more than the real ones
+// may do.
 func (s *modelState) stepCloser(c *modelConfig) bool {
 	if c.closes == mActors {
 		return false
@@ -365,7 +367,8 @@ func forEachModel(m mutant, visit func(c modelConfig, name string)) {
 		for _, capacity := range []int8{1, 2} {
 			for _, closes := range []int{mActors, producer, consumer} {
 				c := modelConfig{mutant: m, coalesce: coalesce, tso: tso, capacity: capacity, closes: closes}
-				visit(c, fmt.Sprintf("tso=%t coalesce=%t capacity=%d closes=%s", tso, coalesce, capacity, [...]string{"producer", "consumer", "", "nobody"}[closes]))
+				name := [...]string{producer: "producer", consumer: "consumer", mActors: "nobody"}[closes]
+				visit(c, fmt.Sprintf("tso=%t coalesce=%t capacity=%d closes=%s", tso, coalesce, capacity, name))
 			}
 		}
 	}

@@ -57,11 +57,12 @@ var roles = map[string]func(*Segment) error{
 	"stuff":   stuff,
 }
 
-// send sends messages of the sizes in sizesVariable. It waits until its peer sleeps before each, so that each first frame has somebody to wake.
+// send sends messages of the sizes in sizesVariable. It waits until its peer sleeps before each, so that each first frame has
+// somebody to wake.
 func send(s *Segment) error {
 	p, _ := s.Worker()
 	for n, size := range sizesFromEnv() {
-		for p.ring.head.Load() != p.tail || !willWake(&p.items) {
+		for p.headWord.Load() != p.tail || !willWake(&p.items) {
 			runtime.Gosched()
 		}
 		if _, err := p.Send(content(make([]byte, size), n)); err != nil {
@@ -326,7 +327,8 @@ func buildCrashBinary(t *testing.T) string {
 // startDoomed starts a child that dies at where, which has the form that RINGMASTER_CRASH_AT takes.
 func startDoomed(t *testing.T, s *Segment, role, where string, sizes []int) *exec.Cmd {
 	t.Helper()
-	return startChild(t, s, role, buildCrashBinary(t), "RINGMASTER_CRASH_AT="+where, sizesVariable+"="+strings.Trim(fmt.Sprint(sizes), "[]"))
+	return startChild(t, s, role, buildCrashBinary(t),
+		"RINGMASTER_CRASH_AT="+where, sizesVariable+"="+strings.Trim(fmt.Sprint(sizes), "[]"))
 }
 
 // forEachCrash runs test in a fresh segment.

@@ -14,10 +14,10 @@ type ring struct {
 	maxFrame uint64
 	salt     uint32 // the low half of the incarnation
 
-	tail  *atomic.Uint64 // in the segment: bytes ever published
-	head  *atomic.Uint64 // in the segment: bytes ever consumed
-	items sem            // the consumer sleeps here
-	space sem            // the producer sleeps here
+	tailWord *atomic.Uint64 // in the segment: bytes ever published
+	headWord *atomic.Uint64 // in the segment: bytes ever consumed
+	items    sem            // the consumer sleeps here
+	space    sem            // the producer sleeps here
 
 	closed *atomic.Bool // this process's
 }
@@ -54,8 +54,9 @@ type Producer struct {
 	err  error  // sticky *ProtocolError
 }
 
-// Send sends one message, the concatenation of parts, and returns the ring position of its end, for [Producer.Consumed]. It blocks while the ring is full,
-// until [Segment.Shutdown]. On an error the peer never sees the message, though part of it may have gone out.
+// Send sends one message, the concatenation of parts, and returns the ring position of its end, for [Producer.Consumed]. It
+// blocks while the ring is full, until [Segment.Shutdown]. On an error the peer never sees the message, though part of it may
+// have gone out.
 //
 // Preconditions: parts are not all empty.
 func (p *Producer) Send(parts ...[]byte) (end uint64, err error) {
@@ -102,7 +103,7 @@ func (p *Producer) sendFrame(from *gather, n uint64, more bool) error {
 	p.putHeader(start, h)
 	crashAt(stepS3, p.name)
 	p.tail += pad + need
-	p.ring.tail.Store(p.tail) // (A) release: the frame's bytes come before it
+	p.tailWord.Store(p.tail) // (A) release: the frame's bytes come before it
 	crashAt(stepS4, p.name)
 	p.items.post(stepS5)
 	crashAt(stepS6, p.name)
@@ -122,7 +123,7 @@ func (p *Producer) reserve(n uint64) error {
 		if free >= n {
 			return nil
 		}
-		head, ok := p.space.wait(p.ring.head, p.head, n-free) // (B) acquire: the peer has read what lay there
+		head, ok := p.space.wait(p.headWord, p.head, n-free) // (B) acquire: the peer has read what lay there
 		if !ok {
 			return ErrClosed
 		}
@@ -151,8 +152,8 @@ func (p *Producer) putHeader(off uint64, h header) {
 	binary.LittleEndian.PutUint64(p.data[off+8:], high)
 }
 
-// Consumed reports whether the peer has taken the whole message that ends at end, a result of [Producer.Send]. The answer is final once the
-// peer is dead. Consumed waits for a Send that waits for space: call it after [Segment.Shutdown].
+// Consumed reports whether the peer has taken the whole message that ends at end, a result of [Producer.Send]. The answer is
+// final once the peer is dead. Consumed waits for a Send that waits for space: call it after [Segment.Shutdown].
 //
 // Preconditions: end was returned by this producer's Send.
 func (p *Producer) Consumed(end uint64) (bool, error) {
@@ -164,7 +165,7 @@ func (p *Producer) Consumed(end uint64) (bool, error) {
 	if p.err != nil {
 		return false, p.err
 	}
-	if err := p.look(p.ring.head.Load()); err != nil { // (B) acquire
+	if err := p.look(p.headWord.Load()); err != nil { // (B) acquire
 		return false, err
 	}
 	return p.head >= end, nil
@@ -203,9 +204,9 @@ type Consumer struct {
 	err  error  // sticky
 }
 
-// Recv appends the next message to buf[:0], growing it if it is too small, and returns the result. It blocks until there is a message or
-// [Segment.Shutdown] is called; even then it first delivers every message that was complete in the ring. A message of more than limit bytes is the peer's mistake.
-// buf is not kept. After an error Recv returns the same error for ever.
+// Recv appends the next message to buf[:0], growing it if it is too small, and returns the result. It blocks until there is a
+// message or [Segment.Shutdown] is called; even then it first delivers every message that was complete in the ring. A message of
+// more than limit bytes is the peer's mistake. buf is not kept. After an error Recv returns the same error for ever.
 //
 // Preconditions: limit > 0, and no other Recv on this consumer is running.
 func (c *Consumer) Recv(buf []byte, limit int) ([]byte, error) {
@@ -231,8 +232,8 @@ func (c *Consumer) recvFrame(msg []byte, limit int) (_ []byte, more bool, err er
 		if c.last {
 			return nil, false, ErrClosed
 		}
-		c.last = c.closed.Load()                         // before tail, which then covers all that was committed before the close
-		tail, ok := c.items.wait(c.ring.tail, c.head, 1) // (A) acquire: the frames' bytes are there
+		c.last = c.closed.Load()                        // before tail, which then covers all that was committed before the close
+		tail, ok := c.items.wait(c.tailWord, c.head, 1) // (A) acquire: the frames' bytes are there
 		if !ok {
 			return nil, false, ErrClosed
 		}
@@ -262,7 +263,7 @@ func (c *Consumer) recvFrame(msg []byte, limit int) (_ []byte, more bool, err er
 	crashAt(stepR3, c.name)
 	c.head += frameBytes(n)
 	c.seq++
-	c.ring.head.Store(c.head) // (B) release: what lay there was read before it
+	c.headWord.Store(c.head) // (B) release: what lay there was read before it
 	crashAt(stepR4, c.name)
 	c.space.post(stepR5)
 	crashAt(stepR6, c.name)

@@ -51,8 +51,8 @@ func directions(t *testing.T, g Geometry) map[string]struct {
 	}{"s2w": {sp, wc}, "w2s": {wp, sc}}
 }
 
-// TestRingAgainstSlice sends and receives at random in one goroutine and compares with a slice of messages. Sends never have to wait: the sizes are
-// chosen so that they fit.
+// TestRingAgainstSlice sends and receives at random in one goroutine and compares with a slice of messages. Sends never have to
+// wait: the sizes are chosen so that they fit.
 func TestRingAgainstSlice(t *testing.T) {
 	checkLeaks(t)
 	for i, g := range geometries {
@@ -256,7 +256,9 @@ func mustPanic(t *testing.T, what string, f func()) {
 }
 
 func TestRecvLimit(t *testing.T) {
-	for _, test := range []struct{ size, limit int }{{1, 1}, {100, 100}, {101, 100}, {1008, 1007}, {5000, 5000}, {5000, 4999}, {5000, 1}} {
+	for _, test := range []struct{ size, limit int }{
+		{1, 1}, {100, 100}, {101, 100}, {1008, 1007}, {5000, 5000}, {5000, 4999}, {5000, 1},
+	} {
 		ring := directions(t, Geometry{S2W: 32 << 10, W2S: 32 << 10, MaxFrame: 1008})["s2w"]
 		if _, err := ring.p.Send(content(make([]byte, test.size), 0)); err != nil {
 			t.Fatal(err)
@@ -379,7 +381,8 @@ func TestShutdownUnblocks(t *testing.T) {
 	peer.Wait()
 }
 
-// TestCommittedBeforeShutdown: what was sent before a Shutdown is received after it, whatever the receiver was doing at that moment.
+// TestCommittedBeforeShutdown: what was sent before a Shutdown is received after it, whatever the receiver was doing at that
+// moment.
 func TestCommittedBeforeShutdown(t *testing.T) {
 	checkLeaks(t)
 	rnd := rand.New(rand.NewPCG(6, 0))
@@ -434,7 +437,7 @@ func TestShutdownInMidMessage(t *testing.T) {
 	if _, err := c.Recv(nil, 1<<20); err != ErrClosed {
 		t.Errorf("first: %v", err)
 	}
-	await(t, "the ring is full again", func() bool { return p.ring.tail.Load()-p.ring.head.Load() > 3000 && asleep(&p.space)() })
+	await(t, "the ring is full again", func() bool { return p.tailWord.Load()-p.headWord.Load() > 3000 && asleep(&p.space)() })
 	if msg, err := c.Recv(nil, 1<<20); err != ErrClosed {
 		t.Errorf("then: %d bytes, %v", len(msg), err)
 	}
@@ -449,8 +452,8 @@ func TestPositionsWrap(t *testing.T) {
 	for _, word := range []*uint64{&ring.p.tail, &ring.p.head, &ring.c.tail, &ring.c.head} {
 		*word = start
 	}
-	ring.p.ring.tail.Store(start)
-	ring.p.ring.head.Store(start)
+	ring.p.tailWord.Store(start)
+	ring.p.headWord.Store(start)
 	ring.p.seq, ring.c.seq = 1<<32-5, 1<<32-5
 	sizes := slices.Repeat([]int{1, 1000, 2500, 17}, 20)
 	for n, size := range sizes {
@@ -476,11 +479,20 @@ func TestSpinLearns(t *testing.T) {
 	for range 10 {
 		s.learn(false)
 	}
-	if s.budget != 0 {
-		t.Errorf("after ten spins in vain the budget is %v, want 0", s.budget)
+	if got := s.next(); got != 0 {
+		t.Errorf("after ten spins in vain the next may last %v, want 0", got)
+	}
+	for s.next() == 0 {
+		if s.waits > fullSpinEvery {
+			t.Fatal("it never spins again")
+		}
 	}
 	s.learn(true)
-	if s.budget != maxSpin {
-		t.Errorf("after one that paid it is %v, want %v", s.budget, maxSpin)
+	if got := s.next(); got != maxSpin {
+		t.Errorf("after one that paid the next may last %v, want %v", got, maxSpin)
+	}
+	s.enabled = false
+	if got := s.next(); got != 0 {
+		t.Errorf("on one processor the next may last %v, want 0", got)
 	}
 }

@@ -28,7 +28,8 @@ type Segment struct {
 	worker     atomic.Bool // Worker was called
 }
 
-// Create makes a segment in a memfd that is sealed, fully backed by memory and closed on exec. It is the supervisor's way to a Segment.
+// Create makes a segment in a memfd that is sealed, fully backed by memory and closed on exec. It is the supervisor's way to a
+// Segment.
 func Create(g Geometry) (*Segment, error) {
 	g = g.withDefaults()
 	if err := g.validate(); err != nil {
@@ -51,8 +52,8 @@ func Create(g Geometry) (*Segment, error) {
 	return newSegment(mem, g, true, file), nil
 }
 
-// Open maps the segment that fd refers to, after checking everything the protocol says about it. It is the worker's way to a Segment. What is wrong with the
-// segment itself is reported as a [*ProtocolError]. fd stays the caller's and may be closed.
+// Open maps the segment that fd refers to, after checking everything the protocol says about it. It is the worker's way to a
+// Segment. What is wrong with the segment itself is reported as a [*ProtocolError]. fd stays the caller's and may be closed.
 func Open(fd int) (*Segment, error) {
 	if err := checkHost(); err != nil {
 		return nil, fmt.Errorf("shm: open segment: %w", err)
@@ -71,8 +72,8 @@ func Open(fd int) (*Segment, error) {
 	return newSegment(mem, g, true, nil), nil
 }
 
-// NewHeap makes a segment in Go memory, both of whose sides are this process: for tests under the race detector, which sees Go memory
-// only, and for fuzzing. Above the mapping it is the same code.
+// NewHeap makes a segment in Go memory, both of whose sides are this process: for tests under the race detector, which sees Go
+// memory only, and for fuzzing. Above the mapping it is the same code.
 func NewHeap(g Geometry) (*Segment, error) {
 	g = g.withDefaults()
 	if err := g.validate(); err != nil {
@@ -123,8 +124,8 @@ func (s *Segment) newRing(name string, header, data, capacity uint64) ring {
 		capacity: capacity,
 		maxFrame: s.geo.MaxFrame,
 		salt:     uint32(s.geo.Incarnation),
-		tail:     word64(s.mem, header+offTail),
-		head:     word64(s.mem, header+offHead),
+		tailWord: word64(s.mem, header+offTail),
+		headWord: word64(s.mem, header+offHead),
 		items:    sem(offItems),
 		space:    sem(offSpace),
 		closed:   &s.closed,
@@ -134,8 +135,8 @@ func (s *Segment) newRing(name string, header, data, capacity uint64) ring {
 // Geometry returns the segment's geometry, defaults filled in.
 func (s *Segment) Geometry() Geometry { return s.geo }
 
-// File returns the memfd to pass to the worker (in exec.Cmd.ExtraFiles), or nil for a segment that was opened or is on the heap. It
-// stays the Segment's: Destroy closes it.
+// File returns the memfd to pass to the worker (in exec.Cmd.ExtraFiles), or nil for a segment that was opened or is on the heap.
+// It stays the Segment's: Destroy closes it.
 func (s *Segment) File() *os.File { return s.file }
 
 // Supervisor returns the supervisor's ends of the rings.
@@ -150,7 +151,8 @@ func (s *Segment) Supervisor() (*Producer, *Consumer) {
 
 // Worker returns the worker's ends of the rings.
 //
-// Preconditions: it is called once, on a segment that no messages were exchanged over in the worker's name, and by one process only.
+// Preconditions: it is called once, on a segment that no messages were exchanged over in the worker's name, and by one process
+// only.
 func (s *Segment) Worker() (*Producer, *Consumer) {
 	if s.worker.Swap(true) {
 		panic("shm: the worker's ends are taken")
@@ -158,8 +160,9 @@ func (s *Segment) Worker() (*Producer, *Consumer) {
 	return &Producer{ring: &s.w2s}, &Consumer{ring: &s.s2w}
 }
 
-// Shutdown makes this process's Sends fail with [ErrClosed] from now on, and its Recvs once they have delivered what was committed before.
-// Calls that are blocked return. The peer does not notice. Shutdown may be called any number of times, by any goroutine.
+// Shutdown makes this process's Sends fail with [ErrClosed] from now on, and its Recvs once they have delivered what was
+// committed before. Calls that are blocked return. The peer does not notice. Shutdown may be called any number of times, by any
+// goroutine.
 func (s *Segment) Shutdown() {
 	if s.closed.Swap(true) {
 		return
@@ -174,10 +177,11 @@ func (s *Segment) Shutdown() {
 	}
 }
 
-// Destroy unmaps the segment and closes its memfd. The memory goes back to the system when the peer has done the same, or is dead.
+// Destroy unmaps the segment and closes its memfd. The memory goes back to the system when the peer has done the same, or is
+// dead.
 //
-// Preconditions: Shutdown was called; no call on the segment or its ends is running, and none follows but Shutdown, which does nothing, and
-// Send, which returns ErrClosed.
+// Preconditions: Shutdown was called; no call on the segment or its ends is running, and none follows but Shutdown, which does
+// nothing, and Send, which returns ErrClosed.
 func (s *Segment) Destroy() error {
 	if !s.closed.Load() {
 		panic("shm: Destroy without Shutdown")

@@ -18,7 +18,8 @@ const memfdName = "ringmaster"
 // fallocate is a variable for tests: memory cannot be made to run out.
 var fallocate = unix.Fallocate
 
-// createMemfd returns a new memfd of size bytes, all of them backed by memory, that can neither shrink nor grow. The caller closes it.
+// createMemfd returns a new memfd of size bytes, all of them backed by memory, that can neither shrink nor grow. The caller
+// closes it.
 func createMemfd(size int64) (file *os.File, err error) {
 	flags := unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
 	fd, err := unix.MemfdCreate(memfdName, flags|unix.MFD_NOEXEC_SEAL)
@@ -45,8 +46,8 @@ func createMemfd(size int64) (file *os.File, err error) {
 	return os.NewFile(uintptr(fd), memfdName), nil
 }
 
-// allocate backs the file with memory now, so that a lack of it is an error here and not a SIGBUS later. It goes in steps, because a
-// signal makes fallocate start over: a profiler's could keep a large one from ever finishing.
+// allocate backs the file with memory now, so that a lack of it is an error here and not a SIGBUS later. It goes in steps,
+// because a signal makes fallocate start over: a profiler's could keep a large one from ever finishing.
 func allocate(fd int, size int64) error {
 	const step = 16 << 20
 	for off := int64(0); off < size; {

@@ -6,19 +6,21 @@ import (
 	"time"
 )
 
-// sem is the doorbell of one direction, as one process sees it. The ring's positions are the truth; a sem only tells a sleeper to look again, so
-// nothing it holds can disagree with the ring, whatever dies where.
+// sem is the doorbell of one direction, as one process sees it. The ring's positions are the truth; a sem only tells a sleeper to
+// look again, so nothing it holds can disagree with the ring, whatever dies where.
 //
-//	waker                            sleeper
-//	publish the position             waiters = 1
-//	waiters == 0? done         (C)   count = 0
-//	count = 1                  (D)   look at the position: moved? done
-//	FUTEX_WAKE(count)                FUTEX_WAIT(count, 0), and from "count = 0" again
+//	waker                             sleeper
+//	publish the position     (A, B)   waiters = 1                           (C)
+//	waiters == 0? done       (C)      count = 0                             (D)
+//	count == 1? done         (D)      has the position moved? done          (A, B)
+//	count = 1                         FUTEX_WAIT(count, 0), on to count = 0 (D)
+//	FUTEX_WAKE(count)                 in the end: waiters = 0
 //
-// The waker publishes before it looks for waiters, the sleeper says that it waits before it looks at the position: at least one of
-// them sees the other. count = 1 stands for a wake-up under way: it keeps a sleeper that has not reached the kernel yet from
-// going to sleep. All four words go through Go's atomics, which are sequentially consistent; that is the full fence
-// that the protocol asks for between publishing and looking.
+// The waker publishes before it looks at waiters and count; the sleeper writes both before it looks at the position. So either
+// the waker sees that it has to wake, or the sleeper sees that it need not sleep. That takes a full fence between writing and
+// looking, on both sides; Go's atomics, being sequentially consistent, are that. count = 1 stands for a wake-up under way: it
+// keeps a sleeper that has not reached the kernel from going to sleep there, and a waker from waking twice. model_test.go tries
+// every interleaving of this.
 type sem struct {
 	count, waiters *atomic.Uint32 // in the segment
 
@@ -27,11 +29,11 @@ type sem struct {
 	spin   spin         // guarded as the waiting end is: one waiter per process
 }
 
-// wait blocks until the peer's position pos has moved on from seen by at least n bytes, and returns it; ok is false if the sem was closed
-// first. The position is loaded once for the decision and that same value is returned, unchecked: one that moved backwards counts as
-// moved far.
+// wait blocks until the peer's position pos has moved on from seen by at least n bytes, and returns it; ok is false if the sem
+// was closed first. The position is loaded once for the decision and that same value is returned, unchecked: one that moved
+// backwards counts as moved far.
 func (s *sem) wait(pos *atomic.Uint64, seen, n uint64) (now uint64, ok bool) {
-	if now = pos.Load(); now-seen >= n { // (A) (B) acquire, also below
+	if now = pos.Load(); now-seen >= n { // (A) or (B) acquire, as each load of pos here
 		return now, true
 	}
 	if now, ok = s.spin.poll(pos, seen, n, s.closed); ok {
@@ -64,7 +66,7 @@ func (s *sem) post(counted step) {
 	if s.waiters.Load() == 0 { // (C) look
 		return
 	}
-	if s.count.Load() != 0 { // (D) look: a wake-up is under way, and the sleeper looks at the position after it cleared count
+	if s.count.Load() != 0 { // (D) look: a wake-up is under way, and the sleeper clears count before it looks
 		return
 	}
 	s.count.Store(1)
@@ -80,12 +82,13 @@ func (s *sem) close() {
 	futexWake(s.count, everyone)
 }
 
-// Waking a process that sleeps in the kernel costs several microseconds on both sides, so a waiter first looks again and again for a while. It must not do so where that
-// takes the processor from the very process it waits for.
+// Waking a process that sleeps in the kernel costs several microseconds on both sides, so a waiter first looks again and again
+// for a while. Where the machine is busy that only keeps the processor from the very process it waits for: spins in vain get
+// shorter.
 const (
 	// maxSpin is the longest a wait looks before it sleeps.
 	maxSpin = 50 * time.Microsecond
-	// minSpin is the shortest worth its while: what arrives sooner than that is caught by luck.
+	// minSpin is the shortest that is worth its while: hardly anything arrives sooner.
 	minSpin = 6 * time.Microsecond
 	// fullSpinEvery: every so many waits a full maxSpin is spent, whatever the last ones brought. Without it a run of
 	// slow replies would teach a waiter for ever not to spin.
@@ -97,7 +100,7 @@ const (
 
 // spin decides how long one waiter spins: maxSpin after a spin that paid, half as long as before after one that did not.
 type spin struct {
-	enabled bool // immutable; spinning alone on a single processor only delays the peer
+	enabled bool // immutable; spinning on the only processor there is delays the peer
 	budget  time.Duration
 	waits   uint32
 }
@@ -106,14 +109,25 @@ func newSpin() spin {
 	return spin{enabled: runtime.NumCPU() > 1 && runtime.GOMAXPROCS(0) > 1, budget: maxSpin}
 }
 
+// next returns how long the next wait may spin.
+func (s *spin) next() time.Duration {
+	s.waits++
+	switch {
+	case !s.enabled:
+		return 0
+	case s.waits%fullSpinEvery == 0:
+		return maxSpin
+	}
+	return s.budget
+}
+
 // poll looks at pos, as wait does, until it has moved or the time for it is over.
 func (s *spin) poll(pos *atomic.Uint64, seen, n uint64, closed *atomic.Bool) (now uint64, ok bool) {
-	s.waits++
-	budget := s.budget
-	if s.waits%fullSpinEvery == 0 {
-		budget = maxSpin
+	if !s.enabled {
+		runtime.Gosched() // a sleeper keeps its processor for a while: let the other goroutines give the peer more to do first
 	}
-	if !s.enabled || budget == 0 {
+	budget := s.next()
+	if budget == 0 {
 		return 0, false
 	}
 	for start := time.Now(); !closed.Load() && time.Since(start) < budget; {
@@ -123,18 +137,19 @@ func (s *spin) poll(pos *atomic.Uint64, seen, n uint64, closed *atomic.Bool) (no
 				return now, true
 			}
 		}
-		runtime.Gosched() // goroutines of this process that could run go first
+		runtime.Gosched()
 	}
 	s.learn(false)
 	return 0, false
 }
 
 func (s *spin) learn(paid bool) {
-	if paid {
+	switch {
+	case paid:
 		s.budget = maxSpin
-		return
-	}
-	if s.budget /= 2; s.budget < minSpin {
+	case s.budget/2 < minSpin:
 		s.budget = 0
+	default:
+		s.budget /= 2
 	}
 }
