@@ -17,8 +17,8 @@ const refuseTimeout = time.Second
 
 // conn is one client.
 //
-//	greeting ──hello──▶ open ──drain──▶ draining ──last request ended──▶ closed
-//	    └───────────────────┴── hang-up, write timeout, cut ───────────────▲
+//	greeting ──hello──▶ open ──drain──▶ draining ──leave, no request open──▶ closed
+//	    └───────────────────┴── hang-up, write timeout, cut off ────────────────▲
 type conn struct {
 	srv  *server
 	raw  *net.UnixConn
@@ -28,8 +28,6 @@ type conn struct {
 	mu       sync.Mutex
 	greeted  bool // guarded by mu: the hello is answered, other frames may follow
 	draining bool // guarded by mu: the client has been told, or will be once greeted
-	leaving  bool // guarded by mu: close as soon as no request is open
-	open     int  // guarded by mu: requests in ServeRequest
 }
 
 func newConn(srv *server, raw *net.UnixConn) *conn {
@@ -51,7 +49,11 @@ func (c *conn) run() error {
 		return err
 	}
 	ctx := context.WithValue(c.srv.base, peerKey{}, c.peer)
-	return ipc.Serve(ctx, c.sock, c, ipc.ServeConfig{MaxInFlight: c.srv.cfg.MaxInFlight, StallTimeout: c.srv.cfg.StallTimeout})
+	return ipc.Serve(ctx, c.sock, c, ipc.ServeConfig{
+		MaxInFlight:  c.srv.cfg.MaxInFlight,
+		StallTimeout: c.srv.cfg.StallTimeout,
+		Draining:     c.srv.leaving,
+	})
 }
 
 // greet exchanges hellos.
@@ -65,15 +67,10 @@ func (c *conn) greet() error {
 		MaxMessage:  uint64(c.srv.cfg.MaxMessage),
 		MaxInFlight: uint64(c.srv.cfg.MaxInFlight),
 	})
-	var over *ipc.OversizeError
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		refuse(c.sock, ipc.Errorf(ipc.DeadlineExceeded, "deadline", "no hello came within %v; a connection begins with one, see docs/protocol.md, section 7", timeout))
-		return err
-	case errors.As(err, &over):
-		refuse(c.sock, ipc.Errorf(ipc.ResourceExhausted, "too_large", "a hello of %d bytes; it may have %d bytes", over.Size, over.Limit))
-		return err
-	case err != nil:
+	}
+	if err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -96,28 +93,16 @@ func (c *conn) turnAway(why *ipc.Error) {
 	}
 }
 
-// ServeRequest implements [ipc.Handler]: it counts the open requests and hands each to the protocol's adapter.
+// ServeRequest implements [ipc.Handler] by the protocol's adapter.
 func (c *conn) ServeRequest(ctx context.Context, req *ipc.Request, w *ipc.Responder) {
 	c.mu.Lock()
-	c.open++
 	draining := c.draining
 	c.mu.Unlock()
-	defer c.ended()
 	if draining {
 		_ = w.Fail(errDraining)
 		return
 	}
 	native{c.srv.handler}.ServeRequest(ctx, req, w)
-}
-
-func (c *conn) ended() {
-	c.mu.Lock()
-	c.open--
-	last := c.leaving && c.open == 0
-	c.mu.Unlock()
-	if last {
-		c.close()
-	}
 }
 
 // drain tells the client that the server is about to go. From now on new requests are refused.
@@ -131,13 +116,12 @@ func (c *conn) drain() {
 	}
 }
 
-// leave closes the connection when its last request has ended, which may be now.
+// leave hangs up on a client that has not even said hello; others leave by server.leaving.
 func (c *conn) leave() {
 	c.mu.Lock()
-	c.leaving = true
-	idle := c.open == 0
+	greeted := c.greeted
 	c.mu.Unlock()
-	if idle {
+	if !greeted {
 		c.close()
 	}
 }

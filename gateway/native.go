@@ -29,11 +29,13 @@ func (n native) ServeRequest(ctx context.Context, req *ipc.Request, w *ipc.Respo
 		case err != nil:
 			_ = w.Fail(err)
 			return
-		case r.End:
-			_ = w.End(r)
+		}
+		mine := *r // the responder numbers what it sends, and r is not ours
+		if r.End {
+			_ = w.End(&mine)
 			return
 		}
-		if err := w.Send(ctx, r); err != nil {
+		if err := w.Send(ctx, &mine); err != nil {
 			replies.Cancel(ipc.AsError(err).Reason)
 			_ = w.Fail(err)
 			return

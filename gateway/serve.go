@@ -66,7 +66,7 @@ var errDraining = ipc.Errorf(ipc.Unavailable, "draining", "the server is shuttin
 // Serve lets clients in until ctx ends; then it stops listening, tells every client to drain, answers what is in flight for up to DrainTimeout, and returns nil when every connection and
 // goroutine has ended. An error means that the listener broke; the drain happens all the same. ln is closed in any case.
 func Serve(ctx context.Context, ln *Listener, backend Backend, cfg Config) error {
-	s := &server{cfg: cfg.withDefaults(), door: ln.door, conns: map[*conn]struct{}{}}
+	s := &server{cfg: cfg.withDefaults(), door: ln.door, leaving: make(chan struct{}), conns: map[*conn]struct{}{}}
 	s.handler = chain(backend.Call, logged(s.cfg.Logger))
 	s.base, s.cut = context.WithCancelCause(context.WithoutCancel(ctx))
 	defer s.cut(nil)
@@ -85,6 +85,7 @@ type server struct {
 	handler Handler
 	base    context.Context // parent of every request's
 	cut     context.CancelCauseFunc
+	leaving chan struct{}  // closed when connections are to end once no request is open on them
 	joined  sync.WaitGroup // conn.run, conn.drain
 
 	mu    sync.Mutex
@@ -186,6 +187,7 @@ func (s *server) drain() {
 	if within(lingering) {
 		return
 	}
+	close(s.leaving)
 	for _, c := range conns {
 		c.leave()
 	}

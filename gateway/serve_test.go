@@ -172,7 +172,7 @@ func TestBadBeginnings(t *testing.T) {
 		{"a memory bomb", frame(0xdd, 0xff, 0xff, 0xff, 0xff), "INVALID_ARGUMENT/bad_message"},
 		{"a request first", frame(0x94, 1, 1, 0xa1, 'p', 0xa4, 'e', 'c', 'h', 'o'), "INVALID_ARGUMENT/bad_message"},
 		{"only versions to come", futureOnly, "UNIMPLEMENTED/version"},
-		{"a large hello", append(binary.LittleEndian.AppendUint32(nil, ipc.MaxHello+1), make([]byte, ipc.MaxHello+1)...), "RESOURCE_EXHAUSTED/too_large"},
+		{"a large hello", append(binary.LittleEndian.AppendUint32(nil, ipc.MaxHello+1), make([]byte, ipc.MaxHello+1)...), "INVALID_ARGUMENT/bad_message"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			conn := connect(t, s.path)
