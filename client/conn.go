@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -35,9 +34,12 @@ type conn struct {
 
 // dial connects and exchanges hellos.
 func dial(ctx context.Context, c *Client) (*conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, helloTimeout,
+		ipc.Errorf(ipc.DeadlineExceeded, "deadline", "the server at %s did not say hello within %v", c.path, helloTimeout))
 	defer cancel()
-	defer context.AfterFunc(c.ctx, cancel)()
+	ctx, abort := context.WithCancelCause(ctx)
+	defer abort(nil)
+	defer context.AfterFunc(c.ctx, func() { abort(errClosed) })()
 
 	raw, err := connect(ctx, c.path)
 	if err != nil {
@@ -46,12 +48,18 @@ func dial(ctx context.Context, c *Client) (*conn, error) {
 	sock := ipc.NewSocket(raw, ipc.DefaultMaxMessage, writeTimeout)
 	interrupt := context.AfterFunc(ctx, func() { _ = raw.SetReadDeadline(time.Unix(1, 0)) })
 	_, err = ipc.ClientHello(sock, version.SDK())
-	if !interrupt() && err == nil {
-		err = os.ErrDeadlineExceeded
+	var refused *ipc.Error
+	switch ended := !interrupt(); {
+	case errors.As(err, &refused):
+		err = refused
+	case ended:
+		err = ipc.AsError(context.Cause(ctx))
+	case err != nil:
+		err = ipc.Errorf(ipc.Unavailable, "connection_lost", "the server at %s hung up before its hello: %v", c.path, err)
 	}
 	if err != nil {
 		_ = sock.Close()
-		return nil, helloError(ctx, c, err)
+		return nil, err
 	}
 	conn := &conn{client: c, sock: sock}
 	conn.caller = ipc.NewCaller(sock, ipc.Events{Drain: conn.drain})
@@ -82,21 +90,6 @@ func connect(ctx context.Context, path string) (net.Conn, error) {
 		case <-ctx.Done():
 		}
 	}
-}
-
-func helloError(ctx context.Context, c *Client, err error) error {
-	var refused *ipc.Error
-	switch {
-	case errors.As(err, &refused):
-		return refused
-	case c.ctx.Err() != nil:
-		return errClosed
-	case errors.Is(ctx.Err(), context.Canceled):
-		return ipc.AsError(context.Cause(ctx))
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return ipc.Errorf(ipc.DeadlineExceeded, "deadline", "the server at %s did not say hello in time", c.path)
-	}
-	return ipc.Errorf(ipc.Unavailable, "connection_lost", "the server at %s hung up before its hello: %v", c.path, err)
 }
 
 // run receives until the connection ends and then ends the calls that are still open.
