@@ -13,7 +13,7 @@ import (
 )
 
 func environment(name string) (string, bool) {
-	v, ok := map[string]string{"MODEL_DIR": "/models", "HOME": "/home/me", "EMPTY": "", "N": "2"}[name]
+	v, ok := map[string]string{"MODEL_DIR": "/models", "HOME": "/me", "EMPTY": "", "N": "2"}[name]
 	return v, ok
 }
 
@@ -55,7 +55,7 @@ func TestEveryKey(t *testing.T) {
 	c.Name = "c"
 	want := []supervisor.PoolConfig{{
 		Name: "a", Command: []string{"python", "-u", "worker.py"}, Dir: "models", Workers: 2, Concurrency: 4,
-		Env:     map[string]string{"A": "1", "B": "", "C": "/home/me/x", "D": "${HOME} $X", "E": "5"},
+		Env:     map[string]string{"A": "1", "B": "", "C": "/me/x", "D": "${HOME} $X", "E": "5"},
 		Devices: supervisor.Devices{List: []int{0, 1}}, Balance: supervisor.Weighted, Weights: []int{1, 3}, Queue: -1, Timeout: 90 * time.Second, StartTimeout: 10 * time.Minute,
 		Limits: supervisor.Limits{RSS: 3 << 29},
 	}, b, c}
