@@ -194,6 +194,20 @@ func TestEveryDependencyHasAReason(t *testing.T) {
 	}
 }
 
+func TestEveryDecisionIsListed(t *testing.T) {
+	const directory = "docs/decisions"
+	index := read(t, filepath.Join(directory, "README.md"))
+	pages, err := filepath.Glob(filepath.Join(directory, "[0-9]*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range pages {
+		if !strings.Contains(index, "("+filepath.Base(page)+")") {
+			t.Errorf("%s/README.md does not list %s", directory, filepath.Base(page))
+		}
+	}
+}
+
 // A path that exists on one machine only is of no use to anybody else.
 var machinePath = regexp.MustCompile(`(?:^|[\s"'=:(` + "`" + `])/(?:root|home|Users|work)/[\w.-]+`)
 
