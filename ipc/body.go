@@ -86,17 +86,17 @@ func (b Body) Decode(v any) error {
 	if len(b) == 0 {
 		b = Body{codeNil}
 	}
-	ext, err := scanWhole(b)
-	if err != nil {
+	var s scanner
+	if err := s.whole(b); err != nil {
 		return Errorf(InvalidArgument, "bad_body", "the body is not one MessagePack value: %v", err)
 	}
-	if ext && !takesExtensions(v) {
+	if s.ext && !takesExtensions(v) {
 		return Errorf(InvalidArgument, "bad_body", "the body has a value of an extension type, which cannot be decoded into a %T; decode it into an any", v)
 	}
 	r := bodyReaders.Get().(*bodyReader)
 	r.bytes.Reset(b)
 	r.dec.Reset(&r.bytes)
-	err = r.dec.Decode(v)
+	err := r.dec.Decode(v)
 	if len(b) <= maxPooled {
 		r.bytes.Reset(nil)
 		bodyReaders.Put(r)

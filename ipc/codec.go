@@ -163,13 +163,20 @@ func (e *encoder) headers(h map[string]string) {
 	if len(h) == 0 {
 		return
 	}
-	if len(h) == 1 {
-		for k, v := range h {
-			e.str(k)
-			e.str(v)
-		}
+	if len(h) > 1 {
+		e.sorted(h)
 		return
 	}
+	for k, v := range h {
+		e.str(k)
+		e.str(v)
+	}
+}
+
+// sorted is apart from headers because sorting takes so much stack that the goroutine of every small request would have to grow its own.
+//
+//go:noinline
+func (e *encoder) sorted(h map[string]string) {
 	for _, k := range slices.Sorted(maps.Keys(h)) {
 		e.str(k)
 		e.str(h[k])
@@ -230,7 +237,8 @@ func (a Action) flags() uint64 {
 // read, so that the error can be answered, and nil otherwise.
 func Decode(b []byte) (any, error) {
 	r := reader{b: b}
-	scanErr := Scan(b)
+	var s scanner
+	scanErr := s.whole(b)
 	n := r.array()
 	k := Kind(min(r.number(), 255))
 	id := r.number()
@@ -242,7 +250,7 @@ func Decode(b []byte) (any, error) {
 	}
 	var m any
 	if scanErr == nil {
-		m = decodeFields(&r, k, id, n-2)
+		m = decodeFields(&r, &s, k, id, n-2)
 		scanErr = r.err
 	}
 	if scanErr != nil {
@@ -272,11 +280,12 @@ func badMessage(err error) *Error {
 	return Errorf(InvalidArgument, "bad_message", "the message is malformed: %v", err)
 }
 
-// decodeFields reads the n positions after kind and id.
-func decodeFields(r *reader, k Kind, id uint64, n int) any {
+// decodeFields reads the n positions after kind and id of what s has scanned.
+func decodeFields(r *reader, s *scanner, k Kind, id uint64, n int) any {
 	switch k {
 	case KindRequest:
 		m := &Request{ID: id, Credit: 1}
+		r.texts(s.length(2, min(n, 3)))
 		if n > 0 {
 			m.Pool = r.str()
 		}
@@ -299,7 +308,7 @@ func decodeFields(r *reader, k Kind, id uint64, n int) any {
 			m.Headers = r.headers()
 		}
 		if n > 7 {
-			m.Body = r.value()
+			m.Body = r.scanned(s.length(9, 1))
 		}
 		if n > 8 {
 			m.Tensors = r.tensors()
@@ -314,7 +323,7 @@ func decodeFields(r *reader, k Kind, id uint64, n int) any {
 			m.Headers = r.headers()
 		}
 		if n > 2 {
-			m.Body = r.value()
+			m.Body = r.scanned(s.length(4, 1))
 		}
 		if n > 3 {
 			m.Tensors = r.tensors()
@@ -384,7 +393,7 @@ func (r *reader) hello(n int) *Hello {
 			case "max_in_flight":
 				m.MaxInFlight = r.uint()
 			default:
-				r.value()
+				r.skip(1)
 			}
 			if r.err != nil {
 				return m
@@ -461,12 +470,6 @@ func (r *reader) tensors() []Tensor {
 		ts = append(ts, t)
 	}
 	return ts
-}
-
-func (r *reader) skip(n int) {
-	for i := 0; i < n && r.err == nil; i++ {
-		r.value()
-	}
 }
 
 func microseconds(us uint64) time.Duration {

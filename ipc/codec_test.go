@@ -59,7 +59,7 @@ func randomMessage(r *rand.Rand) any {
 	switch r.IntN(8) {
 	case 0, 1:
 		return &Request{
-			ID: number(), Pool: text(), Action: text(), TraceID: text(), Context: blob(), Timeout: microseconds(number()), Credit: uint32(max(1, r.Uint32()>>r.IntN(32))),
+			ID: number(), Pool: text(), Action: text(), TraceID: text(), Context: blob(), Timeout: microseconds(number()), Credit: max(1, r.Uint32()>>r.IntN(32)),
 			Headers: headers(), Body: body(), Tensors: tensors(),
 		}
 	case 2, 3:

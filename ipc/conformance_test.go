@@ -732,7 +732,7 @@ func TestServeHangsUp(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			onEach(t, pairOptions{}, func(t *testing.T, p pair) {
-				s := serve(t, p.answering, ServeConfig{Strict: c.strict}, func(ctx context.Context, _ *Request, w *Responder) { <-ctx.Done() })
+				s := serve(t, p.answering, ServeConfig{Strict: c.strict}, func(ctx context.Context, _ *Request, _ *Responder) { <-ctx.Done() })
 				for _, h := range c.send {
 					if _, err := p.asking.Send(unhex(t, h)); err != nil {
 						t.Fatal(err)

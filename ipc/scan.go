@@ -3,6 +3,7 @@ package ipc
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 )
 
 // maxDepth is how deeply arrays and maps may be nested in a message, the message's own array included.
@@ -14,120 +15,146 @@ const maxDepth = 64
 //
 // vmihailenco/msgpack needs this: five bytes (dd ff ff ff ff) decoded into an `any` end the process with an out-of-memory (vmihailenco/msgpack#376).
 func Scan(b []byte) error {
-	_, err := scanWhole(b)
-	return err
+	var s scanner
+	return s.whole(b)
 }
 
-// scanWhole is [Scan]; it also reports whether there is a value of an extension type, such as a timestamp, anywhere in b.
-func scanWhole(b []byte) (ext bool, err error) {
-	n, ext, err := scanValue(b)
+// scanner is a scan and what else it has found out.
+type scanner struct {
+	ext  bool       // there is a value of an extension type, such as a timestamp, somewhere
+	seen int        // how many of ends are set
+	ends [11]uint32 // where the outermost array's first elements end; a request has 11
+}
+
+// length returns the bytes that n of the outermost array's elements take, from its i'th (≥ 1) on.
+//
+// Preconditions: the array has them, and i+n ≤ len(ends).
+func (s *scanner) length(i, n int) int {
+	return int(s.ends[i+n-1] - s.ends[i-1])
+}
+
+// whole is [Scan].
+func (s *scanner) whole(b []byte) error {
+	n, err := s.value(b)
 	if err == nil && n != len(b) {
 		err = fmt.Errorf("%d bytes follow the value", len(b)-n)
 	}
-	return ext, err
+	return err
 }
 
-// scanValue checks the first value in b and returns its length.
-func scanValue(b []byte) (n int, ext bool, err error) {
-	var open [maxDepth]uint64 // elements still to come in each open container
-	depth := 0
-	i := 0
-	for {
+// value checks the first value in b and returns its length.
+func (s *scanner) value(b []byte) (int, error) {
+	if uint64(len(b)) > math.MaxUint32 {
+		return 0, fmt.Errorf("%d bytes are too many for one value", len(b))
+	}
+	var outer [maxDepth]uint32 // elements still to come in the containers around the innermost open one
+	depth := 0                 // open containers
+	left := uint32(1)          // elements still to come in the innermost, or at depth 0 the value itself
+	for i := 0; ; {
 		if i >= len(b) {
-			return 0, ext, fmt.Errorf("cut off at byte %d", i)
+			return 0, fmt.Errorf("cut off at byte %d", i)
 		}
-		c := b[i]
+		form := &scanForms[b[i]]
 		i++
-		left := len(b) - i
-		skip := 0     // bytes of payload
-		width := 0    // bytes of the length field
-		extra := 0    // ext: the type byte
-		kind := kByte // what the length counts
-		switch {
-		case c <= 0x7f || c >= 0xe0: // fixint
-		case c <= 0x8f:
-			kind, skip = kMap, int(c&0x0f)
-		case c <= 0x9f:
-			kind, skip = kArray, int(c&0x0f)
-		case c <= 0xbf:
-			skip = int(c & 0x1f)
-		default:
-			f := scanForms[c-0xc0]
-			if f.bad {
-				return 0, ext, fmt.Errorf("reserved byte c1 at byte %d", i-1)
+		n := uint64(form.fixed)
+		if form.width > 0 {
+			if len(b)-i < int(form.width) {
+				return 0, fmt.Errorf("cut off at byte %d", len(b))
 			}
-			kind, width, skip, extra = f.kind, int(f.width), int(f.fixed), int(f.extra)
-			ext = ext || extra > 0
-		}
-		count := uint64(skip)
-		if width > 0 {
-			if left < width {
-				return 0, ext, fmt.Errorf("cut off at byte %d", len(b))
-			}
-			switch width {
+			var length uint64
+			switch form.width {
 			case 1:
-				count = uint64(b[i])
+				length = uint64(b[i])
 			case 2:
-				count = uint64(binary.BigEndian.Uint16(b[i:]))
+				length = uint64(binary.BigEndian.Uint16(b[i:]))
 			case 4:
-				count = uint64(binary.BigEndian.Uint32(b[i:]))
+				length = uint64(binary.BigEndian.Uint32(b[i:]))
 			}
-			i += width
-			left -= width
+			i += int(form.width)
+			n += length * uint64(form.each)
 		}
-		if kind == kMap {
-			count *= 2
+		if n > uint64(len(b)-i) {
+			return 0, fmt.Errorf("a length of %d at byte %d exceeds the %d bytes left", n, i, len(b)-i)
 		}
-		if kind == kByte {
-			count += uint64(extra)
-		}
-		if count > uint64(left) {
-			return 0, ext, fmt.Errorf("a length of %d at byte %d exceeds the %d bytes left", count, i, left)
-		}
-		if kind == kByte {
-			i += int(count)
-		} else if count > 0 {
-			if depth == maxDepth {
-				return 0, ext, fmt.Errorf("nested deeper than %d at byte %d", maxDepth, i)
-			}
-			open[depth] = count
-			depth++
-			continue
-		}
-		// A value is complete: so may be the containers that end with it.
-		for depth > 0 {
-			open[depth-1]--
-			if open[depth-1] > 0 {
+		switch form.kind {
+		case isBytes:
+			i += int(n)
+		case isExt:
+			s.ext = true
+			i += int(n)
+		case isContainer:
+			if n == 0 {
 				break
 			}
-			depth--
+			if depth == maxDepth {
+				return 0, fmt.Errorf("nested deeper than %d at byte %d", maxDepth, i)
+			}
+			outer[depth], left = left, uint32(n)
+			depth++
+			continue
+		case isReserved:
+			return 0, fmt.Errorf("reserved byte %02x at byte %d", b[i-1], i-1)
 		}
-		if depth == 0 {
-			return i, ext, nil
+		// A value is complete: so may be the containers that end with it.
+		for {
+			if depth == 1 && s.seen < len(s.ends) {
+				s.ends[s.seen] = uint32(i)
+				s.seen++
+			}
+			left--
+			if left > 0 {
+				break
+			}
+			if depth == 0 {
+				return i, nil
+			}
+			depth--
+			left = outer[depth]
 		}
 	}
 }
 
 const (
-	kByte uint8 = iota
-	kArray
-	kMap
+	isBytes     uint8 = iota // numbers, strings, binaries and what else has nothing inside
+	isExt                    // the same, of an extension type
+	isContainer              // arrays and maps: what is counted are values
+	isReserved
 )
 
-// scanForms describes the type bytes c0…df.
-var scanForms = [32]struct {
-	kind, width, fixed, extra uint8
-	bad                       bool
-}{
-	0xc1 - 0xc0: {bad: true},
-	0xc4 - 0xc0: {width: 1}, 0xc5 - 0xc0: {width: 2}, 0xc6 - 0xc0: {width: 4}, // bin
-	0xc7 - 0xc0: {width: 1, extra: 1}, 0xc8 - 0xc0: {width: 2, extra: 1}, 0xc9 - 0xc0: {width: 4, extra: 1}, // ext
-	0xca - 0xc0: {fixed: 4}, 0xcb - 0xc0: {fixed: 8}, // float
-	0xcc - 0xc0: {fixed: 1}, 0xcd - 0xc0: {fixed: 2}, 0xce - 0xc0: {fixed: 4}, 0xcf - 0xc0: {fixed: 8}, // uint
-	0xd0 - 0xc0: {fixed: 1}, 0xd1 - 0xc0: {fixed: 2}, 0xd2 - 0xc0: {fixed: 4}, 0xd3 - 0xc0: {fixed: 8}, // int
-	0xd4 - 0xc0: {fixed: 1, extra: 1}, 0xd5 - 0xc0: {fixed: 2, extra: 1}, 0xd6 - 0xc0: {fixed: 4, extra: 1}, // fixext
-	0xd7 - 0xc0: {fixed: 8, extra: 1}, 0xd8 - 0xc0: {fixed: 16, extra: 1},
-	0xd9 - 0xc0: {width: 1}, 0xda - 0xc0: {width: 2}, 0xdb - 0xc0: {width: 4}, // str
-	0xdc - 0xc0: {kind: kArray, width: 2}, 0xdd - 0xc0: {kind: kArray, width: 4},
-	0xde - 0xc0: {kind: kMap, width: 2}, 0xdf - 0xc0: {kind: kMap, width: 4},
+// scanForm describes what a type byte announces: fixed + each × (a length of width bytes) bytes or values.
+type scanForm struct {
+	kind, width, fixed, each uint8
 }
+
+var scanForms = func() (forms [256]scanForm) {
+	for c := 0x80; c <= 0x8f; c++ {
+		forms[c] = scanForm{kind: isContainer, fixed: uint8(2 * (c - 0x80))}
+	}
+	for c := 0x90; c <= 0x9f; c++ {
+		forms[c] = scanForm{kind: isContainer, fixed: uint8(c - 0x90)}
+	}
+	for c := 0xa0; c <= 0xbf; c++ {
+		forms[c] = scanForm{fixed: uint8(c - 0xa0)}
+	}
+	forms[0xc1] = scanForm{kind: isReserved}
+	for i := range 3 {
+		width := uint8(1) << i
+		forms[0xc4+i] = scanForm{width: width, each: 1}                        // bin
+		forms[0xc7+i] = scanForm{kind: isExt, width: width, each: 1, fixed: 1} // ext: and its type
+		forms[0xd9+i] = scanForm{width: width, each: 1}                        // str
+	}
+	forms[0xca], forms[0xcb] = scanForm{fixed: 4}, scanForm{fixed: 8} // float
+	for i := range 4 {
+		forms[0xcc+i] = scanForm{fixed: 1 << i} // uint
+		forms[0xd0+i] = scanForm{fixed: 1 << i} // int
+	}
+	for i := range 5 {
+		forms[0xd4+i] = scanForm{kind: isExt, fixed: 1<<i + 1} // fixext
+	}
+	for i := range 2 {
+		width := uint8(2) << i
+		forms[0xdc+i] = scanForm{kind: isContainer, width: width, each: 1} // array
+		forms[0xde+i] = scanForm{kind: isContainer, width: width, each: 2} // map
+	}
+	return forms
+}()

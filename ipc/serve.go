@@ -149,7 +149,7 @@ func (s *server) start(req *Request) error {
 	if req.ID == 0 {
 		return s.hangUp(Errorf(InvalidArgument, "bad_message", "a request's id must be at least 1"))
 	}
-	w := &Responder{s: s, id: req.ID, credit: req.Credit, wake: make(chan struct{}, 1)}
+	w := &Responder{s: s, id: req.ID, credit: req.Credit}
 	var ctx context.Context
 	if req.Timeout > 0 {
 		var stop context.CancelFunc
@@ -241,10 +241,10 @@ type Responder struct {
 	cancel context.CancelCauseFunc
 	stop   context.CancelFunc // the deadline's timer; may be nil
 	ended  bool
-	wake   chan struct{} // capacity 1: credit was granted
 
 	mu     sync.Mutex
-	credit uint32 // guarded by mu
+	credit uint32        // guarded by mu
+	wake   chan struct{} // guarded by mu; capacity 1: credit was granted; nil until somebody had to wait for it
 }
 
 // Send sends a chunk, after waiting for credit if there is none. It returns an error when ctx ends, the requester has not read for the stall timeout, or the transport is gone.
@@ -289,14 +289,16 @@ func (w *Responder) takeCredit(ctx context.Context) error {
 			w.mu.Unlock()
 			return nil
 		}
+		if w.wake == nil {
+			w.wake = make(chan struct{}, 1)
+		}
+		wake := w.wake
 		w.mu.Unlock()
 		if stall == nil && w.s.cfg.StallTimeout > 0 {
-			timer := time.NewTimer(w.s.cfg.StallTimeout)
-			defer timer.Stop()
-			stall = timer.C
+			stall = time.After(w.s.cfg.StallTimeout)
 		}
 		select {
-		case <-w.wake:
+		case <-wake:
 		case <-ctx.Done():
 			return AsError(context.Cause(ctx))
 		case <-stall:
@@ -307,11 +309,11 @@ func (w *Responder) takeCredit(ctx context.Context) error {
 
 func (w *Responder) grant(n uint32) {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.credit += min(n, ^uint32(0)-w.credit)
-	w.mu.Unlock()
 	select {
 	case w.wake <- struct{}{}:
-	default:
+	default: // nobody waits, or knows already
 	}
 }
 

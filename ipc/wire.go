@@ -101,8 +101,15 @@ func (e *encoder) bin(b []byte) {
 
 // reader reads the values of a message that [Scan] has accepted. The first value of the wrong type sets err and makes all later reads return zero values.
 type reader struct {
-	b   []byte
-	err error
+	b    []byte
+	text string // what b began with when texts was called; strings in it are parts of it
+	end  int    // len(b) where text ends
+	err  error
+}
+
+// texts makes the strings among the next n bytes share one allocation.
+func (r *reader) texts(n int) {
+	r.text, r.end = string(r.b[:n]), len(r.b)-n
 }
 
 func (r *reader) fail(want string) {
@@ -203,22 +210,36 @@ func (r *reader) array() int   { return r.length("an array", 0x90, 0x0f, 0, 0xdc
 func (r *reader) mapping() int { return r.length("a map", 0x80, 0x0f, 0, 0xde, 0xdf) }
 
 func (r *reader) str() string {
-	return string(r.take(r.length("a string", 0xa0, 0x1f, 0xd9, 0xda, 0xdb), "a string"))
+	n := r.length("a string", 0xa0, 0x1f, 0xd9, 0xda, 0xdb)
+	at := len(r.text) - (len(r.b) - r.end)
+	b := r.take(n, "a string")
+	if at >= 0 && at+len(b) <= len(r.text) {
+		return r.text[at : at+len(b)]
+	}
+	return string(b)
 }
 
 func (r *reader) bin() []byte {
 	return r.take(r.length("a binary", 0, 0, 0xc4, 0xc5, 0xc6), "a binary")
 }
 
-// value takes the next value, whatever it is; nil for a MessagePack nil.
-func (r *reader) value() []byte {
+// scanned takes the next value, whatever it is and of n bytes; nil for a MessagePack nil.
+func (r *reader) scanned(n int) []byte {
 	if r.null() {
 		return nil
 	}
-	n, _, err := scanValue(r.b)
-	if err != nil {
-		r.fail("a value")
-		return nil
-	}
 	return r.take(n, "a value")
+}
+
+// skip passes over the next n values, whatever they are.
+func (r *reader) skip(n int) {
+	for i := 0; i < n && r.err == nil; i++ {
+		var s scanner
+		size, err := s.value(r.b)
+		if err != nil {
+			r.fail("a value")
+			return
+		}
+		r.b = r.b[size:]
+	}
 }

@@ -15,7 +15,7 @@ func hang(_ context.Context, req *Request) (*Reply, error) {
 	}
 	switch how {
 	case "spin":
-		for {
+		for { //nolint:staticcheck // that it burns a core is the point
 		}
 	case "stop":
 		_ = unix.Kill(unix.Getpid(), unix.SIGSTOP)

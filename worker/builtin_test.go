@@ -172,10 +172,10 @@ func TestFloat16(t *testing.T) {
 	for bits := range uint32(1 << 16) {
 		sign, exponent, fraction := bits>>15<<31, bits>>10&0x1f, bits&0x3ff
 		var want float64
-		switch {
-		case exponent == 0: // 2^-24 is exact in float32, and so is every multiple up to 1023
+		switch exponent {
+		case 0: // 2^-24 is exact in float32, and so is every multiple up to 1023
 			want = math.Copysign(float64(float32(fraction)*0x1p-24), 1-2*float64(bits>>15))
-		case exponent == 0x1f:
+		case 0x1f:
 			want = float64(math.Float32frombits(sign | 0x7f800000 | fraction<<13))
 		default:
 			want = float64(math.Float32frombits(sign | (exponent+112)<<23 | fraction<<13))

@@ -63,6 +63,8 @@ func callHere(t *testing.T, c *ipc.Caller, action string, body any, tensors ...i
 	}
 }
 
+var zero int
+
 type bizarreError struct{}
 
 func (*bizarreError) Error() string { return "bad bytes: \xff\xfe" }
@@ -90,8 +92,8 @@ func TestErrorsOfActions(t *testing.T) {
 		"bizarre":   unary(func() error { return &bizarreError{} }),
 		"a context": unary(func() error { return context.DeadlineExceeded }), // of its own: the request has no deadline
 		"panic":     unary(func() error { panic(fmt.Sprint("oh no \xff", 1)) }),
-		"panic nil": unary(func() error { panic(nil) }),
-		"runtime":   unary(func() error { var m map[string]int; m["x"] = 1; return nil }),
+		"panic nil": unary(func() error { panic(nil) }), //nolint:govet // the point
+		"runtime":   unary(func() error { return fmt.Errorf("%d", 1/zero) }),
 		"deep":      unary(deep),
 		"goexit":    unary(func() error { runtime.Goexit(); return nil }),
 		"body":      {Unary: func(context.Context, *Request) (*Reply, error) { return &Reply{Body: make(chan int)}, nil }},
@@ -122,7 +124,7 @@ func TestErrorsOfActions(t *testing.T) {
 		{"a context", ipc.Internal, "handler", "deadline exceeded", "context.deadlineExceededError"},
 		{"panic", ipc.Internal, "handler", "oh no \uFFFD", "panic"},
 		{"panic nil", ipc.Internal, "handler", "panic", "panic"},
-		{"runtime", ipc.Internal, "handler", "nil map", "panic"},
+		{"runtime", ipc.Internal, "handler", "divide by zero", "panic"},
 		{"deep", ipc.Internal, "handler", "deep", "panic"},
 		{"goexit", ipc.Internal, "handler", "Goexit", "goexit"},
 		{"body", ipc.Internal, "handler", "cannot be sent", "reply"},

@@ -69,14 +69,14 @@ func exit(err error) int {
 }
 
 // checkLeaks fails the test if it leaves a goroutine behind. Call it first.
-func checkLeaks(t *testing.T) {
+func checkLeaks(t testing.TB) {
 	t.Helper()
 	ignore := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, ignore) })
 }
 
 // await waits for ch to be closed, or to yield.
-func await[T any](t *testing.T, ch <-chan T, what string) T {
+func await[T any](t testing.TB, ch <-chan T, what string) T {
 	t.Helper()
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
@@ -90,7 +90,7 @@ func await[T any](t *testing.T, ch <-chan T, what string) T {
 }
 
 // bounded is a context in which nothing waits for ever.
-func bounded(t *testing.T) context.Context {
+func bounded(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	return ctx

@@ -23,7 +23,7 @@ import (
 
 // child is a worker process and the supervisor's half of its connection.
 type child struct {
-	t        *testing.T
+	t        testing.TB
 	cmd      *exec.Cmd
 	seg      *shm.Segment
 	ring     *ipc.Ring
@@ -46,7 +46,7 @@ type setup struct {
 	noRing bool // the test speaks on the ring itself
 }
 
-func start(t *testing.T, s setup) *child {
+func start(t testing.TB, s setup) *child {
 	t.Helper()
 	checkLeaks(t)
 	seg, err := shm.Create(shm.Geometry{S2W: 64 << 10, W2S: 64 << 10})
@@ -631,7 +631,7 @@ func TestABrokenSupervisor(t *testing.T) {
 		"a message over the limit": func(_ *testing.T, c *child) {
 			c.running.Go(func() { _, _ = c.ring.Send(make([]byte, 2<<20)) }) // blocks when the worker has had enough
 		},
-		"a tail that cannot be": func(t *testing.T, c *child) {
+		"a tail that cannot be": func(_ *testing.T, c *child) {
 			scribble(c.seg, 0x1000, 1<<50) // noticed within a second, without a wake-up
 		},
 	} {

@@ -19,7 +19,7 @@ func TestReadSpawn(t *testing.T) {
 }
 
 func TestTheHighestCommonVersionIsChosen(t *testing.T) {
-	for offered, want := range map[string]int{"1": 1, "1,2": 1, "3,2,1": 1, " 1 , 2": 1, "0,1": 1, "": 0, "2": 0, "x,1": 1, "-1": 0, "1.0": 0, "99999999999999999999": 0} {
+	for offered, want := range map[string]int{"1": 1, "1,2": 1, "3,2,1": 1, "3, 1": 1, "0,1": 1, "": 0, "2": 0, "x,1": 1, "-1": 0, "1.0": 0, "99999999999999999999": 0} {
 		if got, err := (spawn{versions: offered}).version(); got != want || (err == nil) != (want > 0) {
 			t.Errorf("offered %q: chose %d, %v; want %d", offered, got, err, want)
 		}
