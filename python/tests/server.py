@@ -178,12 +178,17 @@ class Connection:
         self.do_echo(m)
 
     def do_too_much(self, m: Request) -> None:
-        for _ in range(m.credit + 1):
-            self.send(Reply(m.id, body=1))
+        chunk = b"".join(map(bytes, encode(Reply(m.id, body=1))))
+        with self.writing:  # at once, so that none is taken before the last has come
+            self.socket.sendall((len(chunk).to_bytes(4, "little") + chunk) * (m.credit + 1))
 
     def do_raw(self, m: Request) -> None:
         """Send the body as a frame."""
         self.send(m.body)
+
+    def do_length(self, m: Request) -> None:
+        """Send the body as a frame's length."""
+        self.socket.sendall(m.body.to_bytes(4, "little"))
 
     def do_late(self, m: Request) -> None:
         """Answer something that was never asked, and something of an unknown kind, first."""
