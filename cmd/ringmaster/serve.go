@@ -129,16 +129,22 @@ func (a *app) runServer(ctx context.Context, sup *supervisor.Supervisor, ln *gat
 
 // loadConfig loads the configuration that flag, environment or convention name.
 func loadConfig(flag string) (*config.File, error) {
-	if path := firstSet(flag, "RINGMASTER_CONFIG", "", ""); path != "" {
-		return config.Load(path)
+	unusable := func(format string, args ...any) error {
+		return &usageError{message: fmt.Sprintf(format, args...), command: "ringmaster serve"}
 	}
-	for _, path := range defaultConfigs {
-		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-			return config.Load(path)
+	path := firstSet(flag, "RINGMASTER_CONFIG", "", "")
+	for _, p := range defaultConfigs {
+		if _, err := os.Stat(p); path == "" && !errors.Is(err, fs.ErrNotExist) {
+			path = p
 		}
 	}
-	return nil, &usageError{
-		message: "there is no configuration: neither " + strings.Join(defaultConfigs, " nor ") + " exists; write one, or name it with --config",
-		command: "ringmaster serve",
+	if path == "" {
+		return nil, unusable("there is no configuration: neither %s exists; write one, or name it with --config", strings.Join(defaultConfigs, " nor "))
 	}
+	file, err := config.Load(path)
+	var mistakes config.Errors
+	if err != nil && !errors.As(err, &mistakes) {
+		return nil, unusable("%v", err)
+	}
+	return file, err
 }

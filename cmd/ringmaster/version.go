@@ -15,7 +15,8 @@ func (a *app) versionCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of this program",
-		Long:  `Print the version of this program, what it was built from, and the protocol versions it speaks. "ringmaster status" tells the server's.`,
+		Long: `Print the version of this program, what it was built from, and the protocol version it
+speaks. "ringmaster status" tells the server's.`,
 		Example: `  ringmaster version
   ringmaster version --json`,
 		Args: noArgs,
