@@ -148,6 +148,9 @@ func hostile(how string) error {
 		v.chunks(1)
 		return unix.Kill(os.Getpid(), unix.SIGKILL)
 	}
+	for how == "deaf" {
+		_ = unix.Pause()
+	}
 	for { // kinds other than requests are none of its business
 		b, err := v.ring.Recv()
 		if err != nil {
@@ -179,7 +182,9 @@ func hostile(how string) error {
 				return err
 			}
 			binary.LittleEndian.PutUint64(v.mem[s2wHead:], v.word(s2wHead)+head)
-			return unix.Pause() // reading on would put it right again
+			for { // reading on would put it right again
+				_ = unix.Pause()
+			}
 		default:
 			v.id = req.ID
 			villainies[how](v)

@@ -238,7 +238,7 @@ func (h *harness) hold(pool string) *held {
 	h.t.Helper()
 	ctx := testContext(h.t)
 	req := request(h.t, pool, "hold", nil)
-	req.Credit = 1
+	req.Credit, req.Timeout = 1, time.Minute
 	replies, err := h.Call(ctx, req)
 	if err != nil {
 		h.t.Fatal(err)
@@ -302,7 +302,7 @@ func kill(t testing.TB, pid int, sig unix.Signal) {
 	if sig == unix.SIGSTOP {
 		eventually(t, "the process to stop", func() bool {
 			for _, task := range glob(t, fmt.Sprintf("/proc/%d/task/*/stat", pid)) {
-				if stat, err := os.ReadFile(task); err == nil && statState(string(stat)) != 'T' {
+				if state := statState(task); state != 0 && state != 'T' {
 					return false
 				}
 			}
@@ -311,9 +311,16 @@ func kill(t testing.TB, pid int, sig unix.Signal) {
 	}
 }
 
-// statState is the state in a /proc/PID/stat, whose second field may hold anything between parentheses.
-func statState(stat string) byte {
-	i := strings.LastIndexByte(stat, ')')
+// alive reports whether a process exists and is no zombie.
+func alive(pid int) bool {
+	state := statState(fmt.Sprintf("/proc/%d/stat", pid))
+	return state != 0 && state != 'Z' && state != 'X'
+}
+
+// statState is the state letter in a stat file of /proc, 0 if there is no such file. The field before it may hold anything between parentheses.
+func statState(path string) byte {
+	stat, _ := os.ReadFile(path)
+	i := strings.LastIndexByte(string(stat), ')')
 	if i < 0 || i+2 >= len(stat) {
 		return 0
 	}

@@ -135,6 +135,9 @@ func (p *pool) hopeless() *ipc.Error {
 			last = s.lastExit
 		}
 	}
+	if p.draining {
+		return ipc.Errorf(ipc.Unavailable, "draining", "pool %s was stopped before it came to this request", p.cfg.Name)
+	}
 	why := "they were stopped"
 	if last != nil {
 		why = last.describe()
@@ -332,16 +335,20 @@ func (p *pool) inFlight() int {
 func (p *pool) health(ctx context.Context) PoolHealth {
 	h := PoolHealth{Name: p.cfg.Name}
 	var ready []*incarnation
+	why := ""
 	p.mu.Lock()
 	for _, s := range p.slots {
 		if s.accepting {
 			ready = append(ready, s.inc)
 		}
+		if (s.state == stateBackoff || s.state == stateFailed) && s.lastExit != nil {
+			why = "; a worker ended: " + s.lastExit.describe()
+		}
 	}
 	state := p.state()
 	p.mu.Unlock()
 	if len(ready) == 0 {
-		h.Error = "no worker is ready: the pool is " + state
+		h.Error = "no worker is ready: the pool is " + state + why
 		return h
 	}
 	ctx, cancel := context.WithCancel(ctx) // one answer will do
