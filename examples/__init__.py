@@ -1,0 +1,1 @@
+"""Examples of workers and apps; each is a package run from the repository root."""

@@ -1,0 +1,1 @@
+"""SmolLM2-135M-Instruct as a Ringmaster worker that answers chats token by token."""
