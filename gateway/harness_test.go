@@ -35,6 +35,14 @@ type fake struct {
 
 func newFake() *fake { return &fake{ended: make(chan string, 1024)} }
 
+// tell reports a request's state to the test, unless nobody has listened for a long time.
+func (f *fake) tell(what string) {
+	select {
+	case f.ended <- what:
+	default:
+	}
+}
+
 func (f *fake) Call(_ context.Context, req *ipc.Request) (ipc.Replies, error) {
 	switch req.Action {
 	case "echo":
@@ -66,20 +74,20 @@ type streamReplies struct {
 func (r *streamReplies) Recv(ctx context.Context) (*ipc.Reply, error) {
 	if ctx.Err() != nil {
 		err := ipc.AsError(context.Cause(ctx))
-		r.ended <- err.Reason
+		r.tell(err.Reason)
 		return nil, err
 	}
 	return &ipc.Reply{Body: r.chunk}, nil
 }
-func (r *streamReplies) Cancel(reason string) { r.ended <- reason }
+func (r *streamReplies) Cancel(reason string) { r.tell(reason) }
 
 type blockReplies struct{ *fake }
 
 func (r *blockReplies) Recv(ctx context.Context) (*ipc.Reply, error) {
-	r.ended <- "begun"
+	r.tell("begun")
 	<-ctx.Done()
 	err := ipc.AsError(context.Cause(ctx))
-	r.ended <- err.Reason
+	r.tell(err.Reason)
 	return nil, err
 }
 func (r *blockReplies) Cancel(string) {}
@@ -90,7 +98,7 @@ type testServer struct {
 	stop func() error // ends Serve's context and returns its error; also called by the test's cleanup
 }
 
-func start(t *testing.T, backend Backend, cfg Config) *testServer {
+func start(t testing.TB, backend Backend, cfg Config) *testServer {
 	t.Helper()
 	ln, err := Listen(filepath.Join(t.TempDir(), "rm.sock"), "")
 	if err != nil {
@@ -99,7 +107,7 @@ func start(t *testing.T, backend Backend, cfg Config) *testServer {
 	return startOn(t, ln, backend, cfg)
 }
 
-func startOn(t *testing.T, ln *Listener, backend Backend, cfg Config) *testServer {
+func startOn(t testing.TB, ln *Listener, backend Backend, cfg Config) *testServer {
 	t.Helper()
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -132,7 +140,7 @@ type testClient struct {
 	why   error         // after gone
 }
 
-func dial(t *testing.T, path string) *testClient {
+func dial(t testing.TB, path string) *testClient {
 	t.Helper()
 	c := &testClient{sock: ipc.NewSocket(connect(t, path), 1<<20, patience), drain: make(chan struct{}), gone: make(chan struct{})}
 	var err error
@@ -157,7 +165,7 @@ func (c *testClient) hangUp() {
 }
 
 // call starts a request and fails the test if that is impossible.
-func (c *testClient) call(t *testing.T, action string, edit ...func(*ipc.Request)) *ipc.Call {
+func (c *testClient) call(t testing.TB, action string, edit ...func(*ipc.Request)) *ipc.Call {
 	t.Helper()
 	req := &ipc.Request{Pool: "p", Action: action, Body: ipc.Body{42}}
 	for _, e := range edit {
@@ -171,7 +179,7 @@ func (c *testClient) call(t *testing.T, action string, edit ...func(*ipc.Request
 }
 
 // echo makes one round trip.
-func (c *testClient) echo(t *testing.T) {
+func (c *testClient) echo(t testing.TB) {
 	t.Helper()
 	r, err := recv(c.call(t, "echo"))
 	if err != nil || len(r.Body) != 1 || r.Body[0] != 42 {
@@ -185,7 +193,7 @@ func recv(call *ipc.Call) (*ipc.Reply, error) {
 	return call.Recv(ctx)
 }
 
-func connect(t *testing.T, path string) net.Conn {
+func connect(t testing.TB, path string) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("unix", path)
 	if err != nil {
@@ -205,7 +213,7 @@ func wantReason(t *testing.T, err error, want string) {
 }
 
 // await returns what a channel delivers, or fails the test.
-func await[T any](t *testing.T, ch <-chan T, what string) (v T) {
+func await[T any](t testing.TB, ch <-chan T, what string) (v T) {
 	t.Helper()
 	select {
 	case v = <-ch:
@@ -233,7 +241,7 @@ func firstMessage(t *testing.T, conn net.Conn) (any, error) {
 }
 
 // wantClosed reads to the end of the connection.
-func wantClosed(t *testing.T, conn net.Conn) {
+func wantClosed(t testing.TB, conn net.Conn) {
 	t.Helper()
 	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
