@@ -20,7 +20,11 @@ def _descriptors() -> dict[str, str]:
 
 
 def _children() -> set[str]:
-    return {child for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()}
+    children: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+            children.update((task / "children").read_text().split())
+    return children
 
 
 @pytest.fixture(autouse=True)

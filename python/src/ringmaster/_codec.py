@@ -210,27 +210,40 @@ def _sorted(m: Mapping[str, V]) -> Mapping[str, V]:
 
 # ---- decoding ----
 
-# The positions after kind and id: the type split gives for each (object: any) and the default.
-_POSITIONS: dict[int, tuple[tuple[type, object], ...]] = {
-    REQUEST: (
-        (str, ""),
-        (str, ""),
-        (str, ""),
-        (memoryview, b""),
-        (int, 0),
-        (int, 1),
-        (slice, None),
-        (object, None),
-        (slice, None),
+
+@dataclass(frozen=True)
+class _Layout:
+    """The positions after kind and id, or of a nested array: what split gives for each (object: any), the defaults."""
+
+    types: tuple[type, ...]
+    defaults: tuple[object, ...]
+
+    def read(self, fields: tuple[Any, ...]) -> list[Any]:
+        """Return the value of each position."""
+        values = list(fields[: len(self.types)])
+        for i, (value, expected) in enumerate(zip(values, self.types, strict=False)):
+            if type(value) is not expected:
+                if value is None:
+                    values[i] = self.defaults[i]
+                elif expected is not object:
+                    raise ValueError(f"the value at position {i} has the wrong type")
+        values += self.defaults[len(values) :]
+        return values
+
+
+_LAYOUTS = {
+    REQUEST: _Layout(
+        (str, str, str, memoryview, int, int, slice, object, slice), ("", "", "", b"", 0, 1, None, None, None)
     ),
-    REPLY: ((int, 0), (slice, None), (object, None), (slice, None), (slice, None)),
-    CANCEL: ((str, ""),),
-    CREDIT: ((int, 0),),
-    HELLO: ((int, 0), (int, 0), (str, ""), (slice, None), (slice, None)),
-    DRAIN: (),
-    STOP: (),
-    PING: ((int, 0),),
+    REPLY: _Layout((int, slice, object, slice, slice), (0, None, None, None, None)),
+    CANCEL: _Layout((str,), ("",)),
+    CREDIT: _Layout((int,), (0,)),
+    HELLO: _Layout((int, int, str, slice, slice), (0, 0, "", None, None)),
+    DRAIN: _Layout((), ()),
+    STOP: _Layout((), ()),
+    PING: _Layout((int,), (0,)),
 }
+_ERROR = _Layout((str, str, str, int, slice), ("", "", "", 0, None))
 
 
 def decode(data: Buffer) -> Message | None:
@@ -246,27 +259,15 @@ def decode(data: Buffer) -> Message | None:
     if len(fields) < 2 or type(fields[0]) is not int or type(fields[1]) is not int:
         raise BadMessage("it does not begin with [kind, id, …]")
     kind, id = fields[0], fields[1]
-    positions = _POSITIONS.get(kind)
-    if positions is None:
+    layout = _LAYOUTS.get(kind)
+    if layout is None:
         return None
     try:
-        return _message(kind, id, view, _values(fields, positions))
+        return _message(kind, id, view, layout.read(fields[2:]))
     except BadTensor as e:
         raise BadMessage(str(e), kind, id, "bad_tensor") from None
     except ValueError as e:
         raise BadMessage(str(e), kind, id) from None
-
-
-def _values(fields: tuple[Any, ...], positions: tuple[tuple[type, object], ...]) -> list[Any]:
-    values = [default for _, default in positions]
-    for i, value in enumerate(fields[2 : 2 + len(positions)]):
-        expected = positions[i][0]
-        if value is None:
-            continue
-        if type(value) is not expected and expected is not object:
-            raise ValueError(f"position {2 + i} has the wrong type")
-        values[i] = value
-    return values
 
 
 def _message(kind: int, id: int, view: memoryview, v: list[Any]) -> Message:
@@ -310,14 +311,16 @@ def _message(kind: int, id: int, view: memoryview, v: list[Any]) -> Message:
 
 
 def _map(view: memoryview, at: slice | None) -> dict[Any, Any]:
-    value = Encoded(view[at]).decode() if at is not None else {}
+    if at is None or view[at.start] == 0x80:  # none, or empty
+        return {}
+    value = Encoded(view[at]).decode()
     if type(value) is not dict:
         raise ValueError("a map is expected")
     return value
 
 
 def _str_map(view: memoryview, at: slice | None) -> dict[str, str]:
-    m = _map(view, at) if at is not None else {}
+    m = _map(view, at)
     for k, v in m.items():
         if type(k) is not str or type(v) is not str:
             raise ValueError("a map from strings to strings has something else in it")
@@ -338,13 +341,10 @@ def _error(view: memoryview, at: slice | None) -> Error | None:
     if at is None:
         return None
     part = view[at]
-    code, reason, message, retry_after_ms, details = _values((0, 0, *split(part, 5)), _ERROR)
+    code, reason, message, retry_after_ms, details = _ERROR.read(split(part, 5))
     return error_of(
         code, message, reason=reason, retry_after=retry_after_ms / 1000 or None, details=_str_map(part, details)
     )
-
-
-_ERROR: tuple[tuple[type, object], ...] = ((str, ""), (str, ""), (str, ""), (int, 0), (slice, None))
 
 
 def _actions(view: memoryview, at: slice | None) -> list[tuple[str, int]]:
