@@ -420,6 +420,27 @@ func TestCommittedBeforeShutdown(t *testing.T) {
 	}
 }
 
+// TestShutdownEndsRecv: a peer that goes on sending does not keep Recv from ending.
+func TestShutdownEndsRecv(t *testing.T) {
+	supervisor, worker := attach(t, geometries[0])
+	p, _ := supervisor.Supervisor()
+	_, c := worker.Worker()
+	send := func() {
+		if _, err := p.Send([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send()
+	worker.Shutdown()
+	if _, err := c.Recv(nil, 1); err != nil {
+		t.Error(err)
+	}
+	send()
+	if _, err := c.Recv(nil, 1); err != ErrClosed {
+		t.Errorf("%v, want ErrClosed", err)
+	}
+}
+
 // TestShutdownInMidMessage: a message that was not committed as a whole is not delivered, not even its end that came later.
 func TestShutdownInMidMessage(t *testing.T) {
 	checkLeaks(t)
