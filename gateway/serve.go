@@ -18,7 +18,7 @@ import (
 type Config struct {
 	MaxMessage     int           // bytes, both ways; 0: 64 MiB
 	MaxInFlight    int           // open requests per connection; 0: 1024
-	MaxConnections int           // at a time; 0: 1024
+	MaxConnections int           // at a time; 0: 1024, or half of the descriptors this process may open if that is less
 	StallTimeout   time.Duration // how long a client may leave its replies unread; 0: 10 s
 	WriteTimeout   time.Duration // how long one write to a client may take; 0: 10 s
 	DrainTimeout   time.Duration // how long requests in flight may take once ctx has ended; 0: 30 s
@@ -40,7 +40,7 @@ func (c Config) withDefaults() Config {
 		c.MaxInFlight = 1024
 	}
 	if c.MaxConnections == 0 {
-		c.MaxConnections = 1024
+		c.MaxConnections = min(1024, maxDescriptors()/2) // workers need some, too
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -50,6 +50,15 @@ func (c Config) withDefaults() Config {
 	def(&c.DrainTimeout, 30*time.Second)
 	def(&c.helloTimeout, 10*time.Second)
 	return c
+}
+
+// maxDescriptors is how many files this process may have open.
+func maxDescriptors() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 1024
+	}
+	return int(min(limit.Cur, 1<<20))
 }
 
 const (
@@ -95,7 +104,7 @@ type server struct {
 // accept lets clients in until ctx ends (nil) or the listener breaks. Running out of descriptors or memory is no reason to stop: it pauses and tries again.
 func (s *server) accept(ctx context.Context, ln net.Listener) error {
 	pause := time.Duration(0)
-	for {
+	for ctx.Err() == nil {
 		raw, err := ln.Accept()
 		switch {
 		case err == nil:
@@ -103,7 +112,7 @@ func (s *server) accept(ctx context.Context, ln net.Listener) error {
 			s.welcome(raw.(*net.UnixConn))
 			continue
 		case ctx.Err() != nil:
-			return nil
+			continue
 		case !passing(err):
 			return fmt.Errorf("accept: %w", err)
 		}
@@ -114,9 +123,9 @@ func (s *server) accept(ctx context.Context, ln net.Listener) error {
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return nil
 		}
 	}
+	return nil
 }
 
 // passing reports whether an error of accept may go away by itself.
