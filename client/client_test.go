@@ -398,7 +398,7 @@ func TestDrain(t *testing.T) {
 
 func TestClose(t *testing.T) {
 	begun := make(chan struct{})
-	s := newServer(t, func(ctx context.Context, _ *ipc.Request, w *ipc.Responder) {
+	s := newServer(t, func(ctx context.Context, _ *ipc.Request, _ *ipc.Responder) {
 		close(begun)
 		<-ctx.Done()
 	})

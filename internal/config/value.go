@@ -45,10 +45,10 @@ func (d *decoder) count(v value, into *uint64) bool {
 }
 
 // duration reads a duration of at least least nanoseconds.
-func (d *decoder) duration(v value, into *time.Duration, least time.Duration, example string) bool {
+func (d *decoder) duration(v value, into *time.Duration, least time.Duration, example string) {
 	var s string
 	if !d.text(v, &s, "a duration such as "+example) {
-		return false
+		return
 	}
 	n, err := time.ParseDuration(s)
 	switch {
@@ -58,9 +58,7 @@ func (d *decoder) duration(v value, into *time.Duration, least time.Duration, ex
 		d.fail(v, s, "use a positive duration such as %s", example)
 	default:
 		*into = n
-		return true
 	}
-	return false
 }
 
 var units = []struct {
