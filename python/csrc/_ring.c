@@ -1,4 +1,5 @@
-/* The module ringmaster._ring: what of the SDK has to be C, namely atomics, futexes, waiting without the GIL, and one scan of a peer's bytes. */
+/* The module ringmaster._ring: what of the SDK has to be C, namely atomics, futexes, waiting without the GIL, and one
+ * scan of a peer's bytes. */
 #include "module.h"
 
 static PyObject *new_exception(PyObject *module, const char *name, const char *attribute, const char *doc)
@@ -12,10 +13,13 @@ static PyObject *new_exception(PyObject *module, const char *name, const char *a
 static int module_exec(PyObject *module)
 {
     struct rm_module *m = PyModule_GetState(module);
-    m->protocol_error = new_exception(module, "ringmaster._ring.ProtocolError", "ProtocolError", "The peer broke the protocol; the segment is of no more use.");
-    m->closed = new_exception(module, "ringmaster._ring.Closed", "Closed", "The segment was shut down or closed in this process.");
+    m->protocol_error = new_exception(module, "ringmaster._ring.ProtocolError", "ProtocolError",
+                                      "The peer broke the protocol; the segment is of no more use.");
+    m->closed = new_exception(module, "ringmaster._ring.Closed", "Closed",
+                              "The segment was shut down or closed in this process.");
     PyObject *type = PyType_FromModuleAndSpec(module, &rm_segment_spec, NULL);
-    int err = m->protocol_error == NULL || m->closed == NULL || type == NULL || PyModule_AddObjectRef(module, "Segment", type) != 0;
+    int err = m->protocol_error == NULL || m->closed == NULL || type == NULL ||
+              PyModule_AddObjectRef(module, "Segment", type) != 0;
     Py_XDECREF(type);
     return err ? -1 : 0;
 }
@@ -39,8 +43,10 @@ static int module_clear(PyObject *module)
 static PyMethodDef functions[] = {
     {"split", (PyCFunction)(void (*)(void))rm_split, METH_FASTCALL,
      "split(data, most=16) -> tuple of the first elements of the MessagePack array that data is\n\n"
-     "All of data is checked (ValueError). nil, booleans, unsigned integers and strings come decoded, binaries as views of data, anything else as the slice of data where it lies."},
-    {"watch_lifeline", rm_watch_lifeline, METH_O, "watch_lifeline(fd): from now on end of file on this socket ends the process at once, with status 1"},
+     "All of data is checked (ValueError). nil, booleans, unsigned integers and strings come decoded, binaries as\n"
+     "views of data, anything else as the slice of data where it lies."},
+    {"watch_lifeline", rm_watch_lifeline, METH_O,
+     "watch_lifeline(fd): from now on end of file on this socket ends the process at once, with status 1"},
     {NULL, NULL, 0, NULL},
 };
 

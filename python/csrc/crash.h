@@ -1,7 +1,7 @@
 /* The numbered steps of docs/protocol.md, section 10, at which crash tests kill a process.
  *
- * Compiled in only with -DRINGMASTER_CRASHPOINTS. Then RINGMASTER_CRASH_AT=S3:5 kills this process (SIGKILL) when it passes step S3 for the
- * fifth time, and S3:5:w2s counts the passes on that ring alone.
+ * Compiled in only with -DRINGMASTER_CRASHPOINTS. Then RINGMASTER_CRASH_AT=S3:5 kills this process (SIGKILL) when it
+ * passes step S3 for the fifth time, and S3:5:w2s counts the passes on that ring alone.
  */
 #ifndef RINGMASTER_CRASH_H
 #define RINGMASTER_CRASH_H

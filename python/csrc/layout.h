@@ -15,8 +15,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-static_assert(ATOMIC_INT_LOCK_FREE == 2, "32-bit atomics must be lock-free to work between processes");
-static_assert(ATOMIC_LONG_LOCK_FREE == 2 && sizeof(long) == 8, "64-bit atomics must be lock-free to work between processes");
+/* Between processes only lock-free atomics work. */
+static_assert(ATOMIC_INT_LOCK_FREE == 2, "32-bit atomics are not lock-free");
+static_assert(ATOMIC_LONG_LOCK_FREE == 2 && sizeof(long) == 8, "64-bit atomics are not lock-free");
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the segment is little-endian");
 
 #define RM_MAGIC "RNGSHM\0\1"

@@ -1,4 +1,5 @@
-/* ringmaster._ring.watch_lifeline: a thread that knows nothing of Python, so that it works while a handler holds the GIL or hangs. */
+/* ringmaster._ring.watch_lifeline: a thread that knows nothing of Python, so that it works while a handler holds the
+ * GIL or hangs. */
 #define _GNU_SOURCE
 #include "module.h"
 
@@ -10,7 +11,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Waits for the end of file, which is that the supervisor is gone. Packets are ignored; an empty one is told from the end by poll. */
+/* Waits for the end of file, which is that the supervisor is gone. Packets are ignored; an empty one is told from the
+ * end by poll. */
 static void *watch(void *arg)
 {
     struct pollfd p = {.fd = (int)(intptr_t)arg, .events = POLLIN | POLLRDHUP};

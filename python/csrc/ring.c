@@ -1,4 +1,5 @@
-/* Messages become frames and come back; the semaphore. In the order in which a message meets it: send, the semaphore, receive. */
+/* Messages become frames and come back; the semaphore. In the order in which a message meets it: send, the semaphore,
+ * receive. */
 #define _GNU_SOURCE
 #include "ring.h"
 
@@ -23,7 +24,9 @@ static enum rm_result broken(struct rm_ring *r, const char *why)
 }
 
 /* Looks at the peer's position, once, and updates available.
- * Acquire pairs with the release in publish: what the peer wrote (or has finished reading) before it is visible (or free) after it. */
+ *
+ * Acquire pairs with the release in publish: what the peer
+ * wrote (or has finished reading) before it is visible (or free) after it. */
 static enum rm_result refresh(struct rm_ring *r)
 {
     uint64_t distance;
@@ -98,7 +101,8 @@ static void write_header(struct rm_ring *r, uint64_t offset, uint32_t len, uint1
     memcpy(r->bytes + offset, &f, sizeof f);
 }
 
-static enum rm_result send_frame(struct rm_ring *r, struct rm_host *host, int64_t deadline, struct cursor *from, uint32_t len, uint16_t flags)
+static enum rm_result send_frame(struct rm_ring *r, struct rm_host *host, int64_t deadline, struct cursor *from,
+                                 uint32_t len, uint16_t flags)
 {
     uint64_t offset = r->own & (r->capacity - 1);
     uint64_t need = rm_need(len);
@@ -121,7 +125,8 @@ static enum rm_result send_frame(struct rm_ring *r, struct rm_host *host, int64_
     return RM_OK;
 }
 
-enum rm_result rm_send(struct rm_segment *s, struct rm_host *host, int64_t deadline, const struct iovec *parts, int count)
+enum rm_result rm_send(struct rm_segment *s, struct rm_host *host, int64_t deadline, const struct iovec *parts,
+                       int count)
 {
     struct rm_ring *r = &s->out;
     uint64_t left = 0;
@@ -162,7 +167,8 @@ static void publish(struct rm_ring *r, uint64_t bytes, uint32_t frames)
         RM_STEP(r, R4);
     else
         RM_STEP(r, S4);
-    /* Orders the store above before the load below; the sleeper's exchange of waiters is the other half. Without it both may miss each other. */
+    /* Orders the store above before the load below; the sleeper's exchange of waiters is the other half. Without it
+     * both may miss each other. */
     atomic_thread_fence(memory_order_seq_cst);
     if (atomic_load_explicit(&peer->waiters, memory_order_relaxed) == 0)
         return;
@@ -189,7 +195,9 @@ static inline void relax(void)
 }
 
 /* Looks again and again for a short time. RM_TIMEOUT: not yet.
- * The time is spent where it lately paid: halved by each failure, restored by a success, and by every 32nd wait so that a change of the load is noticed. */
+ *
+ * The time is spent where it lately paid: halved by each
+ * failure, restored by a success, and by every 32nd wait so that a change of the load is noticed. */
 static enum rm_result spin(struct rm_ring *r, uint64_t bytes)
 {
     uint64_t budget = ++r->waits % 32 == 0 ? r->spin_limit : r->spin;

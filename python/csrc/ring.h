@@ -3,10 +3,12 @@
  *   segment.c   a segment is created, checked and mapped
  *   ring.c      messages become frames and come back; the semaphore
  *
- * One process holds one side of a segment: the supervisor produces on s2w and consumes from w2s, the worker the reverse. One thread at a time may be in rm_send, and one
- * in rm_receive; a program with more of them brings its own lock for each. Shared memory holds no lock, so a dead peer holds none.
+ * One process holds one side of a segment: the supervisor produces on s2w and consumes from w2s, the worker the
+ * reverse. One thread at a time may be in rm_send, and one in rm_receive; a program with more of them brings its own
+ * lock for each. Shared memory holds no lock, so a dead peer holds none.
  *
- * The peer is never trusted: its words are loaded once, checked, then used. A check that fails makes that direction return RM_PROTOCOL for ever.
+ * The peer is never trusted: its words are loaded once, checked, then used. A check that fails makes that direction
+ * return RM_PROTOCOL for ever.
  */
 #ifndef RINGMASTER_RING_H
 #define RINGMASTER_RING_H
@@ -36,10 +38,11 @@ enum rm_role { RM_WORKER, RM_SUPERVISOR };
 struct rm_host {
     void (*block)(struct rm_host *);       /* this thread is about to sleep or to copy much: let others run */
     void (*unblock)(struct rm_host *);     /* done with that */
-    bool (*interrupted)(struct rm_host *); /* called while blocked, after each signal and at least once a second; true ends the wait */
+    bool (*interrupted)(struct rm_host *); /* called after each signal, and once a second; true ends the wait */
 };
 
-/* Where a message is received. grow makes data at least capacity bytes long, keeping what it holds; false: out of memory. */
+/* Where a message is received. grow makes data at least capacity bytes long, keeping what it holds; false: out of
+ * memory. */
 struct rm_buffer {
     uint8_t *data;
     uint64_t length;   /* bytes of the message so far */
@@ -49,7 +52,8 @@ struct rm_buffer {
 
 /* One direction as this process sees it.
  *
- * Invariants: own is a multiple of 16 and differs from the peer's position by at most capacity; available is what the peer was last seen to leave us, never more than that.
+ * Invariants: own is a multiple of 16 and differs from the peer's position by at most capacity; available is what the
+ * peer was last seen to leave us, never more than that.
  */
 struct rm_ring {
     const char *name;              /* "s2w" or "w2s"; immutable, like everything up to spin_limit */
@@ -80,10 +84,12 @@ struct rm_segment {
     const char *why; /* of RM_PROTOCOL or RM_SYSTEM from rm_segment_open */
 };
 
-/* Makes a sealed segment and returns its descriptor, or -1 with errno. max_frame 0 means the largest allowed. For tests: the supervisor pid, which only informs, is 0. */
+/* Makes a sealed segment and returns its descriptor, or -1 with errno. max_frame 0 means the largest allowed. For
+ * tests: the supervisor pid, which only informs, is 0. */
 int rm_segment_create(uint64_t s2w_capacity, uint64_t w2s_capacity, uint64_t max_frame, uint64_t incarnation);
 
-/* Checks and maps the segment behind fd, which may be closed afterwards. RM_OK, RM_PROTOCOL or RM_SYSTEM. A segment that has been used by this role before cannot be opened: positions start at 0. */
+/* Checks and maps the segment behind fd, which may be closed afterwards. RM_OK, RM_PROTOCOL or RM_SYSTEM.
+ * Precondition: nobody has used this side before, since positions start at 0. */
 enum rm_result rm_segment_open(struct rm_segment *, int fd, enum rm_role, uint64_t max_message);
 
 /* Ends every send and receive, now and later, with RM_CLOSED. The peer notices nothing. */
@@ -95,11 +101,13 @@ void rm_segment_nudge(struct rm_segment *);
 /* Unmaps. Precondition: no other thread is in a function of this segment, and none will be. */
 void rm_segment_unmap(struct rm_segment *);
 
-/* Sends the parts, together one message of 1 … max_message bytes (precondition). deadline is CLOCK_MONOTONIC ns, 0 to not wait at all, and
- * holds for the first frame: a message once begun is finished, or this direction is over. After any result but RM_OK before that, nothing was sent. */
+/* Sends the parts, together one message of 1 … max_message bytes (precondition). deadline is CLOCK_MONOTONIC ns, 0 to
+ * not wait at all, and holds for the first frame: a message once begun is finished, or this direction is over. After
+ * any result but RM_OK before that, nothing was sent. */
 enum rm_result rm_send(struct rm_segment *, struct rm_host *, int64_t deadline, const struct iovec *parts, int count);
 
-/* Receives one message into buffer, which begins with length 0. After any result but RM_OK the call may be repeated with the same buffer: it holds the message's frames so far. */
+/* Receives one message into buffer, which begins with length 0. After any result but RM_OK the call may be repeated
+ * with the same buffer: it holds the message's frames so far. */
 enum rm_result rm_receive(struct rm_segment *, struct rm_host *, int64_t deadline, struct rm_buffer *);
 
 /* Says what the worker is doing: words the supervisor shows to people. */

@@ -1,4 +1,5 @@
-/* One pass over MessagePack bytes from a peer, before anything else looks at them: docs/protocol.md, section 5, Validation. */
+/* One pass over MessagePack bytes from a peer, before anything else looks at them: docs/protocol.md, section 5,
+ * Validation. */
 #ifndef RINGMASTER_SCAN_H
 #define RINGMASTER_SCAN_H
 
@@ -14,10 +15,12 @@ struct rm_value {
     uint64_t items; /* that follow the head: of ARRAY; of MAP, keys and values */
 };
 
-/* Reads the head of the value at data[*at] and moves *at behind it. Returns NULL, or what is wrong; then what a head claims to follow does lie inside length. */
+/* Reads the head of the value at data[*at] and moves *at behind it. Returns NULL, or what is wrong; then what a head
+ * claims to follow does lie inside length. */
 const char *rm_scan_head(const uint8_t *data, uint64_t length, uint64_t *at, struct rm_value *);
 
-/* Moves *at behind the whole value at data[*at], which lies in depth containers. Returns NULL, or what is wrong. No recursion, no allocation. */
+/* Moves *at behind the whole value at data[*at], which lies in depth containers. Returns NULL, or what is wrong. No
+ * recursion, no allocation. */
 const char *rm_scan_value(const uint8_t *data, uint64_t length, uint64_t *at, int depth);
 
 #endif

@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SPIN_LIMIT_NS 50000 /* longer than a round trip between two cores that are awake, far shorter than a time slice */
+#define SPIN_LIMIT_NS 50000 /* longer than a round trip between two cores that are awake, shorter than a time slice */
 
 int64_t rm_now(void)
 {
@@ -165,8 +165,9 @@ enum rm_result rm_segment_open(struct rm_segment *s, int fd, enum rm_role role, 
     s->incarnation = g.incarnation;
     s->max_frame = g.max_frame;
     bool worker = role == RM_WORKER;
-    ring_init(worker ? &s->in : &s->out, "s2w", worker, &g, &shared->s2w, base + g.s2w_offset, g.s2w_capacity, max_message);
-    ring_init(worker ? &s->out : &s->in, "w2s", !worker, &g, &shared->w2s, base + g.w2s_offset, g.w2s_capacity, max_message);
+    struct rm_ring *s2w = worker ? &s->in : &s->out, *w2s = worker ? &s->out : &s->in;
+    ring_init(s2w, "s2w", worker, &g, &shared->s2w, base + g.s2w_offset, g.s2w_capacity, max_message);
+    ring_init(w2s, "w2s", !worker, &g, &shared->w2s, base + g.w2s_offset, g.w2s_capacity, max_message);
     if (worker)
         atomic_store(&shared->worker.pid, (uint32_t)getpid());
     return RM_OK;

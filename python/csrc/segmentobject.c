@@ -1,7 +1,8 @@
 /* ringmaster._ring.Segment: ring.h for Python.
  *
- * Invariants: shared memory is touched only between enter and leave, and unmapped only when nobody is there (uses, guarded by the GIL); never after a fork, whose child
- * has no such mapping. in_lock guards s.in and incoming, out_lock guards s.out; neither is awaited while the GIL is held.
+ * Invariants: shared memory is touched only between enter and leave, and unmapped only when nobody is there (uses,
+ * guarded by the GIL); never after a fork, whose child has no such mapping. in_lock guards s.in and incoming,
+ * out_lock guards s.out; neither is awaited while the GIL is held.
  */
 #define _GNU_SOURCE
 #include "module.h"
@@ -219,11 +220,11 @@ static PyObject *Segment_try_recv(PyObject *self, PyObject *Py_UNUSED(none))
 /* Sends what the Py_buffers show; None, False or an exception. */
 static PyObject *send_parts(Segment *self, const struct iovec *parts, int count, bool wait)
 {
-    uint64_t length = 0;
+    unsigned long long length = 0, most = self->s.out.max_message;
     for (int i = 0; i < count; i++)
         length += parts[i].iov_len;
-    if (length < 1 || length > self->s.out.max_message)
-        return PyErr_Format(PyExc_ValueError, "a message of %llu bytes; it must have 1 to %llu", (unsigned long long)length, (unsigned long long)self->s.out.max_message);
+    if (length < 1 || length > most)
+        return PyErr_Format(PyExc_ValueError, "a message of %llu bytes; it must have 1 to %llu", length, most);
     if (wait)
         lock(&self->out_lock);
     else if (pthread_mutex_trylock(&self->out_lock) != 0)
@@ -414,15 +415,18 @@ static void Segment_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
+#define FAST(name) (PyCFunction)(void (*)(void))name, METH_FASTCALL
+#define KEYWORDS(name) (PyCFunction)(void (*)(void))name, METH_VARARGS | METH_KEYWORDS
+
 static PyMethodDef methods[] = {
-    {"create", (PyCFunction)(void (*)(void))Segment_create, METH_VARARGS | METH_KEYWORDS | METH_STATIC,
+    {"create", KEYWORDS(Segment_create) | METH_STATIC,
      "create(s2w=1 MiB, w2s=1 MiB, incarnation=1, max_frame=0) -> descriptor of a new sealed segment"},
-    {"recv", (PyCFunction)(void (*)(void))Segment_recv, METH_FASTCALL,
+    {"recv", FAST(Segment_recv),
      "recv(timeout=None) -> the next message as a bytearray of its own, or None after timeout seconds or a nudge"},
     {"try_recv", Segment_try_recv, METH_NOARGS, "try_recv() -> the next message, or None if none is there"},
-    {"send", (PyCFunction)(void (*)(void))Segment_send, METH_FASTCALL, "send(*buffers): their concatenation as one message; waits for space"},
-    {"try_send", (PyCFunction)(void (*)(void))Segment_try_send, METH_FASTCALL, "try_send(*buffers) -> False if there is no space for it to begin"},
-    {"set_status", (PyCFunction)(void (*)(void))Segment_set_status, METH_FASTCALL, "set_status(state, request): the worker's advisory words"},
+    {"send", FAST(Segment_send), "send(*buffers): their concatenation as one message; waits for space"},
+    {"try_send", FAST(Segment_try_send), "try_send(*buffers) -> False if there is no space for it to begin"},
+    {"set_status", FAST(Segment_set_status), "set_status(state, request): the worker's advisory words"},
     {"nudge", Segment_nudge, METH_NOARGS, "nudge(): one recv, waiting now or next, returns None"},
     {"shutdown", Segment_shutdown, METH_NOARGS, "shutdown(): every recv and send, now and later, raises Closed"},
     {"close", Segment_close, METH_NOARGS, "close(): shutdown, and unmap as soon as nobody is inside"},

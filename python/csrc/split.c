@@ -23,8 +23,9 @@ static PyObject *view_of(PyObject *data, uint64_t start, uint64_t length)
     return part;
 }
 
-/* The element whose head v was read from bytes[start] on; its contents begin at bytes[at] and it ends at bytes[stop]. */
-static PyObject *element(PyObject *data, const uint8_t *bytes, const struct rm_value *v, uint64_t start, uint64_t at, uint64_t stop)
+/* The element at bytes[start], whose head v ends at bytes[at] and which itself ends at bytes[stop]. */
+static PyObject *element(PyObject *data, const uint8_t *bytes, const struct rm_value *v, uint64_t start, uint64_t at,
+                         uint64_t stop)
 {
     switch (v->type) {
     case RM_NIL:

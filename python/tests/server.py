@@ -46,6 +46,7 @@ class Server:
             while True:
                 s, _ = self.listener.accept()
                 self.connections.append(Connection(self, s))
+                self.connections[-1].threads[0].start()
 
     def happened(self, name: str) -> tuple[Any, ...]:
         """Wait for an event of that name, skipping others; return the rest of it."""
@@ -67,7 +68,6 @@ class Connection:
         self.cancelled: dict[int, str] = {}
         self.gone = False
         self.threads = [threading.Thread(target=self.serve)]
-        self.threads[0].start()
 
     def hang_up(self) -> None:
         with contextlib.suppress(OSError):

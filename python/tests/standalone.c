@@ -1,4 +1,5 @@
-/* ring.h without Python: both sides of a segment in one process, with sequence numbers about to wrap. Exits with 0 if all went well. */
+/* ring.h without Python: both sides of a segment in one process, with sequence numbers about to wrap. Exits with 0 if
+ * all went well. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

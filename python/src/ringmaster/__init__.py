@@ -19,7 +19,9 @@ An app::
 and `rm.aio.connect()` is the same for asyncio.
 """
 
-from ringmaster import aio
+import importlib
+from typing import TYPE_CHECKING
+
 from ringmaster._actions import action
 from ringmaster._errors import (
     Aborted,
@@ -39,6 +41,9 @@ from ringmaster._request import Request
 from ringmaster._session import Result
 from ringmaster.client import Client, Stream, connect
 from ringmaster.worker import serve
+
+if TYPE_CHECKING:
+    from ringmaster import aio
 
 __version__ = "0.1.0"
 
@@ -64,3 +69,9 @@ __all__ = [
     "connect",
     "serve",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "aio":  # asyncio would be a third of what a worker imports, and workers have no use for it
+        return importlib.import_module("ringmaster.aio")
+    raise AttributeError(f"module 'ringmaster' has no attribute {name!r}")

@@ -60,10 +60,9 @@ def launch() -> Launch:
 
 def leave(status: int, why: str = "") -> NoReturn:
     """End the process at once, from any thread and from inside any handler; only the log's last lines are saved."""
-    if why:
-        sys.stderr.write(f"ringmaster: {why}\n")
-    for stream in (sys.stdout, sys.stderr):
+    for stream, text in ((sys.stdout, ""), (sys.stderr, f"ringmaster: {why}\n" if why else "")):
         with contextlib.suppress(OSError, ValueError):
+            stream.write(text)
             stream.flush()
     os._exit(status)
 

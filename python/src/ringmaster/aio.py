@@ -91,10 +91,11 @@ class Client:
     ) -> Result:
         """Run an action and return its answer, or raise an Error. The arguments are as for ringmaster.Client.call."""
         request = new_request(pool, action, body, **options)
+        deadline = _deadline(options)
         connection = await self._connected()
-        call = await connection.start(request, 1)
+        call = await connection.start(request, 1, deadline)
         try:
-            return answer_of(await connection.next(call, options.get("timeout")))
+            return answer_of(await connection.next(call, deadline))
         finally:
             connection.cancel(call, "cancelled")
 
@@ -136,14 +137,12 @@ class Client:
         cancelled when the iterator is closed before its end; `contextlib.aclosing` closes it at once.
         """
         request = new_request(pool, action, body, **options)
-        timeout = options.get("timeout")
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = _deadline(options)
         connection = await self._connected()
-        call = await connection.start(request, max(1, window))
+        call = await connection.start(request, max(1, window), deadline)
         try:
             while True:
-                left = None if deadline is None else deadline - time.monotonic()
-                reply = await connection.next(call, left)
+                reply = await connection.next(call, deadline)
                 chunk = chunk_of(reply)
                 if chunk is None:
                     return
@@ -174,6 +173,11 @@ class Client:
             if self._connection is None:
                 self._connection = await _Connection.open(self._path, self._timeout)
             return self._connection
+
+
+def _deadline(options: Options) -> float | None:
+    timeout = options.get("timeout")
+    return None if timeout is None else asyncio.get_running_loop().time() + timeout
 
 
 def _arrive(future: "asyncio.Future[None]") -> None:
@@ -238,19 +242,23 @@ class _Connection(asyncio.BufferedProtocol):
 
     # ---- for a call ----
 
-    async def start(self, request: Request, window: int) -> Call:
-        """Open a call and send its request."""
-        await self._writable.wait()
+    async def start(self, request: Request, window: int, deadline: float | None) -> Call:
+        """Open a call and send its request; DeadlineExceeded if the server has not taken earlier ones by then."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._writable.wait()
+        except TimeoutError:
+            raise deadline_passed() from None
         call, frame = self._session.open(request, window)
         self._write(frame)
         if self._over is not None:
             self._session.lose(self._over)
         return call
 
-    async def next(self, call: Call, timeout: float | None) -> Reply:
-        """Return the call's next reply; DeadlineExceeded after timeout seconds."""
+    async def next(self, call: Call, deadline: float | None) -> Reply:
+        """Return the call's next reply; DeadlineExceeded after deadline, which is on the event loop's clock."""
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout_at(deadline):
                 while not call.replies:
                     arrived: asyncio.Future[None] = self._loop.create_future()
                     call.wake = functools.partial(_arrive, arrived)

@@ -182,8 +182,9 @@ class Worker(ABC):
         if self._claim_end(request):
             self._send(end)
         del self._open[request.id]
-        if not self._open:
-            self._segment.set_status(DRAINING if self._draining else READY, 0)
+        others = list(self._open)
+        state = BUSY if others else DRAINING if self._draining else READY
+        self._segment.set_status(state, others[0] if others else 0)
 
     def _answer(self, request: Request) -> list[Buffer]:
         """Run the action, send its chunks, and return its END."""
