@@ -35,9 +35,9 @@ func TestMain(m *testing.M) {
 	binary = filepath.Join(root, "bin", "ringmaster")
 	if python = os.Getenv("RINGMASTER_TEST_PYTHON"); python == "" {
 		python = filepath.Join(root, ".venv", "bin", "python")
-		make := exec.Command("make", "-C", root, "build", "py")
-		make.Stdout, make.Stderr = os.Stderr, os.Stderr
-		if err := make.Run(); err != nil {
+		prepare := exec.Command("make", "-C", root, "build", "py")
+		prepare.Stdout, prepare.Stderr = os.Stderr, os.Stderr
+		if err := prepare.Run(); err != nil {
 			fmt.Fprintln(os.Stderr, "make build py:", err)
 			os.Exit(1)
 		}

@@ -37,5 +37,5 @@ func futexWait(word *atomic.Uint32, want uint32) {
 // futexWake wakes up to n sleepers on word. It never blocks, so it need not go through the scheduler. There is nothing to do
 // about an error.
 func futexWake(word *atomic.Uint32, n int) {
-	unix.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWakeOp, uintptr(n), 0, 0, 0)
+	_, _, _ = unix.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWakeOp, uintptr(n), 0, 0, 0)
 }

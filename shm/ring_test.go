@@ -21,7 +21,7 @@ var geometries = []Geometry{
 
 // randomSize favours the sizes at which something changes.
 func randomSize(rnd *rand.Rand, maxFrame, most int) int {
-	size := 0
+	var size int
 	switch rnd.IntN(6) {
 	case 0:
 		size = 1 + rnd.IntN(40)

@@ -52,7 +52,7 @@ func allocate(fd int, size int64) error {
 	const step = 16 << 20
 	for off := int64(0); off < size; {
 		err := fallocate(fd, 0, off, min(step, size-off))
-		if err == unix.EINTR {
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {

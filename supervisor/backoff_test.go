@@ -9,9 +9,10 @@ func newBackoff() *backoff { return &backoff{first: backoffFirst, max: backoffMa
 
 func TestBackoffDoublesUpToItsMost(t *testing.T) {
 	b, now := newBackoff(), time.Now()
-	for i, want := range []time.Duration{50, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000} {
-		if got := b.fail(now, true, 0); got != want*time.Millisecond {
-			t.Fatalf("failure %d: wait %v, want %v", i+1, got, want*time.Millisecond)
+	for i, ms := range []int{50, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000} {
+		want := time.Duration(ms) * time.Millisecond
+		if got := b.fail(now, true, 0); got != want {
+			t.Fatalf("failure %d: wait %v, want %v", i+1, got, want)
 		}
 	}
 	for range 2000 { // far beyond what a float's exponent holds
