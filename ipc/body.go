@@ -15,14 +15,26 @@ type Body []byte
 // maxPooled is the size in bytes of the largest body whose coder is kept for the next one; coders hold on to their buffers.
 const maxPooled = 64 << 10
 
+// Validate checks that b can lie in a message: that it is one well-formed MessagePack value, nested at most 63 deep. The receiver of a message with another one takes its sender for broken.
+func (b Body) Validate() error {
+	if len(b) == 0 {
+		return nil
+	}
+	s := scanner{body: true}
+	if err := s.whole(b); err != nil {
+		return Errorf(InvalidArgument, "bad_body", "the body is not one MessagePack value that can be sent: %v", err)
+	}
+	return nil
+}
+
 // Marshal encodes v, with vmihailenco/msgpack's struct tags and shortest integers.
 func Marshal(v any) (Body, error) {
 	if v == nil {
 		return nil, nil
 	}
 	if b, ok := v.(Body); ok {
-		if err := Scan(b); len(b) > 0 && err != nil {
-			return nil, Errorf(InvalidArgument, "bad_body", "the body is not one MessagePack value: %v", err)
+		if err := b.Validate(); err != nil {
+			return nil, err
 		}
 		return b, nil
 	}
@@ -34,6 +46,9 @@ func Marshal(v any) (Body, error) {
 		err = Errorf(InvalidArgument, "bad_body", "the body cannot be encoded as MessagePack: %v", err)
 	}
 	b := w.take()
+	if err == nil {
+		err = b.Validate() // it may be nested too deep, and custom encoders may have written anything
+	}
 	if err != nil {
 		return nil, err
 	}

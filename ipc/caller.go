@@ -287,14 +287,14 @@ func (c *Caller) deliver(r *Reply) error {
 	abandoned := !call.abandoned.IsZero()
 	c.mu.Unlock()
 
-	if !abandoned {
-		if !r.End && len(call.queue) >= int(call.window) {
-			return protocolErrorf("the peer sent more replies to request %d than it was granted", r.ID)
-		}
-		call.queue <- r // fits: see queue
+	if !abandoned && !r.End && len(call.queue) >= int(call.window) {
+		return protocolErrorf("the peer sent more replies to request %d than it was granted", r.ID)
 	}
 	if r.End && call.done != nil {
-		call.done()
+		call.done() // first: whoever sees the END may count on it
+	}
+	if !abandoned {
+		call.queue <- r // fits: see queue
 	}
 	return nil
 }
@@ -333,9 +333,10 @@ func (c *Caller) Close(refuse *Error, end func(sent uint64) *Error) {
 	c.open = nil
 	c.mu.Unlock()
 	for _, call := range open {
-		call.queue <- &Reply{ID: call.id, End: true, Err: end(call.end)} // fits: see queue
+		reply := &Reply{ID: call.id, End: true, Err: end(call.end)}
 		if call.done != nil {
 			call.done()
 		}
+		call.queue <- reply // fits: see queue
 	}
 }

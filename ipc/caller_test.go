@@ -109,3 +109,53 @@ func TestARequestThatCannotBeSentIsOverdue(t *testing.T) {
 		}
 	})
 }
+
+// A caller that has seen the END may ask again at once: the place that its call had is free.
+func TestDoneComesBeforeTheEND(t *testing.T) {
+	for name, end := range map[string]func(*Caller){
+		"reply": func(c *Caller) { _ = c.deliver(&Reply{ID: 1, End: true}) },
+		"close": func(c *Caller) { c.Close(errOwner, func(uint64) *Error { return errOwner }) },
+	} {
+		c := NewCaller(&clogged{}, Events{})
+		call := &Call{caller: c, id: 1, window: 1, queue: make(chan *Reply, 2)}
+		call.done = func() {
+			if len(call.queue) > 0 {
+				t.Errorf("%s: the END is there before done was called", name)
+			}
+		}
+		c.open[1] = call
+		end(c)
+		if len(call.queue) != 1 {
+			t.Errorf("%s: %d replies", name, len(call.queue))
+		}
+	}
+}
+
+// A message's own array takes one of the 64 levels.
+func TestDepthOfABodyInItsMessage(t *testing.T) {
+	nested := func(levels int) any {
+		var v any
+		for range levels {
+			v = []any{v}
+		}
+		return v
+	}
+	deepest, err := Marshal(nested(maxDepth - 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []any{&Request{ID: 1, Body: deepest}, &Reply{ID: 1, Body: deepest}} {
+		if _, err := Decode(encodeMessage(m)); err != nil {
+			t.Errorf("%T with the deepest body there may be: %v", m, err)
+		}
+	}
+	_, err = Marshal(nested(maxDepth))
+	wantError(t, err, InvalidArgument, "bad_body")
+	tooDeep := append(Body{0x91}, deepest...)
+	wantError(t, tooDeep.Validate(), InvalidArgument, "bad_body")
+	_, err = Marshal(tooDeep)
+	wantError(t, err, InvalidArgument, "bad_body")
+	if err := tooDeep.Decode(new(any)); err != nil { // it need not go into a message
+		t.Error(err)
+	}
+}

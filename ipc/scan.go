@@ -21,6 +21,7 @@ func Scan(b []byte) error {
 
 // scanner is a scan and what else it has found out.
 type scanner struct {
+	body bool       // what is scanned is to lie in a message's own array, and may be nested one level less
 	ext  bool       // there is a value of an extension type, such as a timestamp, somewhere
 	seen int        // how many of ends are set
 	ends [11]uint32 // where the outermost array's first elements end; a request has 11
@@ -48,8 +49,12 @@ func (s *scanner) value(b []byte) (int, error) {
 		return 0, fmt.Errorf("%d bytes are too many for one value", len(b))
 	}
 	var outer [maxDepth]uint32 // elements still to come in the containers around the innermost open one
-	depth := 0                 // open containers
-	left := uint32(1)          // elements still to come in the innermost, or at depth 0 the value itself
+	most := maxDepth
+	if s.body {
+		most--
+	}
+	depth := 0        // open containers
+	left := uint32(1) // elements still to come in the innermost, or at depth 0 the value itself
 	for i := 0; ; {
 		if i >= len(b) {
 			return 0, fmt.Errorf("cut off at byte %d", i)
@@ -86,8 +91,8 @@ func (s *scanner) value(b []byte) (int, error) {
 			if n == 0 {
 				break
 			}
-			if depth == maxDepth {
-				return 0, fmt.Errorf("nested deeper than %d at byte %d", maxDepth, i)
+			if depth == most {
+				return 0, fmt.Errorf("nested deeper than %d at byte %d", most, i)
 			}
 			outer[depth], left = left, uint32(n)
 			depth++
