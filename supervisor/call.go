@@ -47,10 +47,8 @@ func (s *Supervisor) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, e
 
 // validate checks what a worker would take for a broken supervisor.
 func validate(req *ipc.Request) error {
-	if len(req.Body) > 0 {
-		if err := ipc.Scan(req.Body); err != nil {
-			return ipc.Errorf(ipc.InvalidArgument, "bad_body", "the body is not one MessagePack value: %v", err)
-		}
+	if err := req.Body.Validate(); err != nil {
+		return err
 	}
 	for i := range req.Tensors {
 		if err := req.Tensors[i].Validate(); err != nil {
@@ -102,7 +100,8 @@ func (a *answer) Recv(ctx context.Context) (*ipc.Reply, error) {
 	} else {
 		merged, cancel := context.WithCancelCause(a.ctx)
 		defer cancel(nil)
-		defer context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })()
+		recv := ctx
+		defer context.AfterFunc(recv, func() { cancel(context.Cause(recv)) })()
 		ctx = merged
 	}
 	for {

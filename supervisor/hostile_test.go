@@ -371,5 +371,3 @@ func TestAnswerToWhatWasNotRead(t *testing.T) {
 		t.Fatalf("%v after the end", err)
 	}
 }
-
-func supervise(string) error { return nil }

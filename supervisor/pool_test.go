@@ -322,3 +322,13 @@ func TestBadRequestsDoNotReachTheWorker(t *testing.T) {
 		t.Errorf("the worker was restarted: %+v", w.LastExit)
 	}
 }
+
+// Whoever has seen the end of a request may rely on its place being free, even where nobody may wait.
+func TestOneAfterTheOtherNeedsNoQueue(t *testing.T) {
+	cfg := builtin(1, 1)
+	cfg.Queue = -1
+	h := run(t, cfg).waitReady()
+	for range 500 {
+		h.must("echo", nil, nil)
+	}
+}
