@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ringmasterd/ringmaster/client"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -296,6 +298,65 @@ func TestSilentServer(t *testing.T) {
 	time.AfterFunc(5*time.Millisecond, cancel)
 	_, err = client.Dial(ctx, client.WithAddress(path))
 	wantReason(t, err, "CANCELLED/cancelled")
+}
+
+// A server whose backlog is full is busy, not gone.
+func TestBusyServer(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "rm.sock")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		conn, err := net.Dial("unix", path)
+		if errors.Is(err, unix.EAGAIN) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	_, err = client.Dial(ctx, client.WithAddress(path))
+	wantReason(t, err, "DEADLINE_EXCEEDED/deadline")
+}
+
+// A server that says hello and hangs up, again and again: every call has an end.
+func TestServerThatHangsUpAfterHello(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "rm.sock")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = ipc.ServerHello(ipc.NewSocket(conn, ipc.MaxHello, patience), ipc.Hello{})
+			_ = conn.Close()
+		}
+	}()
+	defer func() { <-done }()
+	defer ln.Close()
+	c, err := client.Dial(context.Background(), client.WithAddress(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for range 50 {
+		_, err := c.Call(context.Background(), "p", "echo", 1)
+		wantReason(t, err, "UNAVAILABLE/connection_lost")
+	}
 }
 
 func TestReconnect(t *testing.T) {

@@ -74,7 +74,8 @@ func connect(ctx context.Context, path string) (net.Conn, error) {
 		switch {
 		case err == nil:
 			return raw, nil
-		case ctx.Err() != nil:
+		case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded): // the dialer's clock may be ahead of ctx's
+			<-ctx.Done()
 			return nil, ipc.AsError(context.Cause(ctx))
 		case errors.Is(err, unix.ENOENT):
 			return nil, ipc.Errorf(ipc.Unavailable, "no_server", "there is no socket at %s; is `ringmaster serve` running?", path)
