@@ -38,7 +38,7 @@ func (s *Supervisor) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, e
 	}
 	a := &answer{pool: p, req: *req, parent: ctx}
 	a.ctx, a.stop = context.WithTimeout(ctx, timeout)
-	if err := a.send(a.ctx); err != nil {
+	if err := a.send(a.ctx, false); err != nil {
 		a.stop()
 		return nil, err
 	}
@@ -69,10 +69,10 @@ type answer struct {
 	begun  bool // a reply has been handed out: no other worker may begin again
 }
 
-// send leases a place and sends the request there; a worker that dies meanwhile is replaced by another.
-func (a *answer) send(ctx context.Context) error {
-	for {
-		l, err := a.pool.acquire(ctx, a.req.Action)
+// send leases a place and sends the request there; a worker that dies meanwhile is replaced by another. again says that the request was accepted before.
+func (a *answer) send(ctx context.Context, again bool) error {
+	for ; ; again = true {
+		l, err := a.pool.acquire(ctx, a.req.Action, again)
 		if err != nil {
 			return err
 		}
@@ -107,7 +107,7 @@ func (a *answer) Recv(ctx context.Context) (*ipc.Reply, error) {
 	for {
 		r, err := a.call.Recv(ctx)
 		if errors.Is(err, unread) && !a.begun {
-			if err := a.send(ctx); err != nil {
+			if err := a.send(ctx, true); err != nil {
 				a.stop()
 				return nil, err
 			}

@@ -135,6 +135,26 @@ func TestUnreadRequestsWaitForTheNextProcess(t *testing.T) {
 	}
 }
 
+// They were accepted: where nobody may wait, they may.
+func TestUnreadRequestsNeedNoRoomInTheQueue(t *testing.T) {
+	cfg := builtin(1, 3)
+	cfg.Queue = -1
+	h := run(t, cfg).waitReady()
+	pid := h.worker("test", 0).PID
+	kill(t, pid, unix.SIGSTOP)
+	var ends []<-chan outcome
+	for i := range 3 {
+		ends = append(ends, h.start(testContext(t), request(t, "test", "echo", nil)))
+		h.busy(i+1, 0)
+	}
+	kill(t, pid, unix.SIGKILL)
+	for _, end := range ends {
+		if o := <-end; o.err != nil {
+			t.Error(o.err)
+		}
+	}
+}
+
 // While it waits for another worker, a request still listens to whoever waits for it.
 func TestUnreadRequestCanBeCancelledBeforeItsSecondStart(t *testing.T) {
 	h := runWith(t, func(s *Supervisor) { s.backoffFirst = time.Minute }, builtin(1, 1)).waitReady()

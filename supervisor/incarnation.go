@@ -204,7 +204,6 @@ func (r *pluginRunner) Start(context.Context) error {
 	inc.guard.add(inc.proc.pid)
 	line, w := io.Pipe()
 	r.line = line
-	inc.waiter.Go(inc.proc.wait)
 	inc.readers.Go(func() {
 		defer inc.proc.stderr.Close()
 		inc.out.copyFrom(inc.proc.stderr)
@@ -221,6 +220,7 @@ func (r *pluginRunner) Start(context.Context) error {
 		w.Close()
 		inc.out.copyFrom(br)
 	})
+	inc.waiter.Go(inc.proc.wait) // last: from its end on, bury waits for the others
 	return nil
 }
 

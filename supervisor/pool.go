@@ -62,15 +62,20 @@ func newPool(cfg PoolConfig, log *slog.Logger) *pool {
 	}
 }
 
-// acquire takes a place in a worker that can run action, waiting in the queue if it must.
-func (p *pool) acquire(ctx context.Context, action string) (*lease, error) {
+// acquire takes a place in a worker that can run action, waiting in the queue if it must. A request that was accepted before, and comes again because its worker died before reading it, is
+// not refused for want of room or because the pool drains, and goes to the queue's head.
+func (p *pool) acquire(ctx context.Context, action string, again bool) (*lease, error) {
 	if ctx.Err() != nil {
 		return nil, ipc.AsError(context.Cause(ctx))
 	}
 	p.mu.Lock()
-	if err := p.refusal(action); err != nil {
+	refusal := p.hopeless()
+	if !again {
+		refusal = p.refusal(action)
+	}
+	if refusal != nil {
 		p.mu.Unlock()
-		return nil, err
+		return nil, refusal
 	}
 	if p.queue.Len() == 0 {
 		if l := p.take(); l != nil {
@@ -78,7 +83,7 @@ func (p *pool) acquire(ctx context.Context, action string) (*lease, error) {
 			return l, nil
 		}
 	}
-	if p.queue.Len() >= p.cfg.Queue {
+	if p.queue.Len() >= p.cfg.Queue && !again {
 		err := ipc.Errorf(ipc.ResourceExhausted, "queue_full",
 			"pool %s: %d requests are waiting already, the most its queue takes; try again after retry_after, or raise `queue` or `workers`", p.cfg.Name, p.queue.Len())
 		err.RetryAfter = p.retryAfter()
@@ -86,7 +91,11 @@ func (p *pool) acquire(ctx context.Context, action string) (*lease, error) {
 		return nil, err
 	}
 	w := &waiter{granted: make(chan grant, 1)}
-	w.element = p.queue.PushBack(w)
+	if again {
+		w.element = p.queue.PushFront(w)
+	} else {
+		w.element = p.queue.PushBack(w)
+	}
 	p.mu.Unlock()
 
 	select {
@@ -108,10 +117,14 @@ func (p *pool) acquire(ctx context.Context, action string) (*lease, error) {
 		p.queue.Remove(w.element)
 		p.broadcast()
 	}
-	return nil, ipc.AsError(context.Cause(ctx))
+	err := ipc.AsError(context.Cause(ctx))
+	if err.Code == ipc.DeadlineExceeded {
+		err = ipc.Errorf(ipc.DeadlineExceeded, "deadline", "the deadline passed while the request waited for a worker: pool %s is %s, %d requests wait", p.cfg.Name, p.state(), p.queue.Len())
+	}
+	return nil, err
 }
 
-// refusal says why the pool takes no request for action now, or nil. Preconditions: mu is held.
+// refusal says why the pool takes no new request for action now, or nil. Preconditions: mu is held.
 func (p *pool) refusal(action string) *ipc.Error {
 	if p.draining {
 		return ipc.Errorf(ipc.Unavailable, "draining", "pool %s is draining and takes no new requests; `ringmaster restart %s` brings it back", p.cfg.Name, p.cfg.Name)
@@ -138,11 +151,10 @@ func (p *pool) hopeless() *ipc.Error {
 	if p.draining {
 		return ipc.Errorf(ipc.Unavailable, "draining", "pool %s was stopped before it came to this request", p.cfg.Name)
 	}
-	why := "they were stopped"
-	if last != nil {
-		why = last.describe()
+	if last == nil || !slices.ContainsFunc(p.slots, func(s *slot) bool { return s.state == stateFailed }) {
+		return ipc.Errorf(ipc.Unavailable, "no_ready_worker", "pool %s has no worker: they were stopped; `ringmaster restart %s` starts them", p.cfg.Name, p.cfg.Name)
 	}
-	err := ipc.Errorf(ipc.Unavailable, "crash_loop", "pool %s has no worker that stays up: %s; see `ringmaster status` and the log", p.cfg.Name, why)
+	err := ipc.Errorf(ipc.Unavailable, "crash_loop", "pool %s has no worker that stays up: %s; see `ringmaster status` and the log", p.cfg.Name, last.describe())
 	err.RetryAfter = p.slots[0].sup.backoffMax
 	return err
 }

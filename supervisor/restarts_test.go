@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// restarts is how many processes TestRestartsLeaveNothing kills after its warm-up.
-const restarts = 200
+// manyRestarts is how many processes TestRestartsLeaveNothing kills after its warm-up; fewRestarts with -short.
+const manyRestarts, fewRestarts = 200, 40
 
 // holdings are what a process holds of the system.
 type holdings struct {
@@ -37,6 +37,10 @@ func holds(t *testing.T) holdings {
 
 // However often a worker dies, the supervisor does not grow, and nothing is left in the file system.
 func TestRestartsLeaveNothing(t *testing.T) {
+	restarts := manyRestarts
+	if testing.Short() {
+		restarts = fewRestarts
+	}
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", tmp)
 	h := runWith(t, func(s *Supervisor) { s.backoffMax = time.Millisecond }, builtin(1, 2)).waitReady()
@@ -68,7 +72,7 @@ func TestRestartsLeaveNothing(t *testing.T) {
 			})
 		}
 	}
-	cycle(30)
+	cycle(fewRestarts) // the warm-up
 	before := holds(t)
 	cycle(restarts)
 	var after holdings

@@ -224,8 +224,8 @@ func (l *life) run() (cause string) {
 		case <-inc.proc.exited:
 			return l.exitCause()
 		case err := <-inc.broken:
-			l.detail = err.Error()
-			l.log.Error("worker broke the protocol", "error", err)
+			l.detail = clip(err.Error(), maxTailLine) // it may quote the worker
+			l.log.Error("worker broke the protocol", "error", l.detail)
 			return l.kill("protocol")
 		case err := <-inc.shaken:
 			l.shaken = true
@@ -286,13 +286,13 @@ func (l *life) ready(hello *ipc.Hello) {
 		return
 	}
 	l.slot.set(stateReady, func() {
-		l.slot.sdk = hello.SDK
+		l.slot.sdk = clip(hello.SDK, maxTailLine)
 		l.slot.pool.actions = map[string]ipc.Action{}
 		for _, a := range hello.Actions {
 			l.slot.pool.actions[a.Name] = a
 		}
 	})
-	l.log.Info("worker ready", "sdk", hello.SDK, "after", time.Since(l.inc.started).Round(time.Millisecond))
+	l.log.Info("worker ready", "sdk", clip(hello.SDK, maxTailLine), "after", time.Since(l.inc.started).Round(time.Millisecond))
 }
 
 // retire has the process finish what it has and go. Before it is ready there is nothing to finish.
@@ -458,9 +458,9 @@ func (e *Exit) planned() bool {
 
 // describe is an exit in a few words, with the last thing the process said.
 func (e *Exit) describe() string {
-	d := e.Cause
-	if e.Detail != "" {
-		d += ": " + e.Detail
+	d := e.Detail
+	if d == "" {
+		d = e.Cause
 	}
 	for _, line := range slices.Backward(e.Stderr) {
 		if line = strings.TrimSpace(line); line != "" {

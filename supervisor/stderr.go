@@ -42,15 +42,21 @@ func (o *outputLog) copyFrom(r io.Reader) {
 
 func (o *outputLog) add(line string) {
 	o.log.Info(line)
-	if len(line) > maxTailLine {
-		line = strings.ToValidUTF8(line[:maxTailLine], "") + "…"
-	}
+	line = clip(line, maxTailLine)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.tail) == tailLines {
 		o.tail = slices.Delete(o.tail, 0, 1)
 	}
 	o.tail = append(o.tail, line)
+}
+
+// clip cuts off what is longer than most bytes.
+func clip(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
 func (o *outputLog) last() []string {
