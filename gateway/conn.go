@@ -68,7 +68,7 @@ func (c *conn) greet() error {
 		MaxInFlight: uint64(c.srv.cfg.MaxInFlight),
 	})
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		refuse(c.sock, ipc.Errorf(ipc.DeadlineExceeded, "deadline", "no hello came within %v; a connection begins with one, see docs/protocol.md, section 7", timeout))
+		_ = ipc.Refuse(c.sock, ipc.Errorf(ipc.DeadlineExceeded, "deadline", "no hello came within %v; a connection begins with one, see docs/protocol.md, section 7", timeout))
 	}
 	if err != nil {
 		return err
@@ -89,7 +89,7 @@ func (c *conn) greet() error {
 func (c *conn) turnAway(why *ipc.Error) {
 	if c.raw.SetReadDeadline(time.Now().Add(refuseTimeout)) == nil {
 		_, _ = c.sock.Recv()
-		refuse(c.sock, why)
+		_ = ipc.Refuse(c.sock, why)
 	}
 }
 

@@ -42,12 +42,3 @@ func (n native) ServeRequest(ctx context.Context, req *ipc.Request, w *ipc.Respo
 		}
 	}
 }
-
-// refuse tells a client why its connection ends: a reply with id 0.
-func refuse(s *ipc.Socket, e *ipc.Error) {
-	const end = 1
-	b, err := ipc.Marshal([]any{ipc.KindReply, 0, end, nil, nil, nil, []any{string(e.Code), e.Reason, e.Message, e.RetryAfter.Milliseconds()}})
-	if err == nil {
-		_, _ = s.Send(b)
-	}
-}

@@ -42,7 +42,7 @@ func ServerHello(s *Socket, mine Hello) (*Hello, error) {
 	var over *OversizeError
 	switch {
 	case errors.As(err, &over):
-		return nil, refuse(s, Errorf(InvalidArgument, "bad_message", "the first frame is %d bytes, a hello is at most %d; see docs/protocol.md, section 7", over.Size, over.Limit))
+		return nil, Refuse(s, Errorf(InvalidArgument, "bad_message", "the first frame is %d bytes, a hello is at most %d; see docs/protocol.md, section 7", over.Size, over.Limit))
 	case err != nil:
 		return nil, err
 	}
@@ -53,11 +53,11 @@ func ServerHello(s *Socket, mine Hello) (*Hello, error) {
 		if err != nil {
 			refusal = AsError(err)
 		}
-		return nil, refuse(s, refusal)
+		return nil, Refuse(s, refusal)
 	}
 	version := min(theirs.MaxVersion, MaxVersion)
 	if version < max(theirs.MinVersion, MinVersion) {
-		return nil, refuse(s, Errorf(Unimplemented, "version",
+		return nil, Refuse(s, Errorf(Unimplemented, "version",
 			"no common protocol version: the client speaks %d to %d, this server %d to %d; update the older one",
 			theirs.MinVersion, theirs.MaxVersion, MinVersion, MaxVersion))
 	}
@@ -81,7 +81,8 @@ func SendSignal(t Transport, k Kind) error {
 	return send(t, func(e *encoder) { e.signal(k) })
 }
 
-func refuse(t Transport, refusal *Error) error {
+// Refuse tells a peer why its connection ends, as a reply with id 0, and returns the refusal. The connection is then to be closed.
+func Refuse(t Transport, refusal *Error) error {
 	_ = send(t, func(e *encoder) { e.reply(&Reply{End: true, Err: refusal}) })
 	return refusal
 }

@@ -458,9 +458,12 @@ func (e *Exit) planned() bool {
 
 // describe is an exit in a few words, with the last thing the process said.
 func (e *Exit) describe() string {
-	d := e.Detail
-	if d == "" {
-		d = e.Cause
+	d := e.Cause
+	switch {
+	case strings.HasPrefix(e.Detail, e.Cause+": "): // signal: killed
+		d = e.Detail
+	case e.Detail != "":
+		d += ": " + e.Detail
 	}
 	for _, line := range slices.Backward(e.Stderr) {
 		if line = strings.TrimSpace(line); line != "" {
