@@ -132,19 +132,18 @@ enum rm_result rm_send(struct rm_segment *s, struct rm_host *host, int64_t deadl
     uint64_t left = 0;
     for (int i = 0; i < count; i++)
         left += parts[i].iov_len;
-    struct rm_host deaf = *host; /* once begun, a message is not given up for a signal */
-    deaf.interrupted = NULL;
+    bool (*interrupted)(struct rm_host *) = host->interrupted;
     struct cursor from = {.part = parts};
-    while (left > 0) {
+    enum rm_result result = RM_OK;
+    while (left > 0 && result == RM_OK) {
         uint32_t len = left > r->max_frame ? (uint32_t)r->max_frame : (uint32_t)left;
         left -= len;
-        enum rm_result result = send_frame(r, host, deadline, &from, len, left > 0 ? RM_MORE : 0);
-        if (result != RM_OK)
-            return result;
-        host = &deaf;
-        deadline = RM_FOREVER;
+        result = send_frame(r, host, deadline, &from, len, left > 0 ? RM_MORE : 0);
+        deadline = RM_FOREVER; /* once begun, a message is given up neither for the time nor for a signal */
+        host->interrupted = NULL;
     }
-    return RM_OK;
+    host->interrupted = interrupted;
+    return result;
 }
 
 /* ---- the semaphore ---- */

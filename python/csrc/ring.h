@@ -34,7 +34,7 @@ enum rm_role { RM_WORKER, RM_SUPERVISOR };
 
 #define RM_FOREVER INT64_MAX
 
-/* What the ring asks of the program around it. All functions may be NULL. */
+/* What the ring asks of the program around it: the beginning of a struct of its own. All functions may be NULL. */
 struct rm_host {
     void (*block)(struct rm_host *);       /* this thread is about to sleep or to copy much: let others run */
     void (*unblock)(struct rm_host *);     /* done with that */

@@ -15,6 +15,18 @@ def cc(*args: str | Path) -> None:
     subprocess.run([*compiler, "-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}", *args], check=True)
 
 
+def sanitizers(scratch: Path) -> list[str]:
+    """Return the compiler's options for the address and undefined behaviour sanitizers, if it has them."""
+    options = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    source = scratch / "empty.c"
+    source.write_text("int main(void) { return 0; }\n")
+    try:
+        cc(*options, "-o", scratch / "empty", source)
+    except subprocess.CalledProcessError:
+        return []
+    return options
+
+
 def crashing_package(to: Path) -> Path:
     """Copy the package with an extension that has the numbered crash steps; return the directory for PYTHONPATH."""
     package = to / "ringmaster"

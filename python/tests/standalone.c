@@ -1,5 +1,6 @@
 /* ring.h without Python: both sides of a segment in one process, with sequence numbers about to wrap. Exits with 0 if
  * all went well. */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,33 @@ static bool grow(struct rm_buffer *b, uint64_t capacity)
         } \
     } while (0)
 
+/* A host is the beginning of a struct of the program's own. */
+struct counting {
+    struct rm_host base;
+    long blocked, unblocked;
+};
+
+static void block(struct rm_host *h)
+{
+    ((struct counting *)h)->blocked++;
+}
+
+static void unblock(struct rm_host *h)
+{
+    ((struct counting *)h)->unblocked++;
+}
+
+static void *send_long(void *segment)
+{
+    static uint8_t message[100000];
+    struct counting host = {.base = {.block = block, .unblock = unblock}};
+    struct iovec part = {message, sizeof message};
+    for (int i = 0; i < 20; i++)
+        if (rm_send(segment, &host.base, RM_FOREVER, &part, 1) != RM_OK)
+            return NULL;
+    return host.blocked > 0 && host.blocked == host.unblocked ? segment : NULL;
+}
+
 int main(void)
 {
     struct rm_host host = {0};
@@ -49,6 +77,16 @@ int main(void)
         CHECK(got.length == n && memcmp(got.data, message, n) == 0);
     }
     CHECK(worker.in.seq == supervisor.out.seq && worker.in.seq < UINT32_MAX / 2);
+    pthread_t sender;
+    CHECK(pthread_create(&sender, NULL, send_long, &supervisor) == 0);
+    for (int i = 0; i < 20; i++) {
+        got.length = 0;
+        CHECK(rm_receive(&worker, &host, RM_FOREVER, &got) == RM_OK);
+        CHECK(got.length == 100000);
+    }
+    void *sent_well;
+    pthread_join(sender, &sent_well);
+    CHECK(sent_well != NULL);
     rm_segment_nudge(&worker);
     got.length = 0;
     CHECK(rm_receive(&worker, &host, RM_FOREVER, &got) == RM_NUDGED);

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from compile import CSRC, cc
+from compile import CSRC, cc, sanitizers
 from conftest import shared_file
 from ringmaster._ring import Closed, ProtocolError, Segment
 from segments import DATA, GEOMETRY_FORMAT, HEAD, ITEMS, S2W, SPACE, TAIL, W2S, Memory, crc32c, guard, need, pair
@@ -363,7 +363,15 @@ def test_a_pad_may_be_published_alone() -> None:
 def test_without_python(tmp_path: Path) -> None:
     """ring.h is a C API of its own; sequence numbers wrap."""
     program = tmp_path / "standalone"
-    cc("-o", program, Path(__file__).with_name("standalone.c"), CSRC / "ring.c", CSRC / "segment.c")
+    cc(
+        *sanitizers(tmp_path),
+        "-pthread",
+        "-o",
+        program,
+        Path(__file__).with_name("standalone.c"),
+        CSRC / "ring.c",
+        CSRC / "segment.c",
+    )
     subprocess.run([program], check=True, timeout=PATIENCE)
 
 
