@@ -105,7 +105,7 @@ func mustInt(s string) int {
 
 // With one worker, the next process gets them. One that was cancelled meanwhile is not run.
 func TestUnreadRequestsWaitForTheNextProcess(t *testing.T) {
-	h := runWith(t, func(s *Supervisor) { s.hungGrace = time.Minute }, builtin(1, 3)).waitReady()
+	h := run(t, builtin(1, 3)).waitReady()
 	pid := h.worker("test", 0).PID
 	kill(t, pid, unix.SIGSTOP)
 	file := filepath.Join(t.TempDir(), "record")

@@ -105,7 +105,11 @@ func TestRestartWaitsForWhatRuns(t *testing.T) {
 func TestRestartOfAWorkerThatIgnoresDrain(t *testing.T) {
 	for name, stop := range map[string]unix.Signal{"and obeys SIGTERM": 0, "and is stopped": unix.SIGSTOP} {
 		t.Run(name, func(t *testing.T) {
-			h := runWith(t, func(s *Supervisor) { s.endGrace, s.backoffFirst = 50*time.Millisecond, time.Hour }, villainPool(t, "deaf")).waitReady()
+			grace := 500 * time.Millisecond
+			if stop != 0 {
+				grace = 20 * time.Millisecond
+			}
+			h := runWith(t, func(s *Supervisor) { s.endGrace, s.backoffFirst = grace, time.Hour }, villainPool(t, "deaf")).waitReady()
 			if stop != 0 {
 				kill(t, h.worker("test", 0).PID, stop)
 			}

@@ -11,11 +11,14 @@ import (
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
+// hungSoon has a worker killed that is a little late with the end of an abandoned request.
+func hungSoon(s *Supervisor) { s.hungGrace = 100 * time.Millisecond }
+
 // Whatever holds a request up, its caller is told when the deadline passes; the worker is killed a little later, and replaced.
 func TestHangingWorkerIsReplaced(t *testing.T) {
 	for _, how := range []string{"block", "spin", "stop"} {
 		t.Run(how, func(t *testing.T) {
-			h := run(t, builtin(1, 2)).waitReady()
+			h := runWith(t, hungSoon, builtin(1, 2)).waitReady()
 			pid := h.worker("test", 0).PID
 			req := request(t, "test", "hang", map[string]string{"how": how})
 			req.Timeout = 50 * time.Millisecond
@@ -36,7 +39,7 @@ func TestHangingWorkerIsReplaced(t *testing.T) {
 
 // Those who share a worker with one that hangs lose it with the worker.
 func TestHangingWorkerTakesTheOthersWithIt(t *testing.T) {
-	h := run(t, builtin(1, 2)).waitReady()
+	h := runWith(t, hungSoon, builtin(1, 2)).waitReady()
 	shared := h.hold("test")
 	ctx, cancel := context.WithCancel(testContext(t))
 	hung := h.start(ctx, request(t, "test", "hang", nil))
@@ -53,7 +56,7 @@ func TestHangingWorkerTakesTheOthersWithIt(t *testing.T) {
 
 // A request that is larger than the ring waits for a worker to read; one that is stopped never does.
 func TestStoppedWorkerAndALargeRequest(t *testing.T) {
-	h := run(t, builtin(1, 4)).waitReady()
+	h := runWith(t, hungSoon, builtin(1, 4)).waitReady()
 	pid := h.worker("test", 0).PID
 	kill(t, pid, unix.SIGSTOP)
 	large := func() *ipc.Request {

@@ -89,7 +89,7 @@ func runWith(t testing.TB, change func(*Supervisor), pools ...PoolConfig) *harne
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.drainTimeout, s.hungGrace, s.tickEvery, s.backoffFirst = 10*time.Second, 100*time.Millisecond, 20*time.Millisecond, time.Millisecond
+	s.drainTimeout, s.hungGrace, s.tickEvery, s.backoffFirst = 10*time.Second, time.Minute, 20*time.Millisecond, time.Millisecond
 	change(s)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

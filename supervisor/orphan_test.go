@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -44,6 +45,10 @@ func supervise(how string) error {
 		return err
 	}
 	cfg := Config{Pools: orphanPools(exe), Executable: exe, Logger: slog.New(slog.DiscardHandler)}
+	if how == "without a guard" {
+		cfg.Executable = ""
+		cfg.Pools = []PoolConfig{{Name: "test", Command: []string{exe, "worker", "--builtin", "echo"}, Workers: 2}}
+	}
 	s, err := New(cfg)
 	if err != nil {
 		return err
@@ -52,18 +57,21 @@ func supervise(how string) error {
 	go s.Run(context.Background())
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	for _, name := range []string{"script", "test"} {
-		err := s.pools[name].await(ctx, func() (bool, error) {
-			for _, sl := range s.pools[name].slots {
-				if sl.state != stateReady {
-					return false, nil
-				}
-			}
-			return true, nil
+	for _, p := range s.pools {
+		if p.cfg.Name == "loading" || p.cfg.Name == "starting" {
+			continue
+		}
+		err := p.await(ctx, func() (bool, error) {
+			return !slices.ContainsFunc(p.slots, func(sl *slot) bool { return sl.state != stateReady }), nil
 		})
 		if err != nil {
 			return err
 		}
+	}
+	if how == "without a guard" {
+		fmt.Println(0)
+		_, err = io.Copy(io.Discard, os.Stdin)
+		return err
 	}
 	escape, err := ipc.Marshal(false)
 	if err != nil {
@@ -104,7 +112,7 @@ func marked(t *testing.T, value string) []int {
 
 // Nothing survives a supervisor that was killed.
 func TestKilledSupervisorLeavesNoProcess(t *testing.T) {
-	for _, how := range []string{"running", "stopped"} {
+	for how, processes := range map[string]int{"running": orphanPoolsProcesses, "stopped": orphanPoolsProcesses, "without a guard": 2} {
 		t.Run(how, func(t *testing.T) {
 			value := fmt.Sprintf("%s-%d-%d", how, os.Getpid(), time.Now().UnixNano())
 			cmd := exec.Command(testBinary(t), "supervise", how)
@@ -127,10 +135,10 @@ func TestKilledSupervisorLeavesNoProcess(t *testing.T) {
 				t.Fatal(err, cmd.Wait())
 			}
 			guard, err := strconv.Atoi(strings.TrimSpace(said))
-			if err != nil || !alive(guard) {
+			if err != nil || alive(guard) != (how != "without a guard") {
 				t.Fatalf("guard %d: %v", guard, err)
 			}
-			eventually(t, "all processes to be there", func() bool { return len(marked(t, value)) == 1+orphanPoolsProcesses })
+			eventually(t, "all processes to be there", func() bool { return len(marked(t, value)) == 1+processes })
 
 			begin := time.Now()
 			if err := cmd.Process.Kill(); err != nil {

@@ -235,7 +235,7 @@ func TestAContextThatHasEndedSendsNothing(t *testing.T) {
 func TestAbandonedRequestKeepsItsPlace(t *testing.T) {
 	for _, how := range []string{"cancel", "ctx", "ctx of Call", "timeout"} {
 		t.Run(how, func(t *testing.T) {
-			h := runWith(t, func(s *Supervisor) { s.hungGrace = time.Minute }, builtin(1, 1)).waitReady()
+			h := run(t, builtin(1, 1)).waitReady()
 			file := filepath.Join(t.TempDir(), "go")
 			req := request(t, "test", "until", map[string]string{"file": file})
 			if how == "timeout" {
@@ -280,7 +280,7 @@ func TestAbandonedRequestKeepsItsPlace(t *testing.T) {
 
 // A handler that listens to its context ends at once, and so does the place it had.
 func TestCancelReachesTheWorker(t *testing.T) {
-	h := runWith(t, func(s *Supervisor) { s.hungGrace = time.Minute }, builtin(1, 1)).waitReady()
+	h := run(t, builtin(1, 1)).waitReady()
 	ctx, cancel := context.WithCancel(testContext(t))
 	end := h.start(ctx, request(t, "test", "sleep", map[string]any{"seconds": 1000}))
 	h.busy(1, 0)
