@@ -46,6 +46,7 @@ CONNECT_TIMEOUT = 10.0  # seconds
 WRITE_TIMEOUT = 30.0  # seconds; a server that takes no request for so long is lost
 
 _IOV_MAX = 1024  # buffers that one sendmsg takes
+_SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # an enum's | takes longer than the system call
 
 T = TypeVar("T")
 
@@ -443,7 +444,7 @@ class _Connection:
             parts = [memoryview(part) for part in frame]
             while parts:
                 try:
-                    n = self._socket.sendmsg(parts[:_IOV_MAX], (), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                    n = self._socket.sendmsg(parts[:_IOV_MAX], (), _SEND_FLAGS)
                 except BlockingIOError:
                     _await(self._socket, select.POLLOUT, deadline)
                     continue
