@@ -123,11 +123,10 @@ func (s *spin) next() time.Duration {
 
 // poll looks at pos, as wait does, until it has moved or the time for it is over.
 func (s *spin) poll(pos *atomic.Uint64, seen, n uint64, closed *atomic.Bool) (now uint64, ok bool) {
-	if !s.enabled {
-		runtime.Gosched() // a sleeper keeps its processor for a while: let the other goroutines give the peer more to do first
-	}
 	budget := s.next()
 	if budget == 0 {
+		// A sleeper keeps its processor for a while: goroutines that could run, perhaps made so by this very caller, go first and may give the peer more to do.
+		runtime.Gosched()
 		return 0, false
 	}
 	for start := time.Now(); !closed.Load() && time.Since(start) < budget; {
