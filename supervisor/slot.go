@@ -224,7 +224,7 @@ func (l *life) run() (cause string) {
 		case <-inc.proc.exited:
 			return l.exitCause()
 		case err := <-inc.broken:
-			l.detail = clip(err.Error(), maxTailLine) // it may quote the worker
+			l.detail = clip(err.Error()) // it may quote the worker
 			l.log.Error("worker broke the protocol", "error", l.detail)
 			return l.kill("protocol")
 		case err := <-inc.shaken:
@@ -286,13 +286,13 @@ func (l *life) ready(hello *ipc.Hello) {
 		return
 	}
 	l.slot.set(stateReady, func() {
-		l.slot.sdk = clip(hello.SDK, maxTailLine)
+		l.slot.sdk = clip(hello.SDK)
 		l.slot.pool.actions = map[string]ipc.Action{}
 		for _, a := range hello.Actions {
 			l.slot.pool.actions[a.Name] = a
 		}
 	})
-	l.log.Info("worker ready", "sdk", clip(hello.SDK, maxTailLine), "after", time.Since(l.inc.started).Round(time.Millisecond))
+	l.log.Info("worker ready", "sdk", clip(hello.SDK), "after", time.Since(l.inc.started).Round(time.Millisecond))
 }
 
 // retire has the process finish what it has and go. Before it is ready there is nothing to finish.

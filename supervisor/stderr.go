@@ -12,7 +12,7 @@ import (
 const (
 	maxLogLine  = 8 << 10 // bytes of one line that are logged; the rest of it is dropped
 	tailLines   = 20      // last lines kept for status
-	maxTailLine = 512     // bytes of each
+	maxTailLine = 512     // bytes of each, and of whatever else a worker says about itself
 )
 
 // outputLog takes a worker's free text line by line: into the log, and the last lines into memory for status.
@@ -42,7 +42,7 @@ func (o *outputLog) copyFrom(r io.Reader) {
 
 func (o *outputLog) add(line string) {
 	o.log.Info(line)
-	line = clip(line, maxTailLine)
+	line = clip(line)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.tail) == tailLines {
@@ -51,12 +51,12 @@ func (o *outputLog) add(line string) {
 	o.tail = append(o.tail, line)
 }
 
-// clip cuts off what is longer than most bytes.
-func clip(s string, most int) string {
-	if len(s) <= most {
+// clip shortens what a worker said to what the status keeps of it.
+func clip(s string) string {
+	if len(s) <= maxTailLine {
 		return s
 	}
-	return strings.ToValidUTF8(s[:most], "") + "…"
+	return strings.ToValidUTF8(s[:maxTailLine], "") + "…"
 }
 
 func (o *outputLog) last() []string {
