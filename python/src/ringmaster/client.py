@@ -317,6 +317,8 @@ class _Connection:
         self._writing = threading.Lock()
         self._leading = False
         self._following.clear()
+        for call in self._session.calls.values():
+            call.wake = _nobody  # who waits for it is not here, nor is the lock of its condition
         self._socket.close()  # this process's descriptor
         self._over = lost_connection(self._path, "this process is a fork of the one that called")
         self._session.lose(self._over)
