@@ -85,13 +85,15 @@ func (a *answer) send(ctx context.Context, again bool) error {
 			a.call = call
 			return nil
 		}
-		gone := errors.Is(err, io.ErrClosedPipe) || errors.Is(err, unread)
-		l.unused(gone)
-		if !gone {
+		l.unused(died(err))
+		if !died(err) {
 			return ipc.AsError(err)
 		}
 	}
 }
+
+// died reports whether err, of a Start or Ping, says that the process cannot be sent anything any more.
+func died(err error) bool { return errors.Is(err, io.ErrClosedPipe) || errors.Is(err, unread) }
 
 // Recv implements [ipc.Replies]. The request ends when ctx or the context given to Call ends.
 func (a *answer) Recv(ctx context.Context) (*ipc.Reply, error) {

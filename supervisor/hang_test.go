@@ -56,7 +56,7 @@ func TestHangingWorkerTakesTheOthersWithIt(t *testing.T) {
 
 // A request that is larger than the ring waits for a worker to read; one that is stopped never does.
 func TestStoppedWorkerAndALargeRequest(t *testing.T) {
-	h := runWith(t, hungSoon, builtin(1, 4)).waitReady()
+	h := runWith(t, func(s *Supervisor) { s.hungGrace = time.Second }, builtin(1, 4)).waitReady()
 	pid := h.worker("test", 0).PID
 	kill(t, pid, unix.SIGSTOP)
 	large := func() *ipc.Request {

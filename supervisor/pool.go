@@ -383,6 +383,10 @@ func (p *pool) health(ctx context.Context) PoolHealth {
 			return h
 		}
 	}
+	if died(err) {
+		h.Error = "no ready worker answered: it died meanwhile"
+		return h
+	}
 	h.Error = "no ready worker answered: " + err.Error()
 	return h
 }
