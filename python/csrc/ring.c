@@ -234,10 +234,11 @@ static enum rm_result sleep_armed(struct rm_ring *r, struct rm_host *host, int64
     for (;;) {
         atomic_exchange(&s->count, 0);
         RM_STEP(r, W2);
+        bool closed = atomic_load(&r->closed); /* before looking: what came before the close is still taken */
         enum rm_result result = refresh(r);
         if (result != RM_OK || r->available >= bytes)
             return result;
-        if (atomic_load(&r->closed))
+        if (closed)
             return RM_CLOSED;
         if (atomic_exchange(&r->nudged, false))
             return RM_NUDGED;
