@@ -253,6 +253,18 @@ func TestGrandchildHoldsThePipes(t *testing.T) {
 			h.must("echo", nil, nil)
 		})
 	}
+	t.Run("both pipes", func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "pid")
+		cfg := shell(`test -e "$FILE" || setsid sh -c 'echo $$ >"$FILE.new"; mv "$FILE.new" "$FILE"; exec sleep 1000' & exec "$WORKER" worker --builtin echo`)
+		cfg.Env = map[string]string{"FILE": file, "WORKER": testBinary(t)}
+		h := run(t, cfg).waitReady()
+		eventually(t, "the grandchild", func() bool { return len(glob(t, file)) == 1 })
+		defer kill(t, mustInt(recorded(t, file)[0]), unix.SIGKILL)
+		pid := h.worker("test", 0).PID
+		kill(t, pid, unix.SIGKILL)
+		h.await("test", "a restart", func(p PoolStatus) bool { return p.Workers[0].State == "ready" && p.Workers[0].PID != pid })
+		h.must("echo", nil, nil)
+	})
 }
 
 // Every request has one outcome, and nothing is left, however often workers are killed under it.

@@ -78,12 +78,15 @@ func TestRollingRestartLosesNothing(t *testing.T) {
 
 // A restart waits for what runs, and has queued requests answered by the next process.
 func TestRestartWaitsForWhatRuns(t *testing.T) {
-	h := run(t, builtin(1, 1)).waitReady()
+	h := runWith(t, func(s *Supervisor) { s.endGrace = 20 * time.Millisecond }, builtin(1, 1), other()).waitReady()
 	running := h.hold("test")
 	queued := h.start(testContext(t), request(t, "test", "echo", nil))
 	h.busy(1, 1)
 	restarted := h.command("restart", "test")
 	h.await("test", "the worker to drain", func(p PoolStatus) bool { return p.Workers[0].State == "draining" })
+	if _, err := h.call(testContext(t), request(t, "other", "sleep", map[string]float64{"seconds": 0.2})); err != nil { // much longer than the grace, which has not begun
+		t.Error(err)
+	}
 	if w := h.worker("test", 0); w.PID != running.pid || w.InFlight != 1 {
 		t.Errorf("status %+v", w)
 	}

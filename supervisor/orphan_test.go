@@ -47,7 +47,10 @@ func supervise(how string) error {
 	cfg := Config{Pools: orphanPools(exe), Executable: exe, Logger: slog.New(slog.DiscardHandler)}
 	if how == "without a guard" {
 		cfg.Executable = ""
-		cfg.Pools = []PoolConfig{{Name: "test", Command: []string{exe, "worker", "--builtin", "echo"}, Workers: 2}}
+		cfg.Pools = []PoolConfig{
+			{Name: "test", Command: []string{exe, "worker", "--builtin", "echo"}, Workers: 2},
+			{Name: "loading", Command: []string{"sh", "-c", handshake + "exec sleep 1000"}}, // does not know of its lifeline
+		}
 	}
 	s, err := New(cfg)
 	if err != nil {
@@ -68,7 +71,10 @@ func supervise(how string) error {
 			return err
 		}
 	}
-	if how == "without a guard" {
+	if how == "without a guard" { // a worker that is stopped does not notice either
+		if err := unix.Kill(s.Status().Pools[1].Workers[0].PID, unix.SIGSTOP); err != nil {
+			return err
+		}
 		fmt.Println(0)
 		_, err = io.Copy(io.Discard, os.Stdin)
 		return err
@@ -112,7 +118,7 @@ func marked(t *testing.T, value string) []int {
 
 // Nothing survives a supervisor that was killed.
 func TestKilledSupervisorLeavesNoProcess(t *testing.T) {
-	for how, processes := range map[string]int{"running": orphanPoolsProcesses, "stopped": orphanPoolsProcesses, "without a guard": 2} {
+	for how, processes := range map[string]int{"running": orphanPoolsProcesses, "stopped": orphanPoolsProcesses, "without a guard": 3} {
 		t.Run(how, func(t *testing.T) {
 			value := fmt.Sprintf("%s-%d-%d", how, os.Getpid(), time.Now().UnixNano())
 			cmd := exec.Command(testBinary(t), "supervise", how)

@@ -226,7 +226,8 @@ func TestAContextThatHasEndedSendsNothing(t *testing.T) {
 	cancel()
 	_, err := h.call(ctx, request(t, "test", "echo", nil))
 	wantError(t, err, ipc.Cancelled, "cancelled")
-	if w := h.worker("test", 0); w.Requests != 0 {
+	h.must("echo", nil, nil) // which would have come after it
+	if w := h.worker("test", 0); w.Requests != 1 {
 		t.Errorf("%d requests reached the worker", w.Requests)
 	}
 }
@@ -320,6 +321,22 @@ func TestBadRequestsDoNotReachTheWorker(t *testing.T) {
 	}
 	if w := h.worker("test", 0); w.Restarts != 0 {
 		t.Errorf("the worker was restarted: %+v", w.LastExit)
+	}
+}
+
+func TestWorkersGetABoundedCredit(t *testing.T) {
+	h := run(t, builtin(1, 1)).waitReady()
+	for given, want := range map[uint32]uint32{0: 1, 1: 1, maxCredit: maxCredit, 1 << 20: maxCredit} {
+		req := request(t, "test", "credit", nil)
+		req.Credit = given
+		r, err := h.call(testContext(t), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got uint32
+		if err := r.Body.Decode(&got); err != nil || got != want {
+			t.Errorf("a credit of %d is %d in the worker (%v), want %d", given, got, err, want)
+		}
 	}
 }
 

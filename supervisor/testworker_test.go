@@ -27,6 +27,9 @@ func serveTestWorker() error {
 		"gauge":  {Unary: gauge},
 		"print":  {Unary: printLines},
 		"fork":   {Unary: fork},
+		"credit": {Unary: func(_ context.Context, req *worker.Request) (*worker.Reply, error) {
+			return &worker.Reply{Body: req.Credit}, nil
+		}},
 	})
 	return worker.Serve(context.Background(), actions)
 }
