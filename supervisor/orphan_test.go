@@ -116,52 +116,61 @@ func marked(t *testing.T, value string) []int {
 	return pids
 }
 
-// Nothing survives a supervisor that was killed.
+// Nothing survives a supervisor that was killed, for longer than a second. On a machine that is busy with other things it may take a few attempts to see that.
 func TestKilledSupervisorLeavesNoProcess(t *testing.T) {
 	for how, processes := range map[string]int{"running": orphanPoolsProcesses, "stopped": orphanPoolsProcesses, "without a guard": 3} {
 		t.Run(how, func(t *testing.T) {
-			value := fmt.Sprintf("%s-%d-%d", how, os.Getpid(), time.Now().UnixNano())
-			cmd := exec.Command(testBinary(t), "supervise", how)
-			cmd.Env = append(os.Environ(), mark+"="+value)
-			cmd.Stderr = os.Stderr
-			stdin, err := cmd.StdinPipe()
-			if err != nil {
-				t.Fatal(err)
+			took := killSupervisor(t, how, processes)
+			for attempts := 1; took > time.Second && attempts < 3; attempts++ {
+				t.Logf("once more: %v", took)
+				took = killSupervisor(t, how, processes)
 			}
-			defer stdin.Close()
-			stdout, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			said, err := bufio.NewReader(stdout).ReadString('\n')
-			if err != nil {
-				t.Fatal(err, cmd.Wait())
-			}
-			guard, err := strconv.Atoi(strings.TrimSpace(said))
-			if err != nil || alive(guard) != (how != "without a guard") {
-				t.Fatalf("guard %d: %v", guard, err)
-			}
-			eventually(t, "all processes to be there", func() bool { return len(marked(t, value)) == 1+processes })
-
-			begin := time.Now()
-			if err := cmd.Process.Kill(); err != nil {
-				t.Fatal(err)
-			}
-			eventually(t, "the last process's end", func() bool { return len(marked(t, value)) == 0 && !alive(guard) })
-			took := time.Since(begin)
-			t.Logf("%v", took)
-			if took > 2*time.Second { // a second, and as much again for a machine that is busy with other things
+			if took > time.Second {
 				t.Errorf("the last process ended after %v", took)
-			}
-			var exit *exec.ExitError
-			if err := cmd.Wait(); !errors.As(err, &exit) {
-				t.Error(err)
 			}
 		})
 	}
+}
+
+// killSupervisor starts a supervisor, kills it, and returns how long it then took until the last process had ended.
+func killSupervisor(t *testing.T, how string, processes int) time.Duration {
+	value := fmt.Sprintf("%s-%d-%d", how, os.Getpid(), time.Now().UnixNano())
+	cmd := exec.Command(testBinary(t), "supervise", how)
+	cmd.Env = append(os.Environ(), mark+"="+value)
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		t.Fatal(err, cmd.Wait())
+	}
+	guard, err := strconv.Atoi(strings.TrimSpace(said))
+	if err != nil || alive(guard) != (how != "without a guard") {
+		t.Fatalf("guard %d: %v", guard, err)
+	}
+	eventually(t, "all processes to be there", func() bool { return len(marked(t, value)) == 1+processes })
+
+	begin := time.Now()
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the last process's end", func() bool { return len(marked(t, value)) == 0 && !alive(guard) })
+	took := time.Since(begin)
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) {
+		t.Error(err)
+	}
+	return took
 }
 
 // A guard that was killed is a pity, but nobody else's end.
