@@ -123,12 +123,18 @@ func (h *harness) measure(ctx context.Context, p plan, transport string, c cell)
 // measureIdle looks at processes that have nothing to do.
 func (h *harness) measureIdle(ctx context.Context, p plan, spec clientSpec, arg string) (_ *sample, err error) {
 	pids := tree(spec.Server)
+	var clients []*process
+	defer func() {
+		for _, client := range clients {
+			err = errors.Join(err, client.end())
+		}
+	}()
 	for range spec.Cell.Clients {
 		client, err := h.start(ctx, "client", arg)
 		if err != nil {
 			return nil, err
 		}
-		defer func() { err = errors.Join(err, client.end()) }()
+		clients = append(clients, client)
 		pids = append(pids, client.cmd.Process.Pid)
 	}
 	wait := func(d time.Duration) error {
