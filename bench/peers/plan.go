@@ -50,8 +50,8 @@ var cells = []cell{
 
 func fullPlan() plan {
 	return plan{
-		cells: cells, repeats: 5, warmUp: 500 * time.Millisecond, measure: 2 * time.Second, idle: 10 * time.Second,
-		maxForeign: 0.05, attempts: 10,
+		cells: cells, repeats: 5, warmUp: 300 * time.Millisecond, measure: time.Second, idle: 5 * time.Second,
+		maxForeign: 0.10, attempts: 2,
 	}
 }
 
