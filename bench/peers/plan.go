@@ -39,11 +39,11 @@ type plan struct {
 	attempts   int     // … up to so many times; the quietest one counts
 }
 
-// Of the largest payload only 8 are outstanding: with 64 the three processes would hold several GB.
+// With 64 of the largest payload outstanding the three processes hold several GB.
 var cells = []cell{
 	closed(64, 1), closed(64, 64),
 	closed(64<<10, 1), closed(64<<10, 64),
-	closed(6<<20, 1), closed(6<<20, 8),
+	closed(6<<20, 1), closed(6<<20, 8), closed(6<<20, 64),
 	{Name: "sparse", Size: 64, Every: time.Millisecond, Workers: 1},
 	{Name: "idle", Size: 64, Clients: 16, Workers: 4},
 }
