@@ -259,7 +259,9 @@ func TestWorkerThatBreaksTheProtocolIsDiscarded(t *testing.T) {
 			h := run(t, villainPool(t, how), other()).waitReady()
 			held := h.hold("other")
 			_, err := h.call(testContext(t), request(t, "test", "echo", nil))
-			wantError(t, err, ipc.Aborted, "worker_lost")
+			if how != "scribble" || err != nil { // it may have scribbled that it has not read the request, which then went to the next one
+				wantError(t, err, ipc.Aborted, "worker_lost")
+			}
 			if exit := h.lastExit(); exit.Cause != "protocol" || !strings.HasSuffix(exit.Detail, "(signal: killed)") {
 				t.Errorf("last exit %+v", exit)
 			}
