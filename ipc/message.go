@@ -38,6 +38,13 @@ type Request struct {
 	Headers map[string]string // never nil-checked: nil is empty
 	Body    Body
 	Tensors []Tensor
+	Client  Client // set by whoever accepted the request; does not travel
+}
+
+// Client is a process that asks, as the kernel tells (SO_PEERCRED): the unit of fairness and of limits. The zero value is the supervisor's own process.
+type Client struct {
+	UID uint32
+	PID int32
 }
 
 // Tensor returns the request's tensor of this name, or nil.
