@@ -305,7 +305,7 @@ func TestKillingAllTheTime(t *testing.T) {
 	}
 	wg.Go(func() {
 		for ctx.Err() == nil {
-			h.pools["test"].health(ctx)
+			h.all()[0].health(ctx)
 		}
 	})
 	for k := range kills {
