@@ -207,7 +207,7 @@ func (a *answer) recover(ctx context.Context, err error) error {
 func (a *answer) lost(ctx context.Context, lost *ipc.Error) error {
 	if a.lease.inc.blame {
 		a.deaths++
-		if deaths := a.pool.suspects.died(a.identify(), time.Now()); max(deaths, a.deaths) >= poisonDeaths {
+		if deaths := a.pool.suspects.died(a.identify(), a.lease.inc.serial, time.Now()); max(deaths, a.deaths) >= poisonDeaths {
 			a.pool.log.Error("a request is poison: two workers died with it in hand; it is refused from now on", "action", a.req.Action, "trace_id", a.req.TraceID, "client_pid", a.req.Client.PID, "for", suspectTTL)
 			return a.poisonous(suspectTTL)
 		}

@@ -47,6 +47,7 @@ type incarnation struct {
 	client   *plugin.Client
 	guard    *guard
 	started  time.Time
+	serial   uint64 // no other process of ours has it
 
 	shaken chan error      // capacity 1: the handshake's outcome
 	hello  chan *ipc.Hello // capacity 1: the worker is ready
@@ -67,6 +68,9 @@ type incarnation struct {
 	lost  atomic.Pointer[ipc.Error]
 	blame bool // they may be the reason: it was not told to go
 }
+
+// serials counts processes.
+var serials atomic.Uint64
 
 // launch describes the process to start.
 type launch struct {
@@ -95,7 +99,7 @@ func start(l launch) (*incarnation, error) {
 	seg.SetSupervisorState(shm.StateRun)
 	inc := &incarnation{
 		log: l.log, seg: seg, ring: ipc.SupervisorRing(seg, l.limit), lifeline: ours, guard: l.guard,
-		out: &outputLog{log: l.log}, started: time.Now(),
+		out: &outputLog{log: l.log}, started: time.Now(), serial: serials.Add(1),
 		shaken: make(chan error, 1), hello: make(chan *ipc.Hello, 1), broken: make(chan error, 1),
 	}
 	inc.caller = ipc.NewCaller(inc.ring, ipc.Events{Hello: inc.onHello})

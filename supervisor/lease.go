@@ -70,8 +70,11 @@ func (l *lease) release(lost *ipc.Error) {
 		took := now.Sub(l.at)
 		p.pace.learn(l.action, took)
 		p.queue.spent(l.client, l.cost, took)
+		if l.abandoned != 0 && p.suspects.any() {
+			p.suspects.clear(l.abandoned)
+		}
 	} else if l.abandoned != 0 && lost == l.inc.lost.Load() && l.inc.blame {
-		p.suspects.died(l.abandoned, now)
+		p.suspects.died(l.abandoned, l.inc.serial, now)
 	}
 	p.giveBack(l)
 }

@@ -12,12 +12,12 @@ import (
 )
 
 const (
-	poisonDeaths = 2                // of workers that had a request in hand: then it is poison
-	suspectTTL   = 10 * time.Minute // from the last death
-	maxSuspects  = 1024             // in one pool
+	poisonDeaths = 2               // of workers that had a request in hand: then it is poison
+	suspectTTL   = 5 * time.Minute // from the last death
+	maxSuspects  = 1024            // in one pool
 )
 
-// suspects remembers requests that a pool's workers died of, or at least with: by a digest of what they ask, so that one that is sent again is known. A suspect that is answered is cleared.
+// suspects remembers requests that a pool's workers died of, or at least with: by a digest of what they ask, so that one that is sent again is known. A suspect that its worker survives is cleared.
 type suspects struct {
 	count atomic.Int32 // of those remembered: nothing is computed while it is 0
 
@@ -28,6 +28,7 @@ type suspects struct {
 
 type suspect struct {
 	deaths int
+	last   uint64 // serial number of the process that died last: several like requests in one process die one death
 	until  time.Time
 }
 
@@ -63,8 +64,8 @@ func (s *suspects) digest(r *ipc.Request) uint64 {
 	return h.Sum64()
 }
 
-// died records that a worker died with the request in hand and returns how many have so far.
-func (s *suspects) died(digest uint64, now time.Time) int {
+// died records that a worker died with the request in hand and returns how many have so far. serial tells processes apart.
+func (s *suspects) died(digest, serial uint64, now time.Time) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.expire(now)
@@ -72,7 +73,10 @@ func (s *suspects) died(digest uint64, now time.Time) int {
 	if known.deaths == 0 && len(s.list) >= maxSuspects {
 		s.dropOldest()
 	}
-	known.deaths++
+	if known.deaths == 0 || known.last != serial {
+		known.deaths++
+	}
+	known.last = serial
 	known.until = now.Add(suspectTTL)
 	s.list[digest] = known
 	s.count.Store(int32(len(s.list)))
@@ -88,7 +92,7 @@ func (s *suspects) look(digest uint64, now time.Time) (deaths int, left time.Dur
 	return known.deaths, known.until.Sub(now)
 }
 
-// clear forgets a request that was answered, unless it is known as poison.
+// clear forgets a request that its worker has ended, whatever the outcome, unless it is known as poison.
 func (s *suspects) clear(digest uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
