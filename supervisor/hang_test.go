@@ -72,7 +72,7 @@ func TestStoppedWorkerAndALargeRequest(t *testing.T) {
 	// Nobody waits for the others when somebody wants to know how the worker is.
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if health := h.pools["test"].health(ctx); health.OK || !strings.Contains(health.Error, "DEADLINE_EXCEEDED") {
+	if health := h.all()[0].health(ctx); health.OK || !strings.Contains(health.Error, "DEADLINE_EXCEEDED") {
 		t.Errorf("health %+v", health)
 	}
 	for _, end := range append(others, first) {

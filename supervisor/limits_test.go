@@ -10,7 +10,7 @@ import (
 func TestRequestsLimit(t *testing.T) {
 	const limit, callers, recycles = 20, 4, 3
 	cfg := builtin(1, 2)
-	cfg.Limits.Requests = limit
+	cfg.Limits.Requests, cfg.Replace = limit, StopFirst
 	h := runWith(t, func(s *Supervisor) { s.tickEvery = time.Millisecond }, cfg).waitReady()
 	running := h.hold("test") // it will be in the way of the first recycling
 	var done atomic.Bool
@@ -42,7 +42,7 @@ func TestRequestsLimit(t *testing.T) {
 
 func TestLifetimeLimit(t *testing.T) {
 	cfg := builtin(1, 1)
-	cfg.Limits.Lifetime = 300 * time.Millisecond
+	cfg.Limits.Lifetime, cfg.Replace = 300*time.Millisecond, StopFirst
 	h := run(t, cfg).waitReady()
 	running := h.hold("test")
 	queued := h.start(testContext(t), request(t, "test", "echo", nil))
@@ -65,7 +65,7 @@ func TestLifetimeLimit(t *testing.T) {
 
 func TestRSSLimit(t *testing.T) {
 	cfg := builtin(1, 2)
-	cfg.Limits.RSS = 256 << 20
+	cfg.Limits.RSS, cfg.Replace = 256<<20, StopFirst
 	h := run(t, cfg).waitReady()
 	running := h.hold("test")
 	h.must("leak", map[string]int{"mib": 16}, nil) // not too much
