@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ringmasterd/ringmaster/ipc"
 	"github.com/ringmasterd/ringmaster/supervisor"
 )
 
@@ -156,7 +157,7 @@ func (j *injector) pause(ctx context.Context) {
 
 func (j *injector) hang(ctx context.Context) {
 	how := []string{"block", "spin", "stop"}[j.rng.IntN(3)]
-	j.harm(ctx, hang, harmBody{How: how}, 200*time.Millisecond, "ran "+how+", an action that hangs,")
+	j.harm(ctx, hang, harmBody{How: how}, 500*time.Millisecond, "ran "+how+", an action that hangs,")
 }
 
 func (j *injector) crash(ctx context.Context) {
@@ -199,7 +200,10 @@ func (j *injector) harm(ctx context.Context, c class, body harmBody, timeout tim
 	}
 	n := j.caller.ids.take(c)
 	body.Nonce = n.nonce()
-	_ = j.caller.call(ctx, newRequest(n, j.pool, body, timeout)) // the tally has it
+	err = j.caller.call(ctx, newRequest(n, j.pool, body, timeout)) // the tally has it
+	if refused(ipc.AsError(err)) {
+		return
+	}
 	j.mustGo(ctx, 20*time.Second, what, pids...)
 }
 

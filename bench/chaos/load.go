@@ -13,7 +13,7 @@ import (
 
 const (
 	lanes     = 4                     // requests that a client has under way at a time
-	thinkTime = 25 * time.Millisecond // between a lane's requests, on average
+	thinkTime = 40 * time.Millisecond // between a lane's requests, on average
 )
 
 // caller sends requests over one connection, checks what comes back and tells the tally.

@@ -52,7 +52,7 @@ type Promises struct {
 }
 
 // promised is what this version keeps, if its configuration has the keys.
-var promised = Promises{}
+var promised = Promises{Retry: true, HangTimeout: true, Fairness: true}
 
 // allowed reports whether a request may end in e, nil for success. chunks is how many came before.
 func (p Promises) allowed(c class, e *ipc.Error, chunks int) bool {
@@ -66,8 +66,6 @@ func (p Promises) allowed(c class, e *ipc.Error, chunks int) bool {
 			return !p.Retry
 		case stream, deaf:
 			return !p.Retry || chunks > 0 // half an answer cannot begin again
-		case raise:
-			return true
 		}
 		return true
 	case kind{ipc.Aborted, "poison_request"}:
@@ -76,6 +74,8 @@ func (p Promises) allowed(c class, e *ipc.Error, chunks int) bool {
 		return c == hang || !p.HangTimeout
 	case kind{ipc.ResourceExhausted, "queue_full"}, kind{ipc.ResourceExhausted, "too_many_requests"}:
 		return e.RetryAfter > 0 && (c == flood || !p.Fairness)
+	case kind{ipc.ResourceExhausted, "would_expire"}:
+		return e.RetryAfter > 0 && (c == flood || c == hang) // the two that are in a hurry, or many
 	case kind{ipc.ResourceExhausted, "slow_reader"}:
 		return c == deaf
 	case kind{ipc.Internal, "handler"}:

@@ -66,5 +66,3 @@ func (r *recoveries) summary() []Recovery {
 	slices.SortFunc(all, func(a, b Recovery) int { return strings.Compare(a.Pool, b.Pool) })
 	return all
 }
-
-func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -41,6 +41,7 @@ type poolYAML struct {
 	Queue       int               `yaml:"queue"`
 	Timeout     string            `yaml:"timeout,omitempty"`
 	HangTimeout string            `yaml:"hang_timeout,omitempty"`
+	Grace       string            `yaml:"grace,omitempty"`
 	Limits      map[string]string `yaml:"limits"`
 	Env         map[string]string `yaml:"env"`
 }
@@ -75,7 +76,7 @@ func newServer(executable, dir, pythonPath string, hangTimeout bool) (*server, e
 			Env:    map[string]string{worker.LedgerVariable: s.ledger},
 		}
 		if hangTimeout {
-			p.HangTimeout = "1s"
+			p.HangTimeout, p.Grace = "1s", "1s"
 		}
 		return p
 	}
