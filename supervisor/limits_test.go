@@ -182,7 +182,7 @@ func TestLimitsReached(t *testing.T) {
 		}
 	}
 	j := Limits{RSS: 1000, VRAM: 1000, Requests: 1000, Lifetime: 1000, Idle: 1000}.jittered(0.5)
-	if want := (Limits{RSS: 1000, VRAM: 1000, Requests: 950, Lifetime: 950, Idle: 950}); j != want {
+	if want := (Limits{RSS: 950, VRAM: 950, Requests: 950, Lifetime: 950, Idle: 950}); j != want {
 		t.Errorf("%+v, want %+v", j, want)
 	}
 	if j := (Limits{Requests: 1, Lifetime: 1}).jittered(0.999); j.Requests != 1 || j.Lifetime != 1 {
