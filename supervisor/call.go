@@ -82,6 +82,7 @@ type answer struct {
 	parent  context.Context
 	ctx     context.Context // parent with the request's deadline
 	stop    context.CancelFunc
+	waiter  waiter
 	lease   *lease
 	call    *ipc.Call
 	begun   bool   // a reply has been handed out: no other worker may begin again
@@ -98,7 +99,8 @@ func (a *answer) send(ctx context.Context, again, alone bool) error {
 		if err != nil {
 			return err
 		}
-		l, err := a.pool.acquire(ctx, &waiter{client: a.req.Client, action: a.req.Action, again: again, alone: alone || known})
+		a.waiter = waiter{client: a.req.Client, action: a.req.Action, again: again, alone: alone || known}
+		l, err := a.pool.acquire(ctx, &a.waiter)
 		if err != nil {
 			return err
 		}

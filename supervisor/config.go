@@ -64,7 +64,7 @@ type Devices struct {
 	List []int // dealt out to the slots in turn; nil (and not None): auto, every GPU of the machine dealt out likewise, or the variable left alone where there is none
 }
 
-// Limits recycle a worker between requests; a zero field is no limit. Requests, Lifetime and Idle are shortened by up to a tenth at random, so that workers do not go all at once.
+// Limits recycle a worker between requests; a zero field is no limit. Each is lowered by up to a tenth at random, so that workers do not go all at once.
 type Limits struct {
 	RSS      uint64        // bytes
 	VRAM     uint64        // bytes of the GPUs' memory, as nvidia-smi tells

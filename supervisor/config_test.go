@@ -87,7 +87,7 @@ func TestJitteredLimits(t *testing.T) {
 	if got := l.jittered(0); got != l {
 		t.Errorf("not shortened at all: %+v", got)
 	}
-	if got, want := l.jittered(0.5), (Limits{RSS: 1 << 30, Requests: 950, Lifetime: 57 * time.Minute}); got != want {
+	if got, want := l.jittered(0.5), (Limits{RSS: 1020054733, Requests: 950, Lifetime: 57 * time.Minute}); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	if got := l.jittered(math.Nextafter(1, 0)); got.Requests < 900 || got.Lifetime < 54*time.Minute {

@@ -32,13 +32,13 @@ func (l Limits) reached(u usage) string {
 	return ""
 }
 
-// jittered shortens the limits on requests, lifetime and idleness by up to a tenth, but never to none; r is in [0, 1).
+// jittered shortens the limits by up to a tenth, but never to none; r is in [0, 1).
 func (l Limits) jittered(r float64) Limits {
-	f := 1 - r/10
-	shorter := func(d time.Duration) time.Duration { return time.Duration(math.Ceil(float64(d) * f)) }
-	l.Requests = uint64(math.Ceil(float64(l.Requests) * f))
-	l.Lifetime, l.Idle = shorter(l.Lifetime), shorter(l.Idle)
-	return l
+	less := func(x uint64) uint64 { return uint64(math.Ceil(float64(x) * (1 - r/10))) }
+	return Limits{
+		RSS: less(l.RSS), VRAM: less(l.VRAM), Requests: less(l.Requests),
+		Lifetime: time.Duration(less(uint64(l.Lifetime))), Idle: time.Duration(less(uint64(l.Idle))),
+	}
 }
 
 // overLimit says which limit the process has reached, if any. One that goes anyway, or has not been ready, has none.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -154,7 +155,7 @@ func (h *harness) await(pool, what string, ok func(PoolStatus) bool) PoolStatus 
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		st = PoolStatus{Name: pool, State: p.state(), Queued: p.waiting(), InFlight: p.inFlight()}
-		for _, s := range p.slots {
+		for _, s := range slices.Concat(p.slots, p.extra) {
 			st.Workers = append(st.Workers, s.status())
 		}
 		return ok(st)

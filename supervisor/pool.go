@@ -50,7 +50,7 @@ type waiter struct {
 	alone  bool          // it is to share its worker with no other request
 	again  bool          // it was accepted before: it is refused neither for want of room nor because the pool drains, and goes first
 
-	granted chan grant    // capacity 1
+	granted chan grant    // capacity 1; nil until it has to wait
 	element *list.Element // in flow.waiting, or pool.again
 	flow    *flow         // nil in pool.again
 }
@@ -89,7 +89,6 @@ func (p *pool) acquire(ctx context.Context, w *waiter) (*lease, error) {
 	if ctx.Err() != nil {
 		return nil, ipc.AsError(context.Cause(ctx))
 	}
-	w.granted = make(chan grant, 1)
 	p.mu.Lock()
 	l, err := p.enter(ctx, w)
 	p.mu.Unlock()
@@ -116,6 +115,7 @@ func (p *pool) enter(ctx context.Context, w *waiter) (*lease, *ipc.Error) {
 		if err := p.hopeless(); err != nil {
 			return nil, err
 		}
+		w.granted = make(chan grant, 1)
 		w.element = p.again.PushBack(w)
 		p.dispatch()
 		return nil, nil
@@ -132,6 +132,7 @@ func (p *pool) enter(ctx context.Context, w *waiter) (*lease, *ipc.Error) {
 	if err := p.makeRoom(ctx, w); err != nil {
 		return nil, err
 	}
+	w.granted = make(chan grant, 1)
 	p.queue.push(w, p.pace.quantum())
 	if w.alone {
 		p.dispatch() // so that a worker is reserved for it
@@ -240,6 +241,7 @@ func (p *pool) hopeless() *ipc.Error {
 	}
 	err := ipc.Errorf(ipc.Unavailable, "crash_loop", "pool %s has no worker that stays up: %s; see `ringmaster status` and the log", p.name, last.describe())
 	err.RetryAfter = max(time.Until(next), minCrashRetry)
+	err.Details = map[string]string{"cause": last.Cause, "detail": last.Detail, "stderr": strings.Join(last.Stderr, "\n")}
 	return err
 }
 

@@ -61,6 +61,7 @@ func New(cfg Config) (*Supervisor, error) {
 		pools[s.cfg.Pools[i].Name] = newPool(s, &s.cfg.Pools[i])
 	}
 	s.pools.Store(&pools)
+	s.vram.every = vramEvery
 	s.vram.launch = func(f func()) bool { return s.launch(func(context.Context) { f() }) }
 	return s, nil
 }

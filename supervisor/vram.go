@@ -25,13 +25,14 @@ type vramMeter struct {
 	asking  bool              // guarded by mu
 	byGroup map[int]uint64    // guarded by mu: bytes by process group
 	launch  func(func()) bool // starts a goroutine; set before the first use
+	every   time.Duration     // how old a measurement may be; likewise
 }
 
 // of returns the bytes that a process group uses, as of the last measurement, and has them measured anew if that was long ago.
 func (m *vramMeter) of(pgid int) uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.asking && time.Since(m.at) > vramEvery {
+	if !m.asking && time.Since(m.at) > m.every {
 		m.asking = m.launch(m.measure)
 	}
 	return m.byGroup[pgid]
