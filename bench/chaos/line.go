@@ -57,18 +57,18 @@ func (l *lib) ask(ctx context.Context, req *ipc.Request, streams bool, take func
 	return take(&ipc.Reply{End: true})
 }
 
-// bound is how long after its deadline a request may go without an answer.
-const bound = 10 * time.Second
+// tardiness is how long after its deadline a request may go without an answer.
+const tardiness = 10 * time.Second
 
 // errUnanswered ends the wait for a request that the server has forgotten.
 var errUnanswered = errors.New("unanswered")
 
 // wire is a connection that looks at each message itself. It leaves deadlines to the server, and notices answers that nobody asked for.
 type wire struct {
-	sock    *ipc.Socket
-	caller  *ipc.Caller
-	witness *witness
-	done    chan struct{}
+	sock   *ipc.Socket
+	caller *ipc.Caller
+	bound  time.Duration // after a request's deadline
+	done   chan struct{}
 }
 
 // dialDeaf connects, and leaves it to the caller whether anything is read.
@@ -92,8 +92,8 @@ func dialWire(ctx context.Context, socket string, broke func(string)) (*wire, er
 	if err != nil {
 		return nil, err
 	}
-	w := &wire{sock: sock, witness: newWitness(sock, broke), done: make(chan struct{})}
-	w.caller = ipc.NewCaller(w.witness, ipc.Events{})
+	w := &wire{sock: sock, bound: tardiness, done: make(chan struct{})}
+	w.caller = ipc.NewCaller(newWitness(sock, broke), ipc.Events{})
 	go w.run()
 	return w, nil
 }
@@ -114,7 +114,7 @@ func (w *wire) close() {
 
 func (w *wire) ask(ctx context.Context, req *ipc.Request, _ bool, take func(*ipc.Reply) error) error {
 	r := *req
-	ctx, cancel := context.WithTimeout(ctx, req.Timeout+bound)
+	ctx, cancel := context.WithTimeout(ctx, req.Timeout+w.bound)
 	defer cancel()
 	call, err := w.caller.Start(&r, nil)
 	if err != nil {

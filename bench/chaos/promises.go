@@ -52,7 +52,7 @@ type Promises struct {
 }
 
 // promised is what this version keeps, if its configuration has the keys.
-var promised = Promises{Retry: true, HangTimeout: true, Fairness: true}
+var promised = Promises{Retry: true, HangTimeout: true, Fairness: false}
 
 // allowed reports whether a request may end in e, nil for success. chunks is how many came before.
 func (p Promises) allowed(c class, e *ipc.Error, chunks int) bool {
