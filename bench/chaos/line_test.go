@@ -59,7 +59,7 @@ func serverOf(t *testing.T, serve func(sock *ipc.Socket, req *ipc.Request)) (soc
 }
 
 // A wire request to a server that is of no help.
-func askWire(t *testing.T, serve func(*ipc.Socket, *ipc.Request)) (err error, found []string) { //nolint:revive // the error is what is asked for
+func askWire(t *testing.T, serve func(*ipc.Socket, *ipc.Request)) (found []string, err error) {
 	t.Helper()
 	var mu sync.Mutex
 	w, err := dialWire(t.Context(), serverOf(t, serve), func(what string) {
@@ -82,21 +82,21 @@ func askWire(t *testing.T, serve func(*ipc.Socket, *ipc.Request)) (err error, fo
 		}
 	}
 	w.close()
-	return err, found
+	return found, err
 }
 
 // end is an END reply without anything.
 func end(id uint64) []byte { return []byte{0x93, 2, byte(id), 1} }
 
 func TestMissingAnswerIsSeen(t *testing.T) {
-	err, found := askWire(t, func(*ipc.Socket, *ipc.Request) {})
+	found, err := askWire(t, func(*ipc.Socket, *ipc.Request) {})
 	if !errors.Is(err, errUnanswered) || len(found) > 0 {
 		t.Errorf("%v, %q", err, found)
 	}
 }
 
 func TestSecondAnswerIsSeen(t *testing.T) {
-	err, found := askWire(t, func(sock *ipc.Socket, req *ipc.Request) {
+	found, err := askWire(t, func(sock *ipc.Socket, req *ipc.Request) {
 		_, _ = sock.Send(end(req.ID))
 		_, _ = sock.Send(end(req.ID))
 	})
@@ -106,7 +106,7 @@ func TestSecondAnswerIsSeen(t *testing.T) {
 }
 
 func TestAnswerToNobodyIsSeen(t *testing.T) {
-	err, found := askWire(t, func(sock *ipc.Socket, req *ipc.Request) {
+	found, err := askWire(t, func(sock *ipc.Socket, req *ipc.Request) {
 		_, _ = sock.Send(end(9))
 		_, _ = sock.Send(end(req.ID))
 	})

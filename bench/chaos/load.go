@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	lanes     = 4                     // requests that a client has under way at a time
+	lanes     = 6                     // requests that a client has under way at a time
 	thinkTime = 40 * time.Millisecond // between a lane's requests, on average
 )
 

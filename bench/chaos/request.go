@@ -133,9 +133,9 @@ func (b noise) next(rng *rand.Rand, ids *numbers, pools []string) *request {
 	pool := pools[rng.IntN(len(pools))]
 	ms := 0.0
 	switch p := rng.Float64(); {
-	case p < 0.05:
+	case p < 0.15:
 		ms = 30 + 170*rng.Float64()
-	case p < 0.40:
+	case p < 0.50:
 		ms = 30 * rng.Float64()
 	}
 	switch p := rng.Float64(); {
