@@ -11,7 +11,7 @@
 //	           └───────────────────────────────────────┘
 //
 // Read in this order: config.go (what is asked for), supervisor.go (wiring), call.go (one request's way), pool.go with balance.go (who gets it), slot.go with backoff.go (one place and its processes, one after
-// the other), incarnation.go (one process with its memory), process_linux.go (the process alone), guard.go (what outlives us). control.go answers requests about the supervisor itself.
+// the other), incarnation.go (one process with its memory), process_linux.go (the process alone), guard.go (what outlives us). control.go answers requests about the supervisor itself, answer.go a watchdog.
 //
 // # Who owns what
 //
@@ -38,4 +38,5 @@
 //	go-plugin's Start          the handshake                               handshake, death or 10 s     incarnation.bury
 //	tell, rarely               space in s2w                                the ring's closing           incarnation.bury
 //	Ping, per health check     the answer                                  the check's end, or the ring's closing   incarnation.bury, where it is sending
+//	Answer's look              a pool's lock                               itself, unless it is stuck   nobody: that is what it finds out
 package supervisor

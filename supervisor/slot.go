@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -70,7 +71,8 @@ type slot struct {
 	served     uint64
 	lastExit   *Exit
 
-	backoff backoff // run's own
+	due     atomic.Int64 // when run will have reported again, in Unix nanoseconds; 0: it may wait for as long as it takes. Read by Answer
+	backoff backoff      // run's own
 }
 
 // want changes what is wanted of the slot; change runs with the pool's lock held.
@@ -159,6 +161,8 @@ func (s *slot) log(pid int) *slog.Logger {
 func (s *slot) live() (exit *Exit, wasReady bool) {
 	cfg := &s.pool.cfg
 	log := s.log(0)
+	defer s.rests()
+	s.reports()
 	inc, err := start(launch{
 		argv: s.argv(), env: s.env(), dir: cfg.Dir, limit: s.sup.cfg.MaxMessage,
 		handshake: s.sup.handshakeTimeout, log: log, spawner: s.sup.spawner, guard: s.sup.guard,
@@ -172,6 +176,7 @@ func (s *slot) live() (exit *Exit, wasReady bool) {
 
 	life := &life{slot: s, inc: inc, log: log, limits: cfg.Limits.jittered(rand.Float64())}
 	cause := life.run()
+	s.rests()
 	s.set(stateDraining, nil) // whatever happened: dispatch nothing to it any more
 	<-inc.proc.exited
 	exit = &Exit{Cause: cause, Detail: inc.proc.status, Stderr: inc.out.last()}
@@ -212,6 +217,7 @@ func (l *life) run() (cause string) {
 	defer tick.Stop()
 	var hello <-chan *ipc.Hello // one, and not before the handshake: the two travel different ways and may arrive in any order
 	for {
+		s.reports()
 		var changed <-chan struct{}
 		var impatient <-chan time.Time
 		switch {
@@ -330,6 +336,7 @@ func (l *life) tell(message func() error) {
 
 // kill ends the process at once.
 func (l *life) kill(cause string) string {
+	l.slot.rests() // a process that hangs in a device's driver does not even die
 	l.inc.proc.kill()
 	<-l.inc.proc.exited
 	if l.retiring != "" {
@@ -436,7 +443,7 @@ func (s *slot) env() []string {
 }
 
 // notForWorkers are variables by which systemd talks to the supervisor.
-var notForWorkers = []string{"NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC"}
+var notForWorkers = []string{"NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "WATCHDOG_PID", "WATCHDOG_USEC"}
 
 // status describes the slot. Preconditions: the pool's mu is held.
 func (s *slot) status() WorkerStatus {

@@ -54,6 +54,7 @@ var (
 				f.Supervisor.MaxMessage = int(min(n, 1<<62))
 			}
 		},
+		"drain_timeout": func(d *decoder, v value, f *File) { d.duration(v, &f.Supervisor.DrainTimeout, 1, "30s") },
 		"log": func(d *decoder, v value, f *File) { object(d, v, logFields, &f.Log, "level and format") },
 	}
 	logFields = fields[Log]{
