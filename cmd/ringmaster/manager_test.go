@@ -127,6 +127,17 @@ func (m *manager) flush() {
 	m.awaitVariable("X_MARK", mark)
 }
 
+// beforeLast names the variables of the message before the last flush, nil if that is the mark of another flush.
+func (m *manager) beforeLast() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	names := slices.Sorted(maps.Keys(m.messages[len(m.messages)-2]))
+	if slices.Equal(names, []string{"X_MARK"}) {
+		return nil
+	}
+	return names
+}
+
 func (m *manager) String() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"log/slog"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -156,6 +158,40 @@ func TestReloadWhileLoading(t *testing.T) {
 	load()
 	m.awaitVariable("READY", "1")
 	s.terminate()
+}
+
+// What is said in which phase: more time is asked for while a reload may take it, and a server that stops neither becomes ready again nor feeds the watchdog.
+func TestNotifierPhases(t *testing.T) {
+	m := manage(t)
+	n := &notifier{log: slog.New(slog.DiscardHandler)}
+	var st supervisor.Status
+	for _, tt := range []struct {
+		name string
+		do   func()
+		want []string // variables of the one message; none: no message
+	}{
+		{"a beat while loading", func() { n.alive(st, true) }, []string{"EXTEND_TIMEOUT_USEC", "STATUS", "WATCHDOG"}},
+		{"a reload while loading", n.reloads, nil},
+		{"ready", func() { n.ready(st) }, []string{"READY", "STATUS"}},
+		{"ready again", func() { n.ready(st) }, nil},
+		{"a beat", func() { n.alive(st, true) }, []string{"STATUS", "WATCHDOG"}},
+		{"a beat without a watchdog", func() { n.alive(st, false) }, []string{"STATUS"}},
+		{"a reload", n.reloads, []string{"MONOTONIC_USEC", "RELOADING", "STATUS"}},
+		{"a beat while reloading", func() { n.alive(st, true) }, []string{"EXTEND_TIMEOUT_USEC", "STATUS", "WATCHDOG"}},
+		{"reloaded", func() { n.reloaded(nil) }, []string{"READY", "STATUS"}},
+		{"another reload", n.reloads, []string{"MONOTONIC_USEC", "RELOADING", "STATUS"}},
+		{"stopping", func() { n.stops(time.Second) }, []string{"EXTEND_TIMEOUT_USEC", "STATUS", "STOPPING"}},
+		{"reloaded meanwhile", func() { n.reloaded(nil) }, nil},
+		{"a beat while stopping", func() { n.alive(st, true) }, []string{"STATUS"}},
+	} {
+		m.flush()
+		tt.do()
+		m.flush()
+		got := m.beforeLast()
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
 }
 
 // The manager's variables and sockets are the server's alone.
