@@ -158,11 +158,12 @@ func statusLine(ph phase, st supervisor.Status, trouble string) string {
 }
 
 // settle notes in had which pools have had their chance to come up: a worker of theirs was ready once, or all of them have given up, or somebody has drained them. It reports whether these are all.
+// A pool whose only process has just died is draining for a moment, which says nothing.
 func settle(had map[string]bool, st supervisor.Status) bool {
 	all := true
 	for _, p := range st.Pools {
 		switch p.State {
-		case "ready", "failed", "draining", "drained":
+		case "ready", "failed", "drained":
 			had[p.Name] = true
 		}
 		all = all && had[p.Name]

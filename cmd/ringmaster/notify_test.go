@@ -251,7 +251,7 @@ func TestSettle(t *testing.T) {
 	for _, tt := range []struct {
 		st   supervisor.Status
 		want bool
-	}{{at("loading", "loading"), false}, {at("ready", "backoff"), false}, {at("backoff", "failed"), true}, {at("loading", "loading", "loading"), false}, {at("ready", "ready", "drained"), true}} {
+	}{{at("loading", "loading"), false}, {at("ready", "backoff"), false}, {at("ready", "draining"), false}, {at("backoff", "failed"), true}, {at("loading", "loading", "loading"), false}, {at("ready", "ready", "drained"), true}} {
 		if got := settle(had, tt.st); got != tt.want {
 			t.Errorf("settle(%+v) = %v", tt.st, got)
 		}
