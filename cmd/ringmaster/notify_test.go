@@ -98,8 +98,8 @@ func TestReadyWithFailedPool(t *testing.T) {
 	s.terminate()
 }
 
-// The watchdog is fed while the server works, and not while it does not.
-func TestWatchdogOfStoppedServer(t *testing.T) {
+// The watchdog is fed while the server works, and not while it does not: because it runs no more, or because nobody gets in any more.
+func TestWatchdogOfStuckServer(t *testing.T) {
 	const timeout = time.Second
 	m := manage(t)
 	s := managed(t, m, t.TempDir(), echoPool, timeout)
@@ -107,18 +107,42 @@ func TestWatchdogOfStoppedServer(t *testing.T) {
 	for range 3 {
 		m.awaitVariable("WATCHDOG", "1")
 	}
+	hungry := func(why string) {
+		t.Helper()
+		m.flush()
+		before := m.count("WATCHDOG")
+		<-time.After(timeout)
+		m.flush()
+		if n := m.count("WATCHDOG"); n != before {
+			t.Errorf("%s, and the watchdog is fed %d times:\n%s", why, n-before, s.log)
+		}
+	}
 	s.signal(syscall.SIGSTOP)
 	eventually(t, "the server to stop", func() bool { return processState(t, s.cmd.Process.Pid) == 'T' })
-	m.flush()
-	before := m.count("WATCHDOG")
-	<-time.After(timeout)
-	m.flush()
-	if n := m.count("WATCHDOG"); n != before {
-		t.Errorf("a server that does nothing has fed its watchdog %d times", n-before)
-	}
+	hungry("the server is stopped")
 	s.signal(syscall.SIGCONT)
 	m.awaitVariable("WATCHDOG", "1")
+
+	files := limitFiles(t, s.cmd.Process.Pid, 3) // it can accept nobody
+	eventually(t, "a complaint", func() bool { return strings.Contains(s.log.String(), "the server does not answer itself; the watchdog is not fed") })
+	hungry("the server lets nobody in")
+	limitFiles(t, s.cmd.Process.Pid, files)
+	m.awaitVariable("WATCHDOG", "1")
+	contains(t, "the log", s.log.String(), "the server answers itself again")
 	s.terminate()
+}
+
+// limitFiles sets how many files a process may open from now on, and returns how many that were.
+func limitFiles(t *testing.T, pid int, n uint64) (before uint64) {
+	t.Helper()
+	var old unix.Rlimit
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &old); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: old.Max}, nil); err != nil {
+		t.Fatal(err)
+	}
+	return old.Cur
 }
 
 // A reload: announced with the time on the monotonic clock, ended by READY whatever came of it; a mistake is told, and the server goes on as it was.

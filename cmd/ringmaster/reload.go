@@ -84,14 +84,14 @@ func travelling(err error) error {
 	return ipc.AsError(err)
 }
 
-// refusedConfig is how a client tells its user about the mistakes in the server's file: as if it had read it itself.
-type refusedConfig struct{ failure *ipc.Error }
+// configError is how a client tells its user about the mistakes in the server's file: as if it had read it itself.
+type configError struct{ failure *ipc.Error }
 
-func (r refusedConfig) Error() string { return r.failure.Message }
-func (r refusedConfig) Unwrap() error { return r.failure }
+func (r configError) Error() string { return r.failure.Message }
+func (r configError) Unwrap() error { return r.failure }
 
-func isRefusedConfig(err error) bool {
-	var refused refusedConfig
+func isConfigError(err error) bool {
+	var refused configError
 	return errors.As(err, &refused)
 }
 
@@ -119,7 +119,7 @@ The log's level counts at once. ${VAR} in the file stands for what it stood for 
 			var failure *ipc.Error
 			switch {
 			case errors.As(err, &failure) && failure.Reason == badConfig:
-				return refusedConfig{failure}
+				return configError{failure}
 			case err != nil:
 				return err
 			}
