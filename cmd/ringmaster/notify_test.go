@@ -124,7 +124,9 @@ func TestWatchdogOfStuckServer(t *testing.T) {
 	m.awaitVariable("WATCHDOG", "1")
 
 	files := limitFiles(t, s.cmd.Process.Pid, 3) // it can accept nobody
-	eventually(t, "a complaint", func() bool { return strings.Contains(s.log.String(), "the server does not answer itself; the watchdog is not fed") })
+	eventually(t, "a complaint", func() bool {
+		return strings.Contains(s.log.String(), "the server does not answer itself; the watchdog is not fed")
+	})
 	hungry("the server lets nobody in")
 	limitFiles(t, s.cmd.Process.Pid, files)
 	m.awaitVariable("WATCHDOG", "1")
