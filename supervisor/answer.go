@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/ringmasterd/ringmaster/ipc"
@@ -46,9 +47,9 @@ func (s *Supervisor) look(now time.Time) error {
 func (p *pool) look(now time.Time) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, s := range p.slots {
+	for _, s := range slices.Concat(p.slots, p.extra) {
 		if late := s.late(now); late > 0 {
-			return ipc.Errorf(ipc.Unavailable, "stuck", "the supervisor: the goroutine of worker %s/%d, which is %s, has been silent for %v", p.cfg.Name, s.index, s.state, (stuckAfter + late).Round(time.Second))
+			return ipc.Errorf(ipc.Unavailable, "stuck", "the supervisor: the goroutine of worker %s/%d, which is %s, has been silent for %v", p.name, s.index, s.state, (stuckAfter + late).Round(time.Second))
 		}
 	}
 	return nil

@@ -22,7 +22,7 @@ func TestAnswer(t *testing.T) {
 // A lock that is never let go is noticed, without more than one goroutine waiting for it.
 func TestAnswerNoticesLock(t *testing.T) {
 	h := run(t, builtin(1, 1)).waitReady()
-	p := h.pools["test"]
+	p := (*h.pools.Load())["test"]
 	p.mu.Lock()
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -38,7 +38,7 @@ func TestAnswerNoticesStuckSlot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sl := s.pools["test"].slots[1]
+	sl := (*s.pools.Load())["test"].slots[1]
 	sl.reports()
 	if err := s.Answer(testContext(t)); err != nil {
 		t.Error(err)
@@ -58,7 +58,7 @@ func TestAnswerNoticesStuckSlot(t *testing.T) {
 // While a process starts and while it runs its goroutine owes a report; once it is dead, or before the next start, it owes none.
 func TestSlotsReport(t *testing.T) {
 	h := runWith(t, func(s *Supervisor) { s.backoffFirst = time.Hour }, builtin(1, 1)).waitReady()
-	sl := h.pools["test"].slots[0]
+	sl := (*h.pools.Load())["test"].slots[0]
 	if sl.due.Load() == 0 {
 		t.Error("a slot that watches over a process owes no report")
 	}

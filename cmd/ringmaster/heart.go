@@ -17,8 +17,8 @@ import (
 const (
 	slowestBeat = 5 * time.Second        // so that STATUS is fresh where the watchdog is slow, or off
 	lookEvery   = 200 * time.Millisecond // how often the pools are looked at until all have settled
-	// stopSlack is what a stop may take beyond drain_timeout: the last answers are written, workers that ignore a cancelled request are killed, the others end.
-	stopSlack = 15 * time.Second
+	// stopSlack is what a stop may take beyond its drains: the last answers are written, and workers that have nothing left to do end.
+	stopSlack = 10 * time.Second
 )
 
 // heart beats while the server is alive, and only then: before each beat it makes the round trip of a client through our own socket, and asks the supervisor whether its goroutines answer.
@@ -55,6 +55,9 @@ func beatEvery(timeout time.Duration) time.Duration {
 	return max(min(timeout/4, slowestBeat), time.Millisecond)
 }
 
+// stopsWithin is how long a stop may take: drain_timeout for the clients' requests, and, if some had to be cut off, as long again at most until their workers have noticed or are killed.
+func stopsWithin(drainTimeout time.Duration) time.Duration { return 2*drainTimeout + stopSlack }
+
 // run tells the service manager about the server's life: its start, its beats until ctx ends, its drain until gone is closed.
 func (h *heart) run(ctx context.Context, gone <-chan struct{}) {
 	if !h.notify.enabled() {
@@ -78,7 +81,7 @@ func (h *heart) run(ctx context.Context, gone <-chan struct{}) {
 		case <-ctx.Done():
 		}
 	}
-	h.notify.stops(h.drain + stopSlack)
+	h.notify.stops(stopsWithin(h.drain))
 	for {
 		select {
 		case <-beat.C:

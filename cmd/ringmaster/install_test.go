@@ -158,7 +158,7 @@ func TestUnitsAgreeWithServer(t *testing.T) {
 		return m[len(m)-1][1]
 	}
 	stop, err := time.ParseDuration(value("TimeoutStopSec"))
-	if longest := supervisor.DefaultDrainTimeout + stopSlack; err != nil || stop <= longest {
+	if longest := stopsWithin(supervisor.DefaultDrainTimeout); err != nil || stop <= longest {
 		t.Errorf("TimeoutStopSec=%v, %v; a stop may take %v", stop, err, longest)
 	}
 	for name, want := range map[string]string{

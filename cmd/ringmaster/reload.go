@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,12 +40,11 @@ func (r *reloader) reload(ctx context.Context) (supervisor.ReloadAnswer, error) 
 	}
 	r.notify.reloads()
 	answer, err := r.apply(ctx)
-	r.notify.reloaded(err)
+	r.notify.reloaded(errors.Join(err, keptError(answer.Kept)))
 	if err != nil {
 		r.log.Error("reload failed; the server goes on with the configuration it had", "file", r.running.file.Path, "error", err)
 		return answer, travelling(err)
 	}
-	r.log.Info("reloaded", "file", r.running.file.Path, "added", answer.Added, "removed", answer.Removed, "changed", answer.Changed)
 	if len(answer.NeedsRestart) > 0 {
 		r.log.Warn("these keys have changed, and count only when the server is started anew", "keys", answer.NeedsRestart)
 	}
@@ -61,6 +62,15 @@ func (r *reloader) apply(ctx context.Context) (answer supervisor.ReloadAnswer, e
 	r.level.Set(next.level)
 	answer.NeedsRestart = needsRestart(r.running, next)
 	return answer, nil
+}
+
+// keptError says which pools a reload had to leave as they were; nil: none.
+func keptError(kept map[string]string) error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(kept)) {
+		errs = append(errs, fmt.Errorf("pool %s goes on as it was: %s", name, kept[name]))
+	}
+	return errors.Join(errs...)
 }
 
 // config is the supervisor's part of the settings. What a running one cannot change is as it was at the start.
@@ -104,7 +114,8 @@ func (a *app) reloadCommand() *cobra.Command {
 new are started, those that are gone are drained and stopped, those that changed get the
 new values, and the others are left alone. No request is lost.
 
-A file with mistakes changes nothing: they are printed with their lines, and the exit
+A pool whose new workers do not come up goes on as it was; that is told, and the exit
+status is 1. A file with mistakes changes nothing: they are printed with their lines, and the exit
 status is 2. Keys that a running server cannot change (socket, socket_group, max_message,
 drain_timeout, log.format) are named if they differ; they count from its next start.
 The log's level counts at once. ${VAR} in the file stands for what it stood for at the start.
@@ -131,7 +142,18 @@ The log's level counts at once. ${VAR} in the file stands for what it stood for 
 	return cmd
 }
 
+// printReload prints what a reload has done. It has failed if a pool was left as it was.
 func (a *app) printReload(answer supervisor.ReloadAnswer) error {
+	if err := a.printReloadAnswer(answer); err != nil {
+		return err
+	}
+	if len(answer.Kept) > 0 {
+		return silently(exitFailed)
+	}
+	return nil
+}
+
+func (a *app) printReloadAnswer(answer supervisor.ReloadAnswer) error {
 	if a.json {
 		for _, list := range []*[]string{&answer.Added, &answer.Removed, &answer.Changed, &answer.Unchanged, &answer.NeedsRestart} {
 			if *list == nil {
@@ -151,6 +173,10 @@ func (a *app) printReload(answer supervisor.ReloadAnswer) error {
 			said = true
 			fmt.Fprintf(a.out, "%s: %s\n", part.what, strings.Join(part.names, ", "))
 		}
+	}
+	if err := keptError(answer.Kept); err != nil {
+		said = true
+		fmt.Fprintln(a.out, err)
 	}
 	if !said {
 		fmt.Fprintln(a.out, "nothing has changed")

@@ -52,9 +52,6 @@ func TestReload(t *testing.T) {
 	worker := s.worker().PID
 	writeConfig(t, s.dir, "max_message: 1MiB\nlog: {level: debug}\npools: {echo: {builtin: echo}, new: {builtin: echo}}\n")
 	r := s.run("reload", "--json")
-	if strings.Contains(r.errOut, "UNIMPLEMENTED") {
-		t.Skip("this supervisor cannot reload yet")
-	}
 	var got supervisor.ReloadAnswer
 	if err := json.Unmarshal([]byte(r.out), &got); err != nil || r.code != 0 {
 		t.Fatalf("%+v, %v", r, err)
@@ -77,6 +74,37 @@ func TestReload(t *testing.T) {
 	if r := s.run("reload"); r.code != 0 || r.out != "changed, but not before the server is started anew: max_message\n" {
 		t.Errorf("again: %+v", r)
 	}
+}
+
+// What runs after a reload is the new command, not the old one once more.
+func TestReloadChangesCommand(t *testing.T) {
+	yaml := func(flavour string) string {
+		return "pools: {echo: {command: [sh, -c, 'FLAVOUR=" + flavour + " exec " + binary + " worker --builtin echo']}}\n"
+	}
+	s := serve(t, yaml("old"))
+	writeConfig(t, s.dir, yaml("new"))
+	if r := s.run("reload"); r.code != 0 || r.out != "changed: echo\n" {
+		t.Fatalf("%+v", r)
+	}
+	contains(t, "the worker's environment", environ(t, s.worker().PID), "FLAVOUR=new\x00")
+}
+
+// A pool whose new workers do not come up goes on as it was, and the command says so.
+func TestReloadKeepsPool(t *testing.T) {
+	m := manage(t)
+	s := serve(t, echoPool)
+	worker := s.worker().PID
+	writeConfig(t, s.dir, "pools: {echo: {command: ['false']}}\n")
+	r := s.run("reload")
+	if r.code != exitFailed || !strings.HasPrefix(r.out, "pool echo goes on as it was: ") {
+		t.Errorf("%+v", r)
+	}
+	if s.worker().PID != worker {
+		t.Error("the worker was replaced")
+	}
+	m.await("the news", func(msg message) bool {
+		return strings.Contains(msg["STATUS"], "the last reload failed: pool echo goes on as it was: ")
+	})
 }
 
 func TestNeedsRestart(t *testing.T) {
