@@ -4,7 +4,7 @@
 //	                           │                         └ the call chain: small wrappers
 //	                           └ who is it? (SO_PEERCRED)
 //
-// Read in this order: listen.go (one server per path), peer.go (who may come in), serve.go (accept, drain), conn.go (one client), native.go (frames ⇄ the chain),
+// Read in this order: listen.go (one server per path), inherit.go (or a socket that systemd made), peer.go (who may come in), serve.go (accept, drain), conn.go (one client), native.go (frames ⇄ the chain),
 // handler.go (the chain), logged.go (its first link).
 //
 // # Who may connect

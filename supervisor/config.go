@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -15,6 +16,11 @@ type Config struct {
 	MaxMessage int          // bytes, both ways; 0: 64 MiB
 	Logger     *slog.Logger // nil: slog.Default()
 	Executable string       // a ringmaster binary: serves builtin pools (`EXECUTABLE worker --builtin NAME`) and guards process groups (`EXECUTABLE guard`); "": no builtin pools, no guard
+
+	DrainTimeout time.Duration // for the requests that run when the supervisor is told to end; 0: 30 s
+
+	// OnReload answers the control request `reload`, after reading the configuration again and giving it to [Supervisor.Reload]; nil: there is nothing to read, and the request is refused.
+	OnReload func(context.Context) (ReloadAnswer, error)
 }
 
 // PoolConfig describes workers that serve the same model or code and are interchangeable.
@@ -85,6 +91,7 @@ const (
 	maxQueue            = 1 << 20
 	minMessage          = 64 << 10
 	maxMaxMessage       = 1 << 30
+	maxDrainTimeout     = 24 * time.Hour
 )
 
 // FieldError is a bad value in a [Config]: which field, the value, and what would be right.
@@ -107,6 +114,9 @@ func (e *FieldError) Error() string {
 func (c *Config) Validate() error {
 	if c.MaxMessage != 0 && (c.MaxMessage < minMessage || c.MaxMessage > maxMaxMessage) {
 		return &FieldError{"", "max_message", c.MaxMessage, "use a size from 64KiB to 1GiB"}
+	}
+	if c.DrainTimeout < 0 || c.DrainTimeout > maxDrainTimeout {
+		return &FieldError{"", "drain_timeout", c.DrainTimeout, "use a duration up to 24h, such as 30s"}
 	}
 	if len(c.Pools) == 0 {
 		return &FieldError{"", "pools", "(none)", "name at least one pool, for example `echo: {builtin: echo}`"}
@@ -188,6 +198,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
+	}
+	if c.DrainTimeout == 0 {
+		c.DrainTimeout = DefaultDrainTimeout
 	}
 	pools := make([]PoolConfig, len(c.Pools))
 	for i, p := range c.Pools {

@@ -39,6 +39,7 @@ func (l *life) run() (cause string) {
 	defer tick.Stop()
 	var hello <-chan *ipc.Hello // one, and not before the handshake: the two travel different ways and may arrive in any order
 	for {
+		s.reports()
 		var changed <-chan struct{}
 		var impatient <-chan time.Time
 		switch {
@@ -193,6 +194,7 @@ func (l *life) tell(message func() error) {
 
 // kill ends the process at once.
 func (l *life) kill(cause string) string {
+	l.slot.rests() // a process that hangs in a device's driver does not even die
 	l.inc.proc.kill()
 	<-l.inc.proc.exited
 	if l.retiring != "" && !l.cut {

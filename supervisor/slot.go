@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/ringmasterd/ringmaster/ipc"
@@ -75,7 +76,8 @@ type slot struct {
 	tripped   bool      // too many, and none has been ready since
 	next      time.Time // the next start, in backoff and failed
 
-	backoff backoff // run's own
+	due     atomic.Int64 // when run will have reported again, in Unix nanoseconds; 0: it may wait for as long as it takes. Read by Answer
+	backoff backoff      // run's own
 }
 
 // place is what is remembered over the slots that follow each other in one place. Guarded by pool.mu.
@@ -224,6 +226,8 @@ func (s *slot) log(pid int) *slog.Logger {
 func (s *slot) live() (exit *Exit, worked bool) {
 	cfg, sup := s.cfg, s.pool.sup
 	log := s.log(0)
+	defer s.rests()
+	s.reports()
 	inc, err := start(launch{
 		argv: s.argv(), env: s.env(), dir: cfg.Dir, limit: sup.cfg.MaxMessage,
 		handshake: sup.handshakeTimeout, log: log, spawner: sup.spawner, guard: sup.guard,
@@ -237,6 +241,7 @@ func (s *slot) live() (exit *Exit, worked bool) {
 
 	life := &life{slot: s, inc: inc, log: log, jitter: rand.Float64()}
 	cause := life.run()
+	s.rests()
 	s.set(stateDraining, nil) // whatever happened: dispatch nothing to it any more
 	<-inc.proc.exited
 	exit = &Exit{Cause: cause, Detail: inc.proc.status, Stderr: inc.out.last()}
@@ -260,7 +265,7 @@ func (s *slot) argv() []string {
 	if b := s.cfg.Builtin; b != "" {
 		return []string{s.pool.sup.cfg.Executable, "worker", "--builtin", b}
 	}
-	return s.pool.cfg.Command
+	return s.cfg.Command
 }
 
 // env is the worker's environment: ours without what is meant for us alone, the pool's, and what the protocol says.
@@ -289,7 +294,7 @@ func (s *slot) env() []string {
 }
 
 // notForWorkers are variables by which systemd talks to the supervisor.
-var notForWorkers = []string{"NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC"}
+var notForWorkers = []string{"NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "WATCHDOG_PID", "WATCHDOG_USEC"}
 
 // status describes the slot. Preconditions: the pool's mu is held.
 func (s *slot) status() WorkerStatus {

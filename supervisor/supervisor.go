@@ -16,12 +16,14 @@ import (
 
 // How long a Supervisor waits, unless a test says otherwise.
 const (
-	drainTimeout     = 30 * time.Second // for the requests that run when it is told to end
 	handshakeTimeout = 10 * time.Second // from a worker's spawn to its handshake line
 	hungGrace        = 5 * time.Second  // for the end of a request that was cancelled or whose deadline passed
 	endGrace         = 2 * time.Second  // between drain or stop message, SIGTERM and SIGKILL
 	tickEvery        = time.Second      // how often a running process is looked at
 )
+
+// DefaultDrainTimeout is how long requests may take that run when the supervisor is told to end, unless [Config] says otherwise.
+const DefaultDrainTimeout = 30 * time.Second
 
 // Supervisor runs pools of workers. See the package's documentation for how its parts work together.
 type Supervisor struct {
@@ -43,6 +45,8 @@ type Supervisor struct {
 	mu   sync.Mutex
 	end  context.Context // guarded by mu; set while goroutines may be started; ends when no process is wanted any more
 	work sync.WaitGroup  // goroutines that launch has started; added to under mu
+
+	answering sync.Mutex // held by the one look of Answer
 }
 
 // New makes a supervisor; nothing is started before Run. The error is a [*FieldError].
@@ -51,8 +55,9 @@ func New(cfg Config) (*Supervisor, error) {
 		return nil, err
 	}
 	s := &Supervisor{cfg: cfg.withDefaults(), devices: machineDevices(), begin: time.Now(),
-		drainTimeout: drainTimeout, handshakeTimeout: handshakeTimeout, hungGrace: hungGrace, endGrace: endGrace, tickEvery: tickEvery,
+		handshakeTimeout: handshakeTimeout, hungGrace: hungGrace, endGrace: endGrace, tickEvery: tickEvery,
 		backoffFirst: backoffFirst, backoffMax: backoffMax, reloading: make(chan struct{}, 1)}
+	s.drainTimeout = s.cfg.DrainTimeout
 	if err := s.checkExecutable(s.cfg.Pools); err != nil {
 		return nil, err
 	}
@@ -75,7 +80,7 @@ func (s *Supervisor) checkExecutable(pools []PoolConfig) error {
 	return nil
 }
 
-// Run keeps the pools' workers alive until ctx ends; then it lets the requests that run finish for up to 30 s, stops the workers, and returns when every process and goroutine it started has
+// Run keeps the pools' workers alive until ctx ends; then it lets the requests that run finish for up to [Config.DrainTimeout], stops the workers, and returns when every process and goroutine it started has
 // ended. It may be called once.
 func (s *Supervisor) Run(ctx context.Context) error {
 	if s.running.Swap(true) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ringmasterd/ringmaster/ipc"
+	"github.com/ringmasterd/ringmaster/supervisor"
 )
 
 // unrest is what happens around the pools' workers: operators who restart and reload, clients that are killed, flood, or do not read.
@@ -104,9 +105,13 @@ func (u *unrest) reload(ctx context.Context) {
 // inForce has the server take over the configuration: by request, and every third time by SIGHUP.
 func (u *unrest) inForce(ctx context.Context, pools map[string]poolYAML) error {
 	if u.reloads%3 != 2 { // a server that does not know reload would die of a SIGHUP
-		err := u.srv.ask(ctx, "reload", "", 90*time.Second, nil)
+		var answer supervisor.ReloadAnswer
+		err := u.srv.ask(ctx, "reload", "", 90*time.Second, &answer)
 		if err == nil {
 			u.injected.add("reload")
+			if len(answer.Kept) > 0 { // its new workers were killed before they had answered anything
+				u.injected.add("reload that kept pools")
+			}
 		}
 		return err
 	}

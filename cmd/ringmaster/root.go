@@ -67,6 +67,7 @@ func (a *app) rootCommand() *cobra.Command {
 		a.healthCommand(),
 		a.restartCommand(),
 		a.drainCommand(),
+		a.reloadCommand(),
 		a.benchCommand(),
 		a.versionCommand(),
 		a.workerCommand(),

@@ -54,7 +54,8 @@ var (
 				f.Supervisor.MaxMessage = int(min(n, 1<<62))
 			}
 		},
-		"log": func(d *decoder, v value, f *File) { object(d, v, logFields, &f.Log, "level and format") },
+		"drain_timeout": func(d *decoder, v value, f *File) { d.duration(v, &f.Supervisor.DrainTimeout, 1, "30s") },
+		"log":           func(d *decoder, v value, f *File) { object(d, v, logFields, &f.Log, "level and format") },
 	}
 	logFields = fields[Log]{
 		"level":  func(d *decoder, v value, l *Log) { d.oneOf(v, &l.Level, "debug", "info", "warn", "error") },

@@ -47,7 +47,7 @@ func TestDesignExample(t *testing.T) {
 
 func TestEveryKey(t *testing.T) {
 	f := parseFile(t, "full.yaml")
-	if f.Socket != "unix:///run/rm.sock" || f.SocketGroup != "models" || f.Log != (Log{"debug", "json"}) || f.Supervisor.MaxMessage != 128<<20 {
+	if f.Socket != "unix:///run/rm.sock" || f.SocketGroup != "models" || f.Log != (Log{"debug", "json"}) || f.Supervisor.MaxMessage != 128<<20 || f.Supervisor.DrainTimeout != 2*time.Minute {
 		t.Errorf("got %+v", f)
 	}
 	b := supervisor.PoolConfig{Name: "b", Builtin: "echo", Devices: supervisor.Devices{None: true}, Queue: 7}
@@ -102,6 +102,7 @@ func TestErrors(t *testing.T) {
 		{"a fraction", "pools:\n  a: {builtin: echo, workers: 1.5}\n", "f:2:31: pools.a.workers: 1.5: use a whole number, 1 or more"},
 		{"negative queue", "pools:\n  a: {builtin: echo, queue: -1}\n", "f:2:29: pools.a.queue: -1: use a whole number, 0 or more"},
 		{"no unit", "pools:\n  a: {builtin: echo, timeout: 60}\n", "f:2:31: pools.a.timeout: 60: use a number with a unit (ms, s, m, h), such as 60s"},
+		{"a drain of days", "drain_timeout: 48h\npools: {a: {builtin: echo}}\n", "f:1:16: drain_timeout: 48h0m0s: use a duration up to 24h, such as 30s"},
 		{"no time", "pools:\n  a: {builtin: echo, timeout: 0s}\n", "f:2:31: pools.a.timeout: 0s: use a positive duration such as 60s"},
 		{"an order that is none", "pools:\n  a: {builtin: echo, replace: first}\n", "f:2:31: pools.a.replace: first: use auto, start-first or stop-first"},
 		{"negative time", "pools:\n  a: {builtin: echo, limits: {lifetime: -1h}}\n", "f:2:41: pools.a.limits.lifetime: -1h: use a positive duration such as 24h"},
