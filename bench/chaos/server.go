@@ -221,7 +221,7 @@ func (s *server) allReady(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	for _, p := range st.Pools {
-		if ready(p.Workers) < len(p.Workers) {
+		if ready(p.Workers) < len(p.Workers) || len(p.Workers) != s.pools[p.Name].Workers {
 			return false, nil
 		}
 	}

@@ -24,7 +24,8 @@ type unrest struct {
 	missing  *counts // what this version cannot do
 	ids      *numbers
 	clients  uint16 // the next client process's number
-	changed  bool   // the configuration that is in force is not the first one
+	changed  bool   // the file is not the first one
+	kept     bool   // the last reload left a pool as it was
 	reloads  int
 }
 
@@ -45,8 +46,9 @@ func every(ctx context.Context, stop <-chan struct{}, rng *rand.Rand, pause time
 // operate is what operators do.
 func (u *unrest) operate(ctx context.Context, stop <-chan struct{}) {
 	every(ctx, stop, u.rng, 3*time.Second, u.reload, u.restart)
-	if u.changed && ctx.Err() == nil {
-		u.reload(ctx)
+	for tries := 0; (u.changed || u.kept) && tries < 5 && ctx.Err() == nil; tries++ {
+		u.changed = true
+		u.reload(ctx) // back to the first
 	}
 }
 
@@ -104,17 +106,18 @@ func (u *unrest) reload(ctx context.Context) {
 
 // inForce has the server take over the configuration: by request, and every third time by SIGHUP.
 func (u *unrest) inForce(ctx context.Context, pools map[string]poolYAML) error {
-	if u.reloads%3 != 2 { // a server that does not know reload would die of a SIGHUP
+	if u.kept || u.reloads%3 != 2 { // a server that does not know reload would die of a SIGHUP
 		var answer supervisor.ReloadAnswer
 		err := u.srv.ask(ctx, "reload", "", 90*time.Second, &answer)
 		if err == nil {
 			u.injected.add("reload")
-			if len(answer.Kept) > 0 { // its new workers were killed before they had answered anything
+			if u.kept = len(answer.Kept) > 0; u.kept { // its new workers were killed before they had answered anything
 				u.injected.add("reload that kept pools")
 			}
 		}
 		return err
 	}
+	u.kept = false
 	u.injected.add("reload by SIGHUP")
 	if err := u.srv.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		return err
