@@ -71,8 +71,8 @@ type wire struct {
 	done   chan struct{}
 }
 
-// dialDeaf connects, and leaves it to the caller whether anything is read.
-func dialDeaf(ctx context.Context, socket string) (*ipc.Socket, error) {
+// greet connects and says hello, and leaves it to the caller whether anything is read.
+func greet(ctx context.Context, socket string) (*ipc.Socket, error) {
 	var d net.Dialer
 	raw, err := d.DialContext(ctx, "unix", socket)
 	if err != nil {
@@ -88,7 +88,7 @@ func dialDeaf(ctx context.Context, socket string) (*ipc.Socket, error) {
 
 // dialWire connects. broke is told of answers that should not have come.
 func dialWire(ctx context.Context, socket string, broke func(string)) (*wire, error) {
-	sock, err := dialDeaf(ctx, socket)
+	sock, err := greet(ctx, socket)
 	if err != nil {
 		return nil, err
 	}

@@ -160,7 +160,7 @@ func (u *unrest) killClient(ctx context.Context) {
 
 // deafClient asks for much and takes nothing of it, and then hangs up.
 func (u *unrest) deafClient(ctx context.Context) {
-	w, err := dialDeaf(ctx, u.srv.socket)
+	w, err := greet(ctx, u.srv.socket)
 	if err != nil {
 		u.tally.breaks("connect: %v", err)
 		return
