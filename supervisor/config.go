@@ -13,7 +13,7 @@ type Config struct {
 	Pools      []PoolConfig
 	MaxMessage int          // bytes, both ways; 0: 64 MiB
 	Logger     *slog.Logger // nil: slog.Default()
-	Executable string       // a ringmaster binary: serves builtin pools (`EXECUTABLE worker --builtin NAME`) and guards process groups (`EXECUTABLE guard`); "": no builtin pools, no guard
+	Executable string       // a ringmaster binary: serves builtin pools (`EXECUTABLE worker --builtin NAME`) guards process groups (`EXECUTABLE guard`) and confines workers (`EXECUTABLE confine`); "": no builtin pools, no guard, no rlimits, user or group
 }
 
 // PoolConfig describes workers that serve the same model or code and are interchangeable.
@@ -23,6 +23,7 @@ type PoolConfig struct {
 	Builtin      string            // name of a builtin action set; exclusive with Command
 	Dir          string            // working directory; "": the supervisor's
 	Env          map[string]string // added to the worker's environment
+	EnvPass      []string          // variables of the supervisor that workers inherit besides the usual ones: NAME, PREFIX* or *
 	Workers      int               // slots; 0: 1
 	Concurrency  int               // requests in one worker at a time; 0: 1
 	Devices      Devices
@@ -32,6 +33,9 @@ type PoolConfig struct {
 	Timeout      time.Duration // a request's deadline if it brings none; 0: 60 s
 	StartTimeout time.Duration // from spawn to ready; 0: 5 min
 	Limits       Limits
+	Rlimits      map[string]uint64 // soft and hard limits by setrlimit(2)'s names: as, core (if not given: 0), data, fsize, memlock, nofile, nproc, stack; [Unlimited] takes one away
+	User, Group  string            // whom workers run as, names or numbers; "": as the supervisor. Needs root
+	CPUs         []int             // that workers run on; nil: wherever the supervisor may
 }
 
 // Balance names a way to choose among the workers that can take a request.
@@ -154,7 +158,7 @@ func (p *PoolConfig) validate() error {
 	default:
 		return bad("balance", string(p.Balance), "use least-connection, round-robin or weighted")
 	}
-	return nil
+	return p.validateConfinement()
 }
 
 // withDefaults returns a copy in which every default is filled in.

@@ -99,13 +99,13 @@ func supervise(how string) error {
 			}
 		}
 	}
-	fmt.Println(s.guard.cmd.Process.Pid)
+	fmt.Println(s.guard.pid())
 	_, err = io.Copy(io.Discard, os.Stdin) // until the test is over, should it fail to kill us
 	return err
 }
 
-// marked are the processes whose environment has the mark. A zombie has none.
-func marked(t *testing.T, value string) []int {
+// withMark are the processes whose environment has the mark. A zombie has none.
+func withMark(t *testing.T, value string) []int {
 	var pids []int
 	for _, path := range glob(t, "/proc/[0-9]*/environ") {
 		env, _ := os.ReadFile(path)
@@ -158,13 +158,13 @@ func killSupervisor(t *testing.T, how string, processes int) time.Duration {
 	if err != nil || alive(guard) != (how != "without a guard") {
 		t.Fatalf("guard %d: %v", guard, err)
 	}
-	eventually(t, "all processes to be there", func() bool { return len(marked(t, value)) == 1+processes })
+	eventually(t, "all processes to be there", func() bool { return len(withMark(t, value)) == 1+processes })
 
 	begin := time.Now()
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the last process's end", func() bool { return len(marked(t, value)) == 0 && !alive(guard) })
+	eventually(t, "the last process's end", func() bool { return len(withMark(t, value)) == 0 && !alive(guard) })
 	took := time.Since(begin)
 	var exit *exec.ExitError
 	if err := cmd.Wait(); !errors.As(err, &exit) {
@@ -176,7 +176,7 @@ func killSupervisor(t *testing.T, how string, processes int) time.Duration {
 // A guard that was killed is a pity, but nobody else's end.
 func TestKilledGuard(t *testing.T) {
 	h := run(t, builtin(1, 1)).waitReady()
-	kill(t, h.guard.cmd.Process.Pid, unix.SIGKILL)
+	kill(t, h.guard.pid(), unix.SIGKILL)
 	pid := h.worker("test", 0).PID
 	kill(t, pid, unix.SIGKILL)
 	h.await("test", "a restart", func(p PoolStatus) bool { return p.Workers[0].PID != pid && p.Workers[0].State == "ready" })

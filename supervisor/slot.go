@@ -6,9 +6,6 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
-	"os"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -161,7 +158,7 @@ func (s *slot) live() (exit *Exit, wasReady bool) {
 	log := s.log(0)
 	inc, err := start(launch{
 		argv: s.argv(), env: s.env(), dir: cfg.Dir, limit: s.sup.cfg.MaxMessage,
-		handshake: s.sup.handshakeTimeout, log: log, spawner: s.sup.spawner, guard: s.sup.guard,
+		handshake: s.sup.handshakeTimeout, log: log, spawner: s.sup.spawner, guard: s.sup.guard, confine: cfg,
 	})
 	if err != nil {
 		return &Exit{Cause: "spawn", Detail: err.Error()}, false
@@ -351,7 +348,7 @@ func (l *life) exitCause() string {
 	if !l.wasReady {
 		l.detail = "before it was ready"
 	}
-	return deathCause(l.inc.proc.status)
+	return l.inc.proc.deathCause()
 }
 
 // handshakeFailed tells a process that said something else than the handshake, or nothing in time, from one that ended before it.
@@ -364,7 +361,7 @@ func (l *life) handshakeFailed(err error) string {
 	switch {
 	case strings.HasSuffix(err.Error(), "\nFailed to read any lines from plugin's stdout"), strings.Contains(err.Error(), "exited before we could connect"):
 		l.detail = "before the handshake"
-		return deathCause(l.inc.proc.status)
+		return l.inc.proc.deathCause()
 	case garbage:
 		l.detail = fmt.Sprintf("its first line on stdout is not the handshake: %.200q; print to stderr instead", said)
 	case strings.Contains(err.Error(), "timeout"):
@@ -410,34 +407,6 @@ func (s *slot) argv() []string {
 	return s.pool.cfg.Command
 }
 
-// env is the worker's environment: ours without what is meant for us alone, the pool's, and what the protocol says.
-func (s *slot) env() []string {
-	cfg := &s.pool.cfg
-	var env []string
-	for _, kv := range os.Environ() {
-		name, _, _ := strings.Cut(kv, "=")
-		if slices.Contains(notForWorkers, name) || strings.HasPrefix(name, "PLUGIN_") {
-			continue
-		}
-		env = append(env, kv)
-	}
-	for k, v := range cfg.Env {
-		env = append(env, k+"="+v)
-	}
-	if v, ok := visibleDevices(cfg.Devices, s.index, s.sup.devices); ok {
-		env = append(env, "CUDA_VISIBLE_DEVICES="+v)
-	}
-	return append(env,
-		"RINGMASTER_POOL="+cfg.Name,
-		"RINGMASTER_SLOT="+strconv.Itoa(s.index),
-		"RINGMASTER_CONCURRENCY="+strconv.Itoa(cfg.Concurrency),
-		"RINGMASTER_MAX_MESSAGE="+strconv.Itoa(s.sup.cfg.MaxMessage),
-	)
-}
-
-// notForWorkers are variables by which systemd talks to the supervisor.
-var notForWorkers = []string{"NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC"}
-
 // status describes the slot. Preconditions: the pool's mu is held.
 func (s *slot) status() WorkerStatus {
 	st := WorkerStatus{
@@ -449,38 +418,4 @@ func (s *slot) status() WorkerStatus {
 		st.UptimeS = time.Since(s.inc.started).Seconds()
 	}
 	return st
-}
-
-// planned reports whether we wanted the process to end.
-func (e *Exit) planned() bool {
-	return e.Cause == "stopped" || e.Cause == "restarted" || e.Cause == "recycled"
-}
-
-// describe is an exit in a few words, with the last thing the process said.
-func (e *Exit) describe() string {
-	d := e.Cause
-	switch {
-	case strings.HasPrefix(e.Detail, e.Cause+": "): // signal: killed
-		d = e.Detail
-	case e.Detail != "":
-		d += ": " + e.Detail
-	}
-	for _, line := range slices.Backward(e.Stderr) {
-		if line = strings.TrimSpace(line); line != "" {
-			return d + "; its last line: " + line
-		}
-	}
-	return d
-}
-
-func deathCause(status string) string {
-	if strings.HasPrefix(status, "signal: ") {
-		return "signal"
-	}
-	return "exited"
-}
-
-func firstLine(s string) string {
-	line, _, _ := strings.Cut(s, "\n")
-	return line
 }
