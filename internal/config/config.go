@@ -86,11 +86,25 @@ var (
 		"limits": func(d *decoder, v value, p *supervisor.PoolConfig) {
 			object(d, v, limitFields, &p.Limits, "rss, requests, lifetime")
 		},
+		"rlimits": func(d *decoder, v value, p *supervisor.PoolConfig) {
+			p.Rlimits = map[string]uint64{}
+			object(d, v, rlimitFields, &p.Rlimits, "limits such as nofile")
+		},
+		"env_pass": func(d *decoder, v value, p *supervisor.PoolConfig) {
+			d.texts(v, &p.EnvPass, "a list of names, as in [MODEL_DIR, AWS_*]")
+		},
+		"user":  func(d *decoder, v value, p *supervisor.PoolConfig) { d.text(v, &p.User, "a user's name or number") },
+		"group": func(d *decoder, v value, p *supervisor.PoolConfig) { d.text(v, &p.Group, "a group's name or number") },
+		"cpus":  (*decoder).cpus,
 	}
 	limitFields = fields[supervisor.Limits]{
 		"rss":      func(d *decoder, v value, l *supervisor.Limits) { d.size(v, &l.RSS) },
 		"requests": func(d *decoder, v value, l *supervisor.Limits) { d.count(v, &l.Requests) },
 		"lifetime": func(d *decoder, v value, l *supervisor.Limits) { d.duration(v, &l.Lifetime, 0, "24h") },
+	}
+	rlimitFields = fields[map[string]uint64]{
+		"as": rlimit((*decoder).size), "core": rlimit((*decoder).size), "data": rlimit((*decoder).size), "fsize": rlimit((*decoder).size),
+		"memlock": rlimit((*decoder).size), "stack": rlimit((*decoder).size), "nofile": rlimit((*decoder).count), "nproc": rlimit((*decoder).count),
 	}
 )
 
