@@ -114,6 +114,9 @@ func start(l launch) (*incarnation, error) {
 	})
 	inc.waiter.Go(func() {
 		_, err := inc.client.Start()
+		if err == nil {
+			inc.proc.watchMemory()
+		}
 		select {
 		case spawned <- err: // failed before the process was to be started
 			theirs.Close()

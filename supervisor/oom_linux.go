@@ -22,20 +22,25 @@ type oomWatch struct {
 }
 
 // watch begins to watch over a process. What was killed before it has nothing to do with it.
-func (k *oomKills) watch(pid int) oomWatch {
-	w := oomWatch{kills: k, file: oomFile(pid)}
-	n := oomCount(w.file)
+func (k *oomKills) watch(pid int) *oomWatch {
+	w := &oomWatch{kills: k, file: oomFile(pid)}
+	k.note(w.file)
+	return w
+}
+
+// note accounts for all that a file has counted.
+func (k *oomKills) note(file string) {
+	n := oomCount(file)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.seen == nil {
 		k.seen = map[string]uint64{}
 	}
-	k.seen[w.file] = n
-	return w
+	k.seen[file] = n
 }
 
 // rose reports whether the kernel has killed somebody who is not accounted for, and accounts for it.
-func (w oomWatch) rose() bool {
+func (w *oomWatch) rose() bool {
 	if w.file == "" {
 		return false
 	}

@@ -106,7 +106,8 @@ type process struct {
 	pidfd          *os.File
 	stdout, stderr *os.File // our ends of its pipes
 	family         family
-	oom            oomWatch
+	oomKills       *oomKills
+	oom            atomic.Pointer[oomWatch]
 
 	exited    chan struct{} // closed when dead and reaped
 	status    string        // how it ended, e.g. "signal: killed"; set before exited is closed
@@ -165,7 +166,7 @@ func (s *spawner) spawn(c command) (_ *process, err error) {
 		}
 		cmd.ExtraFiles = append(cmd.ExtraFiles, reportW)
 	}
-	p := &process{cmd: cmd, stdout: outR, stderr: errR, family: family{id: id}, exited: make(chan struct{})}
+	p := &process{cmd: cmd, stdout: outR, stderr: errR, family: family{id: id}, oomKills: &s.oom, exited: make(chan struct{})}
 	if err := s.startIn(p, c.confine.CPUs); err != nil {
 		return nil, err
 	}
@@ -179,7 +180,7 @@ func (s *spawner) spawn(c command) (_ *process, err error) {
 	}
 	p.pidfd = os.NewFile(uintptr(fd), "pidfd")
 	p.family.begin(p.pid)
-	p.oom = s.oom.watch(p.pid)
+	p.watchMemory()
 	if confinement == nil {
 		p.limitCore(c.confine)
 		return p, nil
@@ -226,6 +227,10 @@ func (p *process) limitCore(cfg *PoolConfig) {
 	}
 }
 
+// watchMemory looks where the kernel counts the processes of this one's kind that it kills for want of memory. It is called at the spawn, and again after the handshake: programs such as
+// systemd-run move themselves to another cgroup before they become the worker. Preconditions: the process has not been reaped.
+func (p *process) watchMemory() { p.oom.Store(p.oomKills.watch(p.pid)) }
+
 // abandon ends a process that did not become a worker.
 func (p *process) abandon() {
 	_ = unix.Kill(-p.pid, unix.SIGKILL)
@@ -242,7 +247,7 @@ func (p *process) wait() {
 	if err != nil {
 		p.status = err.Error()
 	}
-	if killed(p.cmd.ProcessState) && p.oom.rose() {
+	if killed(p.cmd.ProcessState) && p.oom.Load().rose() {
 		p.oomKilled = true
 		p.status += "; the kernel was out of memory, or of the cgroup's"
 	}
