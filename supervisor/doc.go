@@ -11,7 +11,7 @@
 //	           └───────────────────────────────────────┘
 //
 // Read in this order: config.go (what is asked for), supervisor.go (wiring), call.go (one request's way), pool.go with balance.go (who gets it), slot.go with backoff.go (one place and its processes, one after
-// the other), incarnation.go (one process with its memory), process_linux.go (the process alone), guard.go (what outlives us). control.go answers requests about the supervisor itself.
+// the other), incarnation.go (one process with its memory), process_linux.go (the process alone) with confine.go and shim_linux.go (what it may do), environ.go, family_linux.go and cgroup_linux.go (what it starts), oom_linux.go and exit.go (why it ended); guard.go (what outlives us). control.go answers requests about the supervisor itself.
 //
 // # Who owns what
 //
@@ -20,18 +20,19 @@
 //
 // # What happens when a worker dies
 //
-// The pidfd fires; the process group is killed and the process reaped; the ring is closed; replies that were committed are delivered; requests the worker had not read go to another worker; the others end
+// The pidfd fires; the process group is killed, the process reaped, and whatever else it had started killed, in whatever session that is; the ring is closed; replies that were committed are delivered; requests the worker had not read go to another worker; the others end
 // with ABORTED/worker_lost; goroutines are joined; the memory is unmapped; after a backoff the slot starts the next process. Nothing of the dead process is repaired.
 //
 // # What happens when the supervisor dies
 //
-// Workers are killed by PDEATHSIG, and see end of file on their lifeline; their own children are killed by the guard. The segments vanish with their last user.
+// Workers are killed by PDEATHSIG, and see end of file on their lifeline; their own children, in whatever session, are killed by the guard. The segments vanish with their last user.
 //
 // # Goroutines
 //
 //	goroutine                  woken by                                    ended by                     joined by
 //	slot.run, one per slot     kick, its process's events, a 1 s tick      Run's end                    Supervisor.Run
 //	spawner.run                start                                       stop                         spawner.stop
+//	guard.watch                the guard's end                             stop                         guard.stop
 //	process.wait, per process  pidfd                                       the process's death          incarnation.bury
 //	receive, per process       frames in w2s                               the ring's closing           incarnation.bury
 //	stdout and stderr readers  output                                      end of file, or 500 ms after the death   incarnation.bury
