@@ -34,6 +34,10 @@ func openCgroups(log *slog.Logger) *cgroups {
 		log.Debug("no cgroups for workers", "error", err)
 		return nil
 	}
+	return openCgroupsIn(parent, log)
+}
+
+func openCgroupsIn(parent string, log *slog.Logger) *cgroups {
 	stale, _ := filepath.Glob(filepath.Join(parent, cgroupPrefix+"*"))
 	for _, dir := range stale {
 		if abandoned(filepath.Base(dir)) {

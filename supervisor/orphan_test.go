@@ -224,7 +224,6 @@ func endSupervisor(t *testing.T, how string, processes int, end ending) time.Dur
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := ownCgroups(t)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -248,19 +247,19 @@ func endSupervisor(t *testing.T, how string, processes int, end ending) time.Dur
 	} else if how == "out of memory" && exit.String() != "signal: killed" {
 		t.Errorf("the supervisor ended otherwise: %v; %s", err, complaint.String())
 	}
-	if after := ownCgroups(t); !slices.Equal(after, before) {
-		t.Errorf("cgroups %q, before the supervisor was started %q", after, before)
+	if left := cgroupsLeft(t, cmd.Process.Pid); len(left) > 0 {
+		t.Errorf("it left the cgroups %q", left)
 	}
 	return took
 }
 
-// ownCgroups lists the cgroups of supervisors. The next one has nothing to clean up.
-func ownCgroups(t *testing.T) []string {
+// cgroupsLeft lists the cgroups of a supervisor that is gone. The next one has nothing to clean up.
+func cgroupsLeft(t *testing.T, pid int) []string {
 	parent, err := cgroupOf(os.Getpid(), "")
 	if err != nil {
 		return nil
 	}
-	return glob(t, filepath.Join(parent, cgroupPrefix+"*"))
+	return glob(t, filepath.Join(parent, fmt.Sprintf("%s%d.*", cgroupPrefix, pid)))
 }
 
 // A guard that is killed, or stopped so that it does not read what it is told, is replaced, and nobody waits for it.
@@ -290,12 +289,21 @@ func TestKilledGuard(t *testing.T) {
 // What a supervisor left whose guard was killed with it, the next one clears away.
 func TestStaleCgroupsAreRemoved(t *testing.T) {
 	log := slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	c := openCgroups(log)
+	own, err := cgroupOf(os.Getpid(), "")
+	if err != nil {
+		t.Skip(err)
+	}
+	parent := filepath.Join(own, fmt.Sprintf("ringmaster-test-%d", os.Getpid())) // where no other test's supervisor tidies up
+	if err := os.Mkdir(parent, 0o755); err != nil {
+		t.Skipf("no cgroup of version 2 may be made here: %v", err)
+	}
+	defer os.Remove(parent)
+	c := openCgroupsIn(parent, log)
 	if c == nil {
-		t.Skip("no cgroup of version 2 may be made here, or the kernel is older than 5.14")
+		t.Skip("the kernel is older than 5.14")
 	}
 	defer c.close()
-	stale := filepath.Join(filepath.Dir(c.dir), cgroupPrefix+"99999999.1.1")
+	stale := filepath.Join(parent, cgroupPrefix+"99999999.1.1")
 	if err := os.MkdirAll(filepath.Join(stale, "worker.1"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -307,7 +315,7 @@ func TestStaleCgroupsAreRemoved(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(stale, "worker.1", "cgroup.procs"), []byte(strconv.Itoa(left.Process.Pid)), 0); err != nil {
 		t.Fatal(err)
 	}
-	again := openCgroups(log)
+	again := openCgroupsIn(parent, log)
 	defer again.close()
 	if _, err := os.Stat(stale); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%s: %v", stale, err)
