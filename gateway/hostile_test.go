@@ -34,9 +34,9 @@ func (h hostile) bytes() []byte {
 	b := bytes.Clone(requests[h.r.IntN(len(requests))])
 	switch h.r.IntN(7) {
 	case 0: // noise
-		b = make([]byte, h.r.IntN(1<<h.r.IntN(14)))
-		for i := range b {
-			b[i] = byte(h.r.Uint32())
+		b = b[:0]
+		for range h.r.IntN(1 << h.r.IntN(14)) {
+			b = append(b, byte(h.r.Uint32()))
 		}
 	case 1: // almost a frame
 		for range 1 + h.r.IntN(3) {
@@ -47,7 +47,7 @@ func (h hostile) bytes() []byte {
 	case 3: // a length alone
 		b = binary.LittleEndian.AppendUint32(nil, h.r.Uint32()>>h.r.IntN(32))
 	case 4: // a flood, with other ids where there is one
-		one := b
+		one := bytes.Clone(b)
 		for i := range h.r.IntN(2000) {
 			one[min(6, len(one)-1)] = byte(i)
 			b = append(b, one...)

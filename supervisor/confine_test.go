@@ -309,6 +309,14 @@ func TestConfinementThatCannotBe(t *testing.T) {
 			t.Errorf("got  %v\nwant %s", err, c.want)
 		}
 	}
+	if !maySwitch() {
+		p := builtin(1, 1)
+		p.User = "root"
+		const want = "pools.test.user: root: only root may run workers as somebody else; run `ringmaster serve` as root, or remove the key"
+		if _, err := New(Config{Pools: []PoolConfig{p}, Executable: testBinary(t)}); err == nil || err.Error() != want {
+			t.Errorf("got  %v\nwant %s", err, want)
+		}
+	}
 	for name, change := range map[string]func(*PoolConfig){
 		"rlimits": func(p *PoolConfig) { p.Rlimits = map[string]uint64{"nofile": 512} },
 		"user":    func(p *PoolConfig) { p.User = "root" },

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -148,7 +149,7 @@ func (s *spawner) spawn(c command) (_ *process, err error) {
 	}
 	cmd := exec.Command(c.argv[0], c.argv[1:]...)
 	id := fmt.Sprintf("%s.%d", s.mark, s.next.Add(1))
-	cmd.Env, cmd.Dir = append(c.env, workerIDKey+"="+id), c.dir
+	cmd.Env, cmd.Dir = slices.Concat(c.env, []string{workerIDKey + "=" + id}), c.dir
 	cmd.Stdout, cmd.Stderr = outW, errW
 	cmd.ExtraFiles = c.files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

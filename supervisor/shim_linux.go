@@ -49,7 +49,7 @@ func newConfinement(p *PoolConfig) (*confinement, error) {
 // wrap makes cmd start the shim, which then becomes what cmd was to start.
 func (c *confinement) wrap(cmd *exec.Cmd, executable string) error {
 	if cmd.Err != nil { // the program was not found
-		return nil // Start says so
+		return cmd.Err
 	}
 	spec, err := json.Marshal(c)
 	if err != nil {

@@ -91,7 +91,9 @@ var (
 			object(d, v, rlimitFields, &p.Rlimits, "limits such as nofile")
 		},
 		"env_pass": func(d *decoder, v value, p *supervisor.PoolConfig) {
-			d.texts(v, &p.EnvPass, "a list of names, as in [MODEL_DIR, AWS_*]")
+			if d.texts(v, &p.EnvPass, "a list of names, as in [MODEL_DIR, AWS_*]") && len(p.EnvPass) == 0 {
+				d.fail(v, "[]", "the list is empty; remove the key")
+			}
 		},
 		"user":  func(d *decoder, v value, p *supervisor.PoolConfig) { d.text(v, &p.User, "a user's name or number") },
 		"group": func(d *decoder, v value, p *supervisor.PoolConfig) { d.text(v, &p.Group, "a group's name or number") },
