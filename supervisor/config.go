@@ -3,6 +3,7 @@ package supervisor
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/ringmasterd/ringmaster/ipc"
@@ -32,11 +33,24 @@ type PoolConfig struct {
 	Queue        int           // requests that may wait for a worker; 0: 256, -1: none
 	Timeout      time.Duration // a request's deadline if it brings none; 0: 60 s
 	StartTimeout time.Duration // from spawn to ready; 0: 5 min
+	HangTimeout  time.Duration // without a reply, though the requester would take one: the request is cancelled, and a worker that does not end it is killed; 0: only the deadline counts
+	Grace        time.Duration // from a request's cancellation or deadline until a worker that has not ended it is killed; 0: 5 s
+	Replace      Replace       // "": auto
 	Limits       Limits
 	Rlimits      map[string]uint64 // soft and hard limits by setrlimit(2)'s names: as, core (if not given: 0), data, fsize, memlock, nofile, nproc, stack; [Unlimited] takes one away
 	User, Group  string            // whom workers run as, names or numbers; "": as the supervisor. Needs root
 	CPUs         []int             // that workers run on; nil: wherever the supervisor may
 }
+
+// Replace says in which order a worker is replaced by another that takes its place.
+type Replace string
+
+// The orders there are.
+const (
+	ReplaceAuto Replace = "auto"        // start-first for workers without devices, else stop-first
+	StartFirst  Replace = "start-first" // the new one is ready before the old one goes; for a while there are both
+	StopFirst   Replace = "stop-first"  // the old one is gone before the new one starts
+)
 
 // Balance names a way to choose among the workers that can take a request.
 type Balance string
@@ -54,11 +68,13 @@ type Devices struct {
 	List []int // dealt out to the slots in turn; nil (and not None): auto, every GPU of the machine dealt out likewise, or the variable left alone where there is none
 }
 
-// Limits recycle a worker between requests; a zero field is no limit. Requests and Lifetime are shortened by up to a tenth at random, so that workers do not go all at once.
+// Limits recycle a worker between requests; a zero field is no limit. Requests, Lifetime and Idle are shortened by up to a tenth at random, so that workers do not go all at once.
 type Limits struct {
 	RSS      uint64        // bytes
+	VRAM     uint64        // bytes of the GPUs' memory, as nvidia-smi tells
 	Requests uint64        // answered by one process
 	Lifetime time.Duration // of one process
+	Idle     time.Duration // since one that has answered requests ended its last
 }
 
 // ControlPool is the pool name under which the supervisor itself answers requests.
@@ -136,8 +152,16 @@ func (p *PoolConfig) validate() error {
 		return bad("timeout", p.Timeout, "use a positive duration such as 60s")
 	case p.StartTimeout < 0:
 		return bad("start_timeout", p.StartTimeout, "use a positive duration such as 5m")
+	case p.HangTimeout < 0:
+		return bad("hang_timeout", p.HangTimeout, "use a positive duration such as 30s")
+	case p.Grace < 0:
+		return bad("grace", p.Grace, "use a positive duration such as 5s")
+	case !slices.Contains([]Replace{"", ReplaceAuto, StartFirst, StopFirst}, p.Replace):
+		return bad("replace", string(p.Replace), "use auto, start-first or stop-first")
 	case p.Limits.Lifetime < 0:
 		return bad("limits.lifetime", p.Limits.Lifetime, "use a positive duration such as 24h")
+	case p.Limits.Idle < 0:
+		return bad("limits.idle", p.Limits.Idle, "use a positive duration such as 10m")
 	}
 	for _, d := range p.Devices.List {
 		if d < 0 {
@@ -187,6 +211,9 @@ func (c Config) withDefaults() Config {
 		}
 		if p.Balance == "" {
 			p.Balance = LeastConnection
+		}
+		if p.Replace == "" {
+			p.Replace = ReplaceAuto
 		}
 		pools[i] = p
 	}

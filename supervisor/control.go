@@ -3,9 +3,6 @@ package supervisor
 import (
 	"context"
 	"io"
-	"maps"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/ringmasterd/ringmaster/internal/version"
@@ -67,18 +64,14 @@ func (s *Supervisor) control(ctx context.Context, req *ipc.Request) (ipc.Replies
 
 // chosen returns the named pool, or all of them in order of name for "".
 func (s *Supervisor) chosen(name string) ([]*pool, error) {
-	names := slices.Sorted(maps.Keys(s.pools))
-	if name != "" {
-		if s.pools[name] == nil {
-			return nil, ipc.Errorf(ipc.NotFound, "unknown_pool", "there is no pool %q; there are %s", name, strings.Join(names, ", "))
-		}
-		names = []string{name}
+	if name == "" {
+		return s.all(), nil
 	}
-	pools := make([]*pool, len(names))
-	for i, n := range names {
-		pools[i] = s.pools[n]
+	p, err := s.pool(name)
+	if err != nil {
+		return nil, err
 	}
-	return pools, nil
+	return []*pool{p}, nil
 }
 
 // healthTimeout bounds a health check that brings no deadline of its own.

@@ -122,7 +122,7 @@ func TestHealthOfAStoppedWorker(t *testing.T) {
 	ill := func(timeout time.Duration) PoolHealth {
 		ctx, cancel := context.WithTimeout(t.Context(), timeout)
 		defer cancel()
-		return health(ctx, []*pool{h.pools["test"]}).Pools[0]
+		return health(ctx, []*pool{h.all()[0]}).Pools[0]
 	}
 	kill(t, all[0], unix.SIGSTOP)
 	if p := ill(10 * time.Second); !p.OK {

@@ -283,12 +283,12 @@ func TestKillingAllTheTime(t *testing.T) {
 				var err error
 				switch {
 				case i == 0: // more than the ring holds
-					_, err = h.call(testContext(t), &ipc.Request{Pool: "test", Action: "echo", Tensors: []ipc.Tensor{{DType: "uint8", Shape: []uint64{6 << 20}, Data: make([]byte, 6<<20)}}})
+					_, err = h.call(testContext(t), &ipc.Request{Pool: "test", Action: "echo", Context: fmt.Append(nil, n), Tensors: []ipc.Tensor{{DType: "uint8", Shape: []uint64{6 << 20}, Data: make([]byte, 6<<20)}}})
 				case i%2 == 0:
-					_, err = h.call(testContext(t), request(t, "test", "echo", n))
+					_, err = h.call(testContext(t), request(t, "test", "echo", n*callers+i))
 				default: // a grant of credit for each chunk, and some cancels
 					short, stop := context.WithTimeout(testContext(t), time.Duration(n%20+1)*time.Millisecond)
-					req := request(t, "test", "count", map[string]any{"n": 300})
+					req := request(t, "test", "count", map[string]any{"n": 300, "which": n*callers + i}) // like requests would soon be taken for poison
 					req.Credit = 1
 					_, err = h.call(short, req)
 					stop()
@@ -298,7 +298,7 @@ func TestKillingAllTheTime(t *testing.T) {
 					answered.Add(1)
 				case e.Reason == "worker_lost":
 					lost.Add(1)
-				case e.Reason == "deadline" && i%2 == 1:
+				case (e.Reason == "deadline" || e.Reason == "would_expire") && i%2 == 1:
 					cancelled.Add(1)
 				default:
 					t.Errorf("caller %d: %v", i, err)
@@ -308,7 +308,7 @@ func TestKillingAllTheTime(t *testing.T) {
 	}
 	wg.Go(func() {
 		for ctx.Err() == nil {
-			h.pools["test"].health(ctx)
+			h.all()[0].health(ctx)
 		}
 	})
 	for k := range kills {

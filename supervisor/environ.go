@@ -72,18 +72,18 @@ func validPattern(p string) bool {
 
 // env is the worker's environment: what it inherits, its account's if it has one of its own, the pool's, and what the protocol says. Of two with the same name the later counts.
 func (s *slot) env() []string {
-	cfg := &s.pool.cfg
+	cfg := s.cfg
 	env := append(inherited(os.Environ(), cfg.EnvPass), accountEnv(cfg.User)...)
 	for k, v := range cfg.Env {
 		env = append(env, k+"="+v)
 	}
-	if v, ok := visibleDevices(cfg.Devices, s.index, s.sup.devices); ok {
+	if v, ok := visibleDevices(cfg.Devices, s.index, s.pool.sup.devices); ok {
 		env = append(env, "CUDA_VISIBLE_DEVICES="+v)
 	}
 	return append(env,
 		"RINGMASTER_POOL="+cfg.Name,
 		"RINGMASTER_SLOT="+strconv.Itoa(s.index),
 		"RINGMASTER_CONCURRENCY="+strconv.Itoa(cfg.Concurrency),
-		"RINGMASTER_MAX_MESSAGE="+strconv.Itoa(s.sup.cfg.MaxMessage),
+		"RINGMASTER_MAX_MESSAGE="+strconv.Itoa(s.pool.sup.cfg.MaxMessage),
 	)
 }

@@ -7,7 +7,7 @@ import (
 
 // planned reports whether we wanted the process to end.
 func (e *Exit) planned() bool {
-	return e.Cause == "stopped" || e.Cause == "restarted" || e.Cause == "recycled"
+	return e.Cause == "stopped" || e.Cause == "restarted" || e.Cause == "recycled" || e.Cause == "reloaded"
 }
 
 // describe is an exit in a few words, with the last thing the process said.

@@ -346,7 +346,7 @@ func TestMoreRepliesThanItsCredit(t *testing.T) {
 func TestHelloBeforeHandshake(t *testing.T) {
 	cfg := villainPool(t, "hello before handshake")
 	h := runWith(t, func(s *Supervisor) { s.endGrace = time.Millisecond }, cfg)
-	sl := h.pools["test"].slots[0]
+	sl := h.all()[0].slots[0]
 	h.await("test", "the hello", func(PoolStatus) bool { return sl.inc != nil && len(sl.inc.hello) == 1 })
 	if sl := h.worker("test", 0); sl.State != "starting" {
 		t.Fatalf("%s before the handshake", sl.State)

@@ -62,8 +62,8 @@ func supervise(how string) error {
 	go s.Run(context.Background())
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	for _, p := range s.pools {
-		if p.cfg.Name == "loading" || p.cfg.Name == "starting" {
+	for _, p := range s.all() {
+		if p.name == "loading" || p.name == "starting" {
 			continue
 		}
 		err := p.await(ctx, func() (bool, error) {

@@ -203,9 +203,7 @@ func TestScribblers(t *testing.T) {
 		s.backoffMax, s.hungGrace, s.endGrace = time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
 		s.handshakeTimeout = 5 * time.Second
 	}, cfg, other())
-	if err := h.pools["other"].waitReady(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
+	h.allReady("other")
 	pid := h.worker("other", 0).PID
 
 	tr := &traffic{h: h, causes: map[string]int{}, outcomes: map[string]int{}}

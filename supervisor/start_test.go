@@ -98,7 +98,7 @@ func TestFailedPoolRefusesRequests(t *testing.T) {
 func wantCrashLoop(t *testing.T, err error) {
 	t.Helper()
 	e := wantError(t, err, ipc.Unavailable, "crash_loop")
-	if e.RetryAfter != backoffMax || !strings.Contains(e.Message, "exit status 3") || !strings.Contains(e.Message, "no such model: tiny") {
+	if e.RetryAfter < backoffMax/2 || e.RetryAfter > backoffMax || !strings.Contains(e.Message, "exit status 3") || !strings.Contains(e.Message, "no such model: tiny") {
 		t.Errorf("%v, retry after %v", e, e.RetryAfter)
 	}
 }

@@ -28,6 +28,9 @@ func serveTestWorker() error {
 		"until":  {Unary: until},
 		"record": {Unary: record},
 		"gauge":  {Unary: gauge},
+		"frail":  {Stream: frail, Idempotent: true},
+		"fatal":  {Stream: frail},
+		"quiet":  {Stream: quiet, Idempotent: true},
 		"print":  {Unary: printLines},
 		"fork":   {Unary: fork},
 		"swell":  {Unary: swell},
@@ -88,6 +91,72 @@ func record(_ context.Context, req *worker.Request) (*worker.Reply, error) {
 	defer f.Close()
 	_, err = f.WriteString(args.Line + "\n")
 	return &worker.Reply{Body: os.Getpid()}, err
+}
+
+type frailArgs struct {
+	recordArgs
+	Deaths int `msgpack:"deaths"` // so many runs die
+	Chunks int `msgpack:"chunks"` // sent before
+}
+
+// frail records that it runs, sends some chunks, and dies, unless it has died often enough; then it answers with its pid.
+func frail(ctx context.Context, req *worker.Request, send func(*worker.Reply) error) error {
+	var args frailArgs
+	if err := req.Body.Decode(&args); err != nil {
+		return err
+	}
+	if _, err := record(ctx, req); err != nil {
+		return err
+	}
+	for i := range args.Chunks {
+		if err := send(&worker.Reply{Body: i}); err != nil {
+			return err
+		}
+	}
+	all, err := os.ReadFile(args.File)
+	if err != nil {
+		return err
+	}
+	runs := 0
+	for line := range strings.Lines(string(all)) {
+		if line == args.Line+"\n" {
+			runs++
+		}
+	}
+	if runs <= args.Deaths {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	}
+	return send(&worker.Reply{Body: os.Getpid()})
+}
+
+type quietArgs struct {
+	recordArgs
+	Deaf  bool `msgpack:"deaf"`  // it does not listen to its context
+	Times int  `msgpack:"times"` // so many runs are quiet
+}
+
+// quiet says nothing until it is told to stop; a run after those answers at once.
+func quiet(ctx context.Context, req *worker.Request, send func(*worker.Reply) error) error {
+	var args quietArgs
+	if err := req.Body.Decode(&args); err != nil {
+		return err
+	}
+	if _, err := record(ctx, req); err != nil {
+		return err
+	}
+	all, err := os.ReadFile(args.File)
+	if err != nil {
+		return err
+	}
+	if strings.Count(string(all), "\n") > args.Times {
+		return send(&worker.Reply{Body: os.Getpid()})
+	}
+	if args.Deaf {
+		select {}
+	}
+	<-ctx.Done()
+	return context.Cause(ctx)
 }
 
 var gauged, gaugedMost atomic.Int64

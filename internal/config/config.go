@@ -83,8 +83,16 @@ var (
 		},
 		"timeout":       func(d *decoder, v value, p *supervisor.PoolConfig) { d.duration(v, &p.Timeout, 1, "60s") },
 		"start_timeout": func(d *decoder, v value, p *supervisor.PoolConfig) { d.duration(v, &p.StartTimeout, 1, "5m") },
+		"hang_timeout":  func(d *decoder, v value, p *supervisor.PoolConfig) { d.duration(v, &p.HangTimeout, 0, "30s") },
+		"grace":         func(d *decoder, v value, p *supervisor.PoolConfig) { d.duration(v, &p.Grace, 1, "5s") },
+		"replace": func(d *decoder, v value, p *supervisor.PoolConfig) {
+			var s string
+			if d.oneOf(v, &s, string(supervisor.ReplaceAuto), string(supervisor.StartFirst), string(supervisor.StopFirst)) {
+				p.Replace = supervisor.Replace(s)
+			}
+		},
 		"limits": func(d *decoder, v value, p *supervisor.PoolConfig) {
-			object(d, v, limitFields, &p.Limits, "rss, requests, lifetime")
+			object(d, v, limitFields, &p.Limits, "rss, vram, requests, lifetime, idle")
 		},
 		"rlimits": func(d *decoder, v value, p *supervisor.PoolConfig) {
 			p.Rlimits = map[string]uint64{}
@@ -101,8 +109,10 @@ var (
 	}
 	limitFields = fields[supervisor.Limits]{
 		"rss":      func(d *decoder, v value, l *supervisor.Limits) { d.size(v, &l.RSS) },
+		"vram":     func(d *decoder, v value, l *supervisor.Limits) { d.size(v, &l.VRAM) },
 		"requests": func(d *decoder, v value, l *supervisor.Limits) { d.count(v, &l.Requests) },
 		"lifetime": func(d *decoder, v value, l *supervisor.Limits) { d.duration(v, &l.Lifetime, 0, "24h") },
+		"idle":     func(d *decoder, v value, l *supervisor.Limits) { d.duration(v, &l.Idle, 0, "10m") },
 	}
 	rlimitFields = fields[map[string]uint64]{
 		"as": rlimit((*decoder).size), "core": rlimit((*decoder).size), "data": rlimit((*decoder).size), "fsize": rlimit((*decoder).size),

@@ -57,7 +57,8 @@ func TestEveryKey(t *testing.T) {
 		Name: "a", Command: []string{"python", "-u", "worker.py"}, Dir: "models", Workers: 2, Concurrency: 4,
 		Env:     map[string]string{"A": "1", "B": "", "C": "/me/x", "D": "${HOME} $X", "E": "5"},
 		Devices: supervisor.Devices{List: []int{0, 1}}, Balance: supervisor.Weighted, Weights: []int{1, 3}, Queue: -1, Timeout: 90 * time.Second, StartTimeout: 10 * time.Minute,
-		Limits: supervisor.Limits{RSS: 3 << 29}, EnvPass: []string{"MODEL_*", "AWS_REGION"},
+		HangTimeout: 30 * time.Second, Grace: 2 * time.Second, Replace: supervisor.StopFirst,
+		Limits: supervisor.Limits{RSS: 3 << 29, VRAM: 20 << 30, Idle: 10 * time.Minute}, EnvPass: []string{"MODEL_*", "AWS_REGION"},
 		Rlimits: map[string]uint64{"nofile": 4096, "core": supervisor.Unlimited, "as": 64 << 30, "memlock": supervisor.Unlimited, "nproc": 0},
 		User:    "nobody", Group: "7", CPUs: []int{0, 1, 2, 3, 8},
 	}, b, c}
@@ -85,7 +86,7 @@ func TestErrors(t *testing.T) {
 		{"unknown key", "pool:\n  a: {builtin: echo}\n", "f:1:1: pool: unknown key: did you mean pools?"},
 		{"unknown key in a pool", "pools:\n  a:\n    builtin: echo\n    wokrers: 2\n", "f:4:5: pools.a.wokrers: unknown key: did you mean workers?"},
 		{"another tool's key", "pools:\n  a: {builtin: echo, replicas: 2}\n", "f:2:22: pools.a.replicas: unknown key: did you mean workers?"},
-		{"nothing like a key", "pools:\n  a: {builtin: echo, limits: {zzzzz: 2}}\n", "f:2:31: pools.a.limits.zzzzz: unknown key: use one of lifetime, requests, rss"},
+		{"nothing like a key", "pools:\n  a: {builtin: echo, limits: {zzzzz: 2}}\n", "f:2:31: pools.a.limits.zzzzz: unknown key: use one of idle, lifetime, requests, rss, vram"},
 		{"duplicate key", "pools:\n  a: {builtin: echo}\n  b: {builtin: echo}\n  a: {builtin: sum}\n", "f:4:3: pools.a: duplicate key: it is already given in line 2; remove one"},
 		{"a key that is a list", "pools:\n  ? [x]\n  : {}\n", "f:2:5: pools: a list: a key must be a string"},
 		{"merge", "pools:\n  a: &a {builtin: echo}\n  b:\n    <<: *a\n", "f:4:5: pools.b.<<: <<: merge keys are not supported; write the values out"},
@@ -104,6 +105,7 @@ func TestErrors(t *testing.T) {
 		{"negative queue", "pools:\n  a: {builtin: echo, queue: -1}\n", "f:2:29: pools.a.queue: -1: use a whole number, 0 or more"},
 		{"no unit", "pools:\n  a: {builtin: echo, timeout: 60}\n", "f:2:31: pools.a.timeout: 60: use a number with a unit (ms, s, m, h), such as 60s"},
 		{"no time", "pools:\n  a: {builtin: echo, timeout: 0s}\n", "f:2:31: pools.a.timeout: 0s: use a positive duration such as 60s"},
+		{"an order that is none", "pools:\n  a: {builtin: echo, replace: first}\n", "f:2:31: pools.a.replace: first: use auto, start-first or stop-first"},
 		{"negative time", "pools:\n  a: {builtin: echo, limits: {lifetime: -1h}}\n", "f:2:41: pools.a.limits.lifetime: -1h: use a positive duration such as 24h"},
 		{"a decimal unit", "pools:\n  a: {builtin: echo, limits: {rss: 4GB}}\n", "f:2:36: pools.a.limits.rss: 4GB: use a size such as 4GiB, 512MiB or a number of bytes (units: KiB, MiB, GiB, TiB)"},
 		{"a negative size", "max_message: -5\npools: {a: {builtin: echo}}\n", "f:1:14: max_message: -5: use a size such as 4GiB, 512MiB or a number of bytes (units: KiB, MiB, GiB, TiB)"},
@@ -179,8 +181,8 @@ func TestLocate(t *testing.T) {
 		err  error
 		want string
 	}{
-		{&supervisor.FieldError{Pool: "a", Field: "limits.rss", Value: 1, Want: "w"}, "full.yaml:20:12: pools.a.limits.rss: 1: w"},
-		{&supervisor.FieldError{Pool: "b", Field: "command", Value: "(none)", Want: "w"}, "full.yaml:28:6: pools.b.command: (none): w"},
+		{&supervisor.FieldError{Pool: "a", Field: "limits.rss", Value: 1, Want: "w"}, "full.yaml:23:12: pools.a.limits.rss: 1: w"},
+		{&supervisor.FieldError{Pool: "b", Field: "command", Value: "(none)", Want: "w"}, "full.yaml:33:6: pools.b.command: (none): w"},
 		{&supervisor.FieldError{Field: "nonsense", Value: 1, Want: "w"}, "full.yaml:1:1: nonsense: 1: w"},
 		{errors.New("other"), "other"},
 	} {
