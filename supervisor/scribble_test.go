@@ -306,7 +306,8 @@ func (tr *traffic) one(t *testing.T, r *rand.Rand) string {
 	const timeout, grace = 300 * time.Millisecond, 10 * time.Second
 	ctx, cancel := context.WithTimeout(t.Context(), timeout+grace)
 	defer cancel()
-	body := make([]byte, r.IntN(1<<r.IntN(21)))
+	body := make([]byte, 8+r.IntN(1<<r.IntN(21)))
+	binary.LittleEndian.PutUint64(body, rand.Uint64()) // one that has ended workers before is refused
 	req := request(t, "test", "echo", body)
 	req.Timeout, req.Credit = timeout, uint32(1+r.IntN(4))
 	replies, err := tr.h.Call(ctx, req)
