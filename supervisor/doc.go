@@ -27,6 +27,10 @@
 //
 // Workers are killed by PDEATHSIG, and see end of file on their lifeline; their own children, in whatever session, are killed by the guard. The segments vanish with their last user.
 //
+// # What a worker may do
+//
+// confine.go has the list. For a program that embeds this package: before each spawn every descriptor of the process is marked close-on-exec, and a worker inherits of the environment what environ.go names.
+//
 // # Goroutines
 //
 //	goroutine                  woken by                                    ended by                     joined by
