@@ -71,6 +71,7 @@ func (a *app) rootCommand() *cobra.Command {
 		a.versionCommand(),
 		a.workerCommand(),
 		a.guardCommand(),
+		a.confineCommand(),
 	)
 	return root
 }
