@@ -15,7 +15,7 @@ type Config struct {
 	Pools      []PoolConfig
 	MaxMessage int          // bytes, both ways; 0: 64 MiB
 	Logger     *slog.Logger // nil: slog.Default()
-	Executable string       // a ringmaster binary: serves builtin pools (`EXECUTABLE worker --builtin NAME`) and guards process groups (`EXECUTABLE guard`); "": no builtin pools, no guard
+	Executable string       // a ringmaster binary: serves builtin pools (`EXECUTABLE worker --builtin NAME`), guards process groups (`EXECUTABLE guard`) and confines workers (`EXECUTABLE confine`); "": no builtin pools, no guard, no rlimits, user or group
 
 	DrainTimeout time.Duration // for the requests that run when the supervisor is told to end; 0: 30 s
 
@@ -30,6 +30,7 @@ type PoolConfig struct {
 	Builtin      string            // name of a builtin action set; exclusive with Command
 	Dir          string            // working directory; "": the supervisor's
 	Env          map[string]string // added to the worker's environment
+	EnvPass      []string          // variables of the supervisor that workers inherit besides the usual ones: NAME, PREFIX* or *
 	Workers      int               // slots; 0: 1
 	Concurrency  int               // requests in one worker at a time; 0: 1
 	Devices      Devices
@@ -42,6 +43,9 @@ type PoolConfig struct {
 	Grace        time.Duration // from a request's cancellation or deadline until a worker that has not ended it is killed; 0: 5 s
 	Replace      Replace       // "": auto
 	Limits       Limits
+	Rlimits      map[string]uint64 // soft and hard limits by setrlimit(2)'s names: as, core (if not given: 0), data, fsize, memlock, nofile, nproc, stack; [Unlimited] takes one away
+	User, Group  string            // whom workers run as, names or numbers; "": as the supervisor. Needs root
+	CPUs         []int             // that workers run on; nil: wherever the supervisor may
 }
 
 // Replace says in which order a worker is replaced by another that takes its place.
@@ -188,7 +192,7 @@ func (p *PoolConfig) validate() error {
 	default:
 		return bad("balance", string(p.Balance), "use least-connection, round-robin or weighted")
 	}
-	return nil
+	return p.validateConfinement()
 }
 
 // withDefaults returns a copy in which every default is filled in.

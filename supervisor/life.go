@@ -219,7 +219,7 @@ func (l *life) exitCause() string {
 	if !l.wasReady {
 		l.detail = "before it was ready"
 	}
-	return deathCause(l.inc.proc.status)
+	return l.inc.proc.deathCause()
 }
 
 // handshakeFailed tells a process that said something else than the handshake, or nothing in time, from one that ended before it.
@@ -232,7 +232,7 @@ func (l *life) handshakeFailed(err error) string {
 	switch {
 	case strings.HasSuffix(err.Error(), "\nFailed to read any lines from plugin's stdout"), strings.Contains(err.Error(), "exited before we could connect"):
 		l.detail = "before the handshake"
-		return deathCause(l.inc.proc.status)
+		return l.inc.proc.deathCause()
 	case garbage:
 		l.detail = fmt.Sprintf("its first line on stdout is not the handshake: %.200q; print to stderr instead", said)
 	case strings.Contains(err.Error(), "timeout"):

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"maps"
 	"os"
@@ -34,6 +35,8 @@ type Supervisor struct {
 
 	drainTimeout, handshakeTimeout, hungGrace, endGrace, tickEvery time.Duration // immutable
 	backoffFirst, backoffMax                                       time.Duration // immutable
+
+	withoutCgroups bool // immutable; for tests: as on a machine where none may be made
 
 	spawner *spawner  // set by Run before any slot starts
 	guard   *guard    // likewise
@@ -73,6 +76,9 @@ func New(cfg Config) (*Supervisor, error) {
 
 func (s *Supervisor) checkExecutable(pools []PoolConfig) error {
 	for _, pc := range pools {
+		if err := pc.checkMachine(s.cfg.Executable); err != nil {
+			return err
+		}
 		if pc.Builtin != "" && s.cfg.Executable == "" {
 			return &FieldError{pc.Name, "builtin", pc.Builtin, "builtin pools need Config.Executable, a ringmaster binary"}
 		}
@@ -86,12 +92,18 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	if s.running.Swap(true) {
 		return errors.New("supervisor: Run was called before")
 	}
+	mark := rand.Text()
+	var groups *cgroups
+	if !s.withoutCgroups {
+		groups = openCgroups(s.cfg.Logger)
+	}
+	defer groups.close()
 	var err error
-	if s.guard, err = startGuard(s.cfg.Executable); err != nil {
+	if s.guard, err = startGuard(s.cfg.Executable, mark, groups.path(), s.cfg.Logger); err != nil {
 		return err
 	}
 	defer s.guard.stop()
-	s.spawner = startSpawner()
+	s.spawner = startSpawner(s.cfg.Executable, groups, mark)
 	defer s.spawner.stop()
 
 	end, ended := context.WithCancel(context.Background()) // outlives ctx by the drain

@@ -72,6 +72,7 @@ func (a *app) rootCommand() *cobra.Command {
 		a.versionCommand(),
 		a.workerCommand(),
 		a.guardCommand(),
+		a.confineCommand(),
 	)
 	return root
 }

@@ -57,7 +57,7 @@ the watchdog, and tells what it does in "systemctl status".
   ringmaster serve --check`,
 		Args: noArgs,
 	}
-	cmd.RunE = a.command(func(ctx context.Context, _ []string) error { return a.serve(ctx, f) })
+	cmd.RunE = underInit(a.command(func(ctx context.Context, _ []string) error { return a.serve(ctx, f) }))
 	cmd.Flags().StringVarP(&f.config, "config", "c", "", "the configuration file")
 	cmd.Flags().BoolVar(&f.check, "check", false, "validate the configuration, print what would run, and exit")
 	cmd.Flags().StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default info)")

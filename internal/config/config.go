@@ -95,6 +95,18 @@ var (
 		"limits": func(d *decoder, v value, p *supervisor.PoolConfig) {
 			object(d, v, limitFields, &p.Limits, "rss, vram, requests, lifetime, idle")
 		},
+		"rlimits": func(d *decoder, v value, p *supervisor.PoolConfig) {
+			p.Rlimits = map[string]uint64{}
+			object(d, v, rlimitFields, &p.Rlimits, "limits such as nofile")
+		},
+		"env_pass": func(d *decoder, v value, p *supervisor.PoolConfig) {
+			if d.texts(v, &p.EnvPass, "a list of names, as in [MODEL_DIR, AWS_*]") && len(p.EnvPass) == 0 {
+				d.fail(v, "[]", "the list is empty; remove the key")
+			}
+		},
+		"user":  func(d *decoder, v value, p *supervisor.PoolConfig) { d.text(v, &p.User, "a user's name or number") },
+		"group": func(d *decoder, v value, p *supervisor.PoolConfig) { d.text(v, &p.Group, "a group's name or number") },
+		"cpus":  (*decoder).cpus,
 	}
 	limitFields = fields[supervisor.Limits]{
 		"rss":      func(d *decoder, v value, l *supervisor.Limits) { d.size(v, &l.RSS) },
@@ -102,6 +114,10 @@ var (
 		"requests": func(d *decoder, v value, l *supervisor.Limits) { d.count(v, &l.Requests) },
 		"lifetime": func(d *decoder, v value, l *supervisor.Limits) { d.duration(v, &l.Lifetime, 0, "24h") },
 		"idle":     func(d *decoder, v value, l *supervisor.Limits) { d.duration(v, &l.Idle, 0, "10m") },
+	}
+	rlimitFields = fields[map[string]uint64]{
+		"as": rlimit((*decoder).size), "core": rlimit((*decoder).size), "data": rlimit((*decoder).size), "fsize": rlimit((*decoder).size),
+		"memlock": rlimit((*decoder).size), "stack": rlimit((*decoder).size), "nofile": rlimit((*decoder).count), "nproc": rlimit((*decoder).count),
 	}
 )
 

@@ -50,7 +50,7 @@ func TestEveryKey(t *testing.T) {
 	if f.Socket != "unix:///run/rm.sock" || f.SocketGroup != "models" || f.Log != (Log{"debug", "json"}) || f.Supervisor.MaxMessage != 128<<20 || f.Supervisor.DrainTimeout != 2*time.Minute {
 		t.Errorf("got %+v", f)
 	}
-	b := supervisor.PoolConfig{Name: "b", Builtin: "echo", Devices: supervisor.Devices{None: true}, Queue: 7}
+	b := supervisor.PoolConfig{Name: "b", Builtin: "echo", Devices: supervisor.Devices{None: true}, Queue: 7, CPUs: []int{2, 0}}
 	c := b
 	c.Name = "c"
 	want := []supervisor.PoolConfig{{
@@ -58,7 +58,9 @@ func TestEveryKey(t *testing.T) {
 		Env:     map[string]string{"A": "1", "B": "", "C": "/me/x", "D": "${HOME} $X", "E": "5"},
 		Devices: supervisor.Devices{List: []int{0, 1}}, Balance: supervisor.Weighted, Weights: []int{1, 3}, Queue: -1, Timeout: 90 * time.Second, StartTimeout: 10 * time.Minute,
 		HangTimeout: 30 * time.Second, Grace: 2 * time.Second, Replace: supervisor.StopFirst,
-		Limits: supervisor.Limits{RSS: 3 << 29, VRAM: 20 << 30, Idle: 10 * time.Minute},
+		Limits: supervisor.Limits{RSS: 3 << 29, VRAM: 20 << 30, Idle: 10 * time.Minute}, EnvPass: []string{"MODEL_*", "AWS_REGION"},
+		Rlimits: map[string]uint64{"nofile": 4096, "core": supervisor.Unlimited, "as": 64 << 30, "memlock": supervisor.Unlimited, "nproc": 0},
+		User:    "nobody", Group: "7", CPUs: []int{0, 1, 2, 3, 8},
 	}, b, c}
 	if got := f.Supervisor.Pools; !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -121,6 +123,14 @@ func TestErrors(t *testing.T) {
 		{"no variable", "pools:\n  a: {builtin: echo, dir: '${1}'}\n", "f:2:27: pools.a.dir: ${1}: ${1} is not a variable; use ${NAME} or ${NAME:-default}, and $${ for a literal ${"},
 		{"a variable's name", "pools:\n  a: {builtin: echo, env: {A-B: 1}}\n", "f:2:33: pools.a.env.A-B: A-B: a variable's name consists of letters, digits and '_'"},
 		{"a variable's value", "pools:\n  a: {builtin: echo, env: {A: [1]}}\n", `f:2:31: pools.a.env.A: a list: expected a string; "" for an empty one`},
+		{"env_pass", "pools:\n  a: {builtin: echo, env_pass: [A, 'B-*']}\n", `f:2:32: pools.a.env_pass: "B-*": use a variable's name, the beginning of names as in MODEL_*, or * for all`},
+		{"env_pass is a word", "pools:\n  a: {builtin: echo, env_pass: A}\n", "f:2:32: pools.a.env_pass: A: expected a list of names, as in [MODEL_DIR, AWS_*]"},
+		{"an unknown limit", "pools:\n  a: {builtin: echo, rlimits: {nofiles: 5}}\n", "f:2:32: pools.a.rlimits.nofiles: unknown key: did you mean nofile?"},
+		{"a bad limit", "pools:\n  a: {builtin: echo, rlimits: {as: much, nofile: 1KiB}}\n", "f:2:36: pools.a.rlimits.as: much: use a size such as 4GiB, 512MiB or a number of bytes (units: KiB, MiB, GiB, TiB)\nf:2:50: pools.a.rlimits.nofile: 1KiB: use a whole number, 0 or more"},
+		{"few files", "pools:\n  a: {builtin: echo, rlimits: {nofile: 5}}\n", "f:2:40: pools.a.rlimits.nofile: 5: use 16 or more; the worker's pipes and memory take five"},
+		{"cpus", "pools:\n  a: {builtin: echo, cpus: 3-1}\n", "f:2:28: pools.a.cpus: 3-1: use a list of CPUs such as 0-3,8 or [0, 1]"},
+		{"no cpus", "pools:\n  a: {builtin: echo, cpus: []}\n", "f:2:28: pools.a.cpus: []: the list is empty; use a list of CPUs such as 0-3,8 or [0, 1]"},
+		{"many cpus", "pools:\n  a: {builtin: echo, cpus: [4096]}\n", "f:2:28: pools.a.cpus: 4096: CPUs have numbers from 0 to 1023"},
 		{"NUL", "pools:\n  a: {builtin: \"e\\0\"}\n", `f:2:16: pools.a.builtin: "e\x00": it contains a NUL byte`},
 		{"log level", "log: {level: loud}\npools: {a: {builtin: echo}}\n", "f:1:14: log.level: loud: use debug, info, warn or error"},
 		{"socket", "socket: tcp://localhost:80\npools: {a: {builtin: echo}}\n", "f:1:9: socket: tcp://localhost:80: only Unix sockets are served; use unix:///path or a plain path"},
@@ -173,7 +183,7 @@ func TestLocate(t *testing.T) {
 		want string
 	}{
 		{&supervisor.FieldError{Pool: "a", Field: "limits.rss", Value: 1, Want: "w"}, "full.yaml:23:12: pools.a.limits.rss: 1: w"},
-		{&supervisor.FieldError{Pool: "b", Field: "command", Value: "(none)", Want: "w"}, "full.yaml:28:6: pools.b.command: (none): w"},
+		{&supervisor.FieldError{Pool: "b", Field: "command", Value: "(none)", Want: "w"}, "full.yaml:33:6: pools.b.command: (none): w"},
 		{&supervisor.FieldError{Field: "nonsense", Value: 1, Want: "w"}, "full.yaml:1:1: nonsense: 1: w"},
 		{errors.New("other"), "other"},
 	} {
