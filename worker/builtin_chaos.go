@@ -74,13 +74,13 @@ type chaosChunk struct {
 	Data  []byte `msgpack:"data"`
 }
 
-// stream sends body.n chunks of body.size bytes, each with its number and the checksum of all there has been, and waits for body.ms milliseconds before each.
+// stream sends body.n chunks of body.size bytes, each with its number and the checksum of all there has been, and waits for body.ms milliseconds, or 1, before each.
 func stream(ctx context.Context, req *Request, send func(*Reply) error) error {
 	a := parseArgs(req, `{"nonce": "0000000000000001", "n": 3, "size": 100, "ms": 1}`)
 	nonce := a.text("nonce")
 	n := a.integer("n", 0, 0, 1_000_000)
-	size := a.integer("size", 0, 0, 16<<20)
-	wait := time.Duration(a.number("ms", 0, 0, 60_000) * float64(time.Millisecond))
+	size := a.integer("size", 1, 1, 16<<20)
+	wait := time.Duration(a.number("ms", 1, 0, 60_000) * float64(time.Millisecond))
 	if a.err != nil {
 		return a.err
 	}

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -104,7 +105,7 @@ func (c *chaos) chaos(ctx context.Context) (concurrent int, err error) {
 	wg.Go(func() {
 		select {
 		case <-c.srv.exited:
-			cancel(fmt.Errorf("the server ended by itself (%v)", c.srv.err))
+			cancel(fmt.Errorf("the server ended by itself: %w", errors.Join(c.srv.err, errEnded)))
 		case <-ctx.Done():
 		}
 	})
@@ -149,6 +150,9 @@ func (c *chaos) shares() []string {
 	}
 	return list
 }
+
+// errEnded is all there is to say of a server that ended with status 0.
+var errEnded = errors.New("its log may tell why")
 
 // sleep returns after d, or with ctx.
 func sleep(ctx context.Context, d time.Duration) {

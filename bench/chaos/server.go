@@ -116,7 +116,7 @@ func (s *server) configure(pools map[string]poolYAML) error {
 // supports asks the program whether it understands a pool's key.
 func supports(ctx context.Context, executable, dir, key, value string) bool {
 	file := filepath.Join(dir, "probe.yaml")
-	defer os.Remove(file)
+	defer func() { _ = os.Remove(file) }()
 	if err := os.WriteFile(file, []byte("pools: {probe: {builtin: echo, "+key+": "+value+"}}\n"), 0o600); err != nil {
 		return false
 	}

@@ -165,7 +165,7 @@ func (u *unrest) deafClient(ctx context.Context) {
 		u.tally.breaks("connect: %v", err)
 		return
 	}
-	defer w.Close()
+	defer func() { _ = w.Close() }()
 	caller := ipc.NewCaller(w, ipc.Events{})
 	for range 3 {
 		r := newStream(u.ids.take(deaf), wide, 10_000, 64<<10, 0)

@@ -77,7 +77,7 @@ def stream(request):
     record(nonce)
     state = hashlib.sha256(nonce.encode()).digest()
     for seq in range(body["n"]):
-        pause(request, body.get("ms", 0))
+        pause(request, body.get("ms", 1))
         data = (state * (size // len(state) + 1))[:size]
         state = hashlib.sha256(state + data).digest()
         yield {"nonce": nonce, "seq": seq, "sum": state.hex(), "data": data}
