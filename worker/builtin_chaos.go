@@ -44,7 +44,7 @@ type chaosAnswer struct {
 func transform(ctx context.Context, req *Request) (*Reply, error) {
 	a := parseArgs(req, `{"nonce": "0000000000000001", "ms": 5, "data": "…"}`)
 	nonce := a.text("nonce")
-	wait := time.Duration(a.number("ms", 0, 0, 60_000) * float64(time.Millisecond))
+	wait := time.Duration(a.number("ms", 0, 60_000) * float64(time.Millisecond))
 	data, _ := a.body["data"].([]byte)
 	if a.err != nil {
 		return nil, a.err
@@ -80,7 +80,7 @@ func stream(ctx context.Context, req *Request, send func(*Reply) error) error {
 	nonce := a.text("nonce")
 	n := a.integer("n", 0, 0, 1_000_000)
 	size := a.integer("size", 1, 1, 16<<20)
-	wait := time.Duration(a.number("ms", 1, 0, 60_000) * float64(time.Millisecond))
+	wait := time.Duration(a.number("ms", 1, 60_000) * float64(time.Millisecond))
 	if a.err != nil {
 		return a.err
 	}
