@@ -119,7 +119,7 @@ func TestProcessesLeftAreSeen(t *testing.T) {
 
 func TestFilesLeftAreSeen(t *testing.T) {
 	dir := t.TempDir()
-	s, err := newServer("", dir, "python", true)
+	s, err := newServer("", dir, "python", "debug", true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -72,6 +72,8 @@ func (p Promises) allowed(c class, e *ipc.Error, chunks int) bool {
 		return c == hang || c == crash || c == lie || c == poison
 	case kind{ipc.DeadlineExceeded, "deadline"}:
 		return c == hang || !p.HangTimeout
+	case kind{ipc.DeadlineExceeded, "hang_timeout"}:
+		return c == hang
 	case kind{ipc.ResourceExhausted, "queue_full"}, kind{ipc.ResourceExhausted, "too_many_requests"}:
 		return e.RetryAfter > 0 && (c == flood || !p.Fairness)
 	case kind{ipc.ResourceExhausted, "would_expire"}:

@@ -38,6 +38,7 @@ const (
 	leakWithin   = 20 * time.Second        // for connections and requests that are on their way out
 	stopWithin   = 60 * time.Second
 	progressing  = 2 * time.Second
+	longRun      = 10 * time.Minute // a longer one logs less
 )
 
 // chaos is one run.
@@ -77,7 +78,11 @@ func Run(ctx context.Context, cfg Config) (_ *Result, err error) {
 			c.missing.add(key)
 		}
 	}
-	if c.srv, err = newServer(cfg.Executable, dir, cfg.Python, c.promises.HangTimeout); err != nil {
+	level := "debug" // names every request
+	if cfg.Duration > longRun {
+		level = "info"
+	}
+	if c.srv, err = newServer(cfg.Executable, dir, cfg.Python, level, c.promises.HangTimeout); err != nil {
 		return nil, err
 	}
 	c.pools = slices.Sorted(maps.Keys(c.srv.pools))

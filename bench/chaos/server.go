@@ -56,6 +56,7 @@ type server struct {
 	log        string // a file
 	tmp        string // a directory: the server's TMPDIR
 	pools      map[string]poolYAML
+	level      string // of the log
 
 	cmd     *exec.Cmd
 	exited  chan struct{} // closed when it has ended
@@ -64,10 +65,10 @@ type server struct {
 }
 
 // newServer lays out the directory of a server.
-func newServer(executable, dir, pythonPath string, hangTimeout bool) (*server, error) {
+func newServer(executable, dir, pythonPath, level string, hangTimeout bool) (*server, error) {
 	s := &server{
 		executable: executable, dir: dir, config: filepath.Join(dir, "ringmaster.yaml"), socket: filepath.Join(dir, "s"), ledger: filepath.Join(dir, "ledger"),
-		log: filepath.Join(dir, "serve.log"), tmp: filepath.Join(dir, "tmp"), exited: make(chan struct{}),
+		log: filepath.Join(dir, "serve.log"), tmp: filepath.Join(dir, "tmp"), level: level, exited: make(chan struct{}),
 	}
 	pool := func(workers, concurrency int) poolYAML {
 		p := poolYAML{
@@ -76,7 +77,7 @@ func newServer(executable, dir, pythonPath string, hangTimeout bool) (*server, e
 			Env:    map[string]string{worker.LedgerVariable: s.ledger},
 		}
 		if hangTimeout {
-			p.HangTimeout, p.Grace = "1s", "1s"
+			p.HangTimeout, p.Grace = "2s", "1s" // a machine that is busy with other things stops for a second, too
 		}
 		return p
 	}
@@ -106,7 +107,7 @@ const (
 
 // configure writes the configuration file.
 func (s *server) configure(pools map[string]poolYAML) error {
-	b, err := yaml.Marshal(map[string]any{"pools": pools, "log": map[string]string{"level": "debug"}})
+	b, err := yaml.Marshal(map[string]any{"pools": pools, "log": map[string]string{"level": s.level}})
 	if err != nil {
 		return err
 	}
@@ -248,7 +249,7 @@ func (s *server) logged(lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-const pollEvery = 10 * time.Millisecond
+const pollEvery = 40 * time.Millisecond // a status is not free
 
 var errTimeUp = errors.New("the time is up")
 
