@@ -14,10 +14,10 @@ import (
 	"github.com/ringmasterd/ringmaster/supervisor"
 )
 
-// How far apart two faults in a pool are at least, and at most unless the pool has to recover first: so far that one request is not expected to be hit by two.
+// How far apart two faults in a pool are at least, and at most unless the pool has to recover first: so far that a request of another process is not expected to be hit by two. For those of this process, see flights.
 const (
-	minSpacing = 400 * time.Millisecond
-	maxSpacing = 1500 * time.Millisecond
+	minSpacing = 600 * time.Millisecond
+	maxSpacing = 1600 * time.Millisecond
 )
 
 // fault is one way to harm a pool.
@@ -48,6 +48,8 @@ type injector struct {
 	rng      *rand.Rand
 	injected *counts
 	recover  *recoveries
+	flights  *flights
+	last     time.Time // when the last fault had been noticed
 }
 
 // run injects faults until stop is closed, and returns when the last has been noticed.
@@ -67,6 +69,7 @@ func (j *injector) run(ctx context.Context, stop <-chan struct{}) {
 		}
 		j.injected.add(f.name + " " + j.pool)
 		f.inject(j, ctx)
+		j.last = time.Now()
 	}
 }
 
@@ -80,7 +83,8 @@ func (j *injector) choose() fault {
 	return list[j.rng.IntN(len(list))]
 }
 
-// calm waits until two workers are ready and none is on its way out, so that there is one to harm and one to take over. A slot that was harmed often waits for long.
+// calm waits until two workers are ready and none is on its way out, so that there is one to harm and one to take over, and until whatever the last fault may have hit has ended. A slot that was harmed
+// often waits for long.
 func (j *injector) calm(ctx context.Context, stop <-chan struct{}) bool {
 	stopped := false
 	err := poll(ctx, "two ready workers", func() (bool, error) {
@@ -92,7 +96,7 @@ func (j *injector) calm(ctx context.Context, stop <-chan struct{}) bool {
 		}
 		ws, err := j.srv.workers(ctx, j.pool)
 		leaving := slices.ContainsFunc(ws, func(w supervisor.WorkerStatus) bool { return w.State == "draining" })
-		return ready(ws) >= 2 && !leaving, err
+		return ready(ws) >= 2 && !leaving && j.flights.landed(j.pool, j.last), err
 	})
 	if err != nil && ctx.Err() == nil {
 		j.caller.tally.breaks("%v", err)

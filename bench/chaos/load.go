@@ -23,6 +23,7 @@ type caller struct {
 	promises Promises
 	ids      numbers
 	answered func(pool, slot string, pid int) // may be nil
+	flights  *flights                         // may be nil
 
 	mu   sync.Mutex
 	line line // guarded by mu; nil: the next request connects
@@ -31,6 +32,10 @@ type caller struct {
 // call sends a request and returns its outcome, once the tally knows of it.
 func (c *caller) call(ctx context.Context, r *request) error {
 	c.tally.sent(r.id)
+	if c.flights != nil {
+		c.flights.begin(r.req.Pool, r.id)
+		defer c.flights.end(r.req.Pool, r.id)
+	}
 	begin := time.Now()
 	err := c.attempt(ctx, r)
 	if ctx.Err() != nil && err != nil { // the run is being given up; this is nobody's outcome

@@ -140,7 +140,7 @@ func (b noise) next(rng *rand.Rand, ids *numbers, pools []string) *request {
 	}
 	switch p := rng.Float64(); {
 	case p < 0.15:
-		return newStream(ids.take(stream), pool, rng.IntN(60), 1+rng.IntN(8<<10), ms/20)
+		return newStream(ids.take(stream), pool, rng.IntN(60), 1+rng.IntN(8<<10), ms/40)
 	case p < 0.30:
 		return newTransform(ids.take(once), pool, ms, b.cut(rng, rng.IntN(256)), b.tensors(rng)...)
 	}

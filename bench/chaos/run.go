@@ -50,6 +50,7 @@ type chaos struct {
 	injected *counts
 	missing  *counts
 	recover  *recoveries
+	flights  *flights
 	bytes    noise
 	pools    []string
 	begun    time.Time
@@ -65,7 +66,7 @@ func Run(ctx context.Context, cfg Config) (_ *Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &chaos{cfg: cfg, promises: promised, tally: newTally(), injected: newCounts(), missing: newCounts(), recover: newRecoveries(), bytes: newNoise(cfg.Seed), begun: time.Now()}
+	c := &chaos{cfg: cfg, promises: promised, tally: newTally(), injected: newCounts(), missing: newCounts(), recover: newRecoveries(), flights: newFlights(), bytes: newNoise(cfg.Seed), begun: time.Now()}
 	keep := false
 	defer func() {
 		if !keep {
@@ -189,7 +190,7 @@ func (c *chaos) local() []*caller {
 // wired makes a client that looks at each message itself.
 func (c *chaos) wired(number uint16) *caller {
 	return &caller{
-		tally: c.tally, promises: c.promises, ids: numbers{client: number}, answered: c.recover.answered,
+		tally: c.tally, promises: c.promises, ids: numbers{client: number}, answered: c.recover.answered, flights: c.flights,
 		dial: func(ctx context.Context) (line, error) {
 			return dialWire(ctx, c.srv.socket, func(what string) { c.tally.breaks("%s", what) })
 		},
@@ -235,7 +236,7 @@ func (c *chaos) harm(ctx context.Context) {
 	defer close(stop)
 	rng := func(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(c.cfg.Seed, 1<<32+stream)) }
 	for i, pool := range c.pools {
-		j := &injector{srv: c.srv, pool: pool, caller: c.wired(uint16(clientFaults + i)), rng: rng(uint64(i)), injected: c.injected, recover: c.recover}
+		j := &injector{srv: c.srv, pool: pool, caller: c.wired(uint16(clientFaults + i)), rng: rng(uint64(i)), injected: c.injected, recover: c.recover, flights: c.flights}
 		wg.Go(func() {
 			defer j.caller.close()
 			j.run(ctx, stop)
