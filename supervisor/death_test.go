@@ -217,6 +217,7 @@ func TestHowAWorkerDied(t *testing.T) {
 		{map[string]any{"how": "panic"}, "exited", "exit status 2", "panic: crash: asked to panic"},
 	} {
 		pid := h.allReady("test").Workers[0].PID
+		h.must("echo", nil, nil) // it works, so this is no crash loop
 		_, err := h.call(testContext(t), request(t, "test", "crash", c.body))
 		e := wantError(t, err, ipc.Aborted, "worker_lost")
 		if !strings.Contains(e.Message, c.detail) {
