@@ -48,7 +48,7 @@ func (c class) maxRuns() int {
 type Promises struct {
 	Retry       bool // an idempotent request survives the death of the worker that had read it
 	HangTimeout bool // a worker that makes no progress is noticed although its request has a long deadline
-	Fairness    bool // a client that floods does not have others refused
+	Fairness    bool // a client that floods does not have others refused; that takes a gateway which says who asks
 }
 
 // promised is what this version keeps, if its configuration has the keys.
@@ -59,7 +59,7 @@ func (p Promises) allowed(c class, e *ipc.Error, chunks int) bool {
 	if e == nil {
 		return c != hang && c != crash && c != lie && c != poison && c != raise
 	}
-	switch is := (kind{e.Code, e.Reason}); is {
+	switch (kind{e.Code, e.Reason}) {
 	case kind{ipc.Aborted, "worker_lost"}:
 		switch c {
 		case transform, flood:
@@ -74,16 +74,16 @@ func (p Promises) allowed(c class, e *ipc.Error, chunks int) bool {
 		return c == hang || !p.HangTimeout
 	case kind{ipc.DeadlineExceeded, "hang_timeout"}:
 		return c == hang
-	case kind{ipc.ResourceExhausted, "queue_full"}, kind{ipc.ResourceExhausted, "too_many_requests"}:
-		return e.RetryAfter > 0 && (c == flood || !p.Fairness)
-	case kind{ipc.ResourceExhausted, "would_expire"}:
-		return e.RetryAfter > 0 && (c == flood || c == hang) // the two that are in a hurry, or many
 	case kind{ipc.ResourceExhausted, "slow_reader"}:
 		return c == deaf
 	case kind{ipc.Internal, "handler"}:
 		return c == raise
 	}
-	return false
+	if e.Code != ipc.ResourceExhausted || e.RetryAfter <= 0 {
+		return false
+	}
+	hurried := c == hang && e.Reason == "would_expire" // its deadline is short
+	return c == flood || hurried || !p.Fairness
 }
 
 // kind is an error's code and reason.

@@ -33,6 +33,7 @@ func TestOutcomesThatMustNotBeAreSeen(t *testing.T) {
 	full := ipc.Errorf(ipc.ResourceExhausted, "queue_full", "no room")
 	later := *full
 	later.RetryAfter = time.Second
+	soon := ipc.Error{Code: ipc.ResourceExhausted, Reason: "would_expire", RetryAfter: time.Second}
 	late := ipc.Errorf(ipc.DeadlineExceeded, "deadline", "too late")
 	poisonous := ipc.Errorf(ipc.Aborted, "poison_request", "no more")
 	for _, tt := range []struct {
@@ -63,6 +64,10 @@ func TestOutcomesThatMustNotBeAreSeen(t *testing.T) {
 		{leak, nil, 0, ""},
 		{raise, ipc.Errorf(ipc.Internal, "handler", "asked to"), 0, ""},
 		{once, ipc.Errorf(ipc.Internal, "handler", "asked to"), 0, "failed, which it must not"},
+		{hang, ipc.Errorf(ipc.ResourceExhausted, "would_expire", ""), 0, "failed, which it must not"}, // nor does it
+		{hang, &soon, 0, ""},
+		{once, &soon, 0, "failed, which it must not"},
+		{flood, &soon, 0, ""},
 		{flood, &later, 0, ""},
 		{flood, full, 0, "failed, which it must not"}, // it does not say when to try again
 		{flood, lost, 0, "failed, which it must not"},
