@@ -12,7 +12,7 @@
 // system is compared before and after, and looked for once more when it has ended.
 //
 // Read in this order: promises.go (what is allowed), request.go (what is asked, and whether the answer is right), line.go (the two kinds of connection), tally.go and ledger.go (what came of it),
-// load.go and process.go (clients, in this process and in others), server.go (the server under test), faults.go (what is done to its workers), unrest.go (what is done to the rest), recovery.go,
+// load.go and process.go (clients, in this process and in others), server.go (the server under test), faults.go and flights.go (what is done to its workers, and when), unrest.go (what is done to the rest), recovery.go,
 // proc_linux.go and leaks.go (what is left), run.go (all of it), result.go and print.go.
 //
 // # Who owns what
