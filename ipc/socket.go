@@ -16,7 +16,8 @@ import (
 const (
 	socketBuffer = 16 << 10 // bytes buffered each way
 	growStep     = 1 << 20  // a message's buffer grows by at most this many bytes ahead of what has arrived
-	headBytes    = 64       // of an oversize message, kept to find its id
+	trustedClaim = 8 << 20  // the same where the bytes are accounted for: it only costs the time to clear them
+	headBytes    = 64       // of a message, read before the rest to find its kind and id
 )
 
 // MaxHello is the limit in bytes for the first frame on a socket.
@@ -24,12 +25,16 @@ const MaxHello = 64 << 10
 
 // Socket is the [Transport] over a stream socket: each message is a little-endian u32 length and that many bytes.
 type Socket struct {
-	conn         net.Conn
-	writeTimeout time.Duration // immutable
-	limit        atomic.Int64  // largest message, bytes
+	conn  net.Conn
+	limit atomic.Int64 // largest message, bytes
 
 	r      *bufio.Reader // Recv only
 	header [4]byte       // Recv only
+	pace   time.Duration // Recv only; see SetReadTimeout
+	paced  bool          // Recv only: conn has a read deadline that is pace's
+
+	// Recv only: asked for each message before its bytes are read; an error makes Recv skip it. nil: all are taken.
+	admit func(head []byte, size int) *Error
 
 	waiting atomic.Int32 // senders that hold or want mu; the last one flushes
 	mu      sync.Mutex
@@ -38,13 +43,13 @@ type Socket struct {
 	err     error         // guarded by mu; sticky
 }
 
-// NewSocket makes a [Socket] of a connection. Messages are limited to limit bytes until SetLimit. A peer that takes no byte for writeTimeout loses the connection; 0 waits for ever.
+// NewSocket makes a [Socket] of a connection. Messages are limited to limit bytes until SetLimit. A peer that takes less than 64 KiB in writeTimeout while there is more for it loses the connection;
+// 0 waits for ever.
 func NewSocket(conn net.Conn, limit int, writeTimeout time.Duration) *Socket {
 	s := &Socket{
-		conn:         conn,
-		writeTimeout: writeTimeout,
-		r:            bufio.NewReaderSize(conn, socketBuffer),
-		w:            bufio.NewWriterSize(conn, socketBuffer),
+		conn: conn,
+		r:    bufio.NewReaderSize(conn, socketBuffer),
+		w:    bufio.NewWriterSize(&pacedWriter{conn, writeTimeout}, socketBuffer),
 	}
 	s.limit.Store(int64(limit))
 	return s
@@ -69,9 +74,6 @@ func (s *Socket) Send(parts ...[]byte) (uint64, error) {
 	if s.err != nil {
 		return 0, s.err
 	}
-	if s.writeTimeout > 0 {
-		_ = s.conn.SetWriteDeadline(time.Now().Add(s.writeTimeout)) // fails only where the write will, too
-	}
 	// bufio's errors are sticky: only the last one needs looking at.
 	_, err := s.w.Write(binary.LittleEndian.AppendUint32(s.w.AvailableBuffer(), uint32(size)))
 	for _, p := range parts {
@@ -91,6 +93,10 @@ func (s *Socket) Send(parts ...[]byte) (uint64, error) {
 	return s.sent, nil
 }
 
+// SetReadTimeout bounds how long a message may take to come once it has begun: a peer that sends less than 64 KiB of it in d, and does not end it, loses the connection. 0, the default, waits for
+// ever. Between messages there is no bound. Preconditions: nobody is in Recv.
+func (s *Socket) SetReadTimeout(d time.Duration) { s.pace = d }
+
 // Recv implements [Transport].
 func (s *Socket) Recv() ([]byte, error) {
 	if _, err := io.ReadFull(s.r, s.header[:]); err != nil {
@@ -103,28 +109,93 @@ func (s *Socket) Recv() ([]byte, error) {
 		return nil, protocolErrorf("a frame of length 0")
 	case size > 4*uint64(limit):
 		return nil, protocolErrorf("a frame of %d bytes; the limit is %d bytes", size, limit)
-	case size > uint64(limit):
-		e := &OversizeError{Head: make([]byte, min(headBytes, size)), Size: size, Limit: limit}
-		if _, err := io.ReadFull(s.r, e.Head); err != nil {
-			return nil, readError(err)
-		}
-		if _, err := io.CopyN(io.Discard, s.r, int64(size)-int64(len(e.Head))); err != nil {
-			return nil, readError(err)
-		}
-		return nil, e
 	}
-	// A length is only a claim: memory follows the bytes that really arrive.
-	b := make([]byte, min(int(size), growStep))
-	for have := 0; ; {
-		if _, err := io.ReadFull(s.r, b[have:]); err != nil {
-			return nil, readError(err)
+	b, err := s.recv(int(size), limit)
+	if s.paced {
+		s.paced = false
+		_ = s.conn.SetReadDeadline(time.Time{}) // fails only where the next read will, too
+	}
+	return b, err
+}
+
+// recv receives a message's bytes, or skips them.
+func (s *Socket) recv(size, limit int) ([]byte, error) {
+	var why *Error
+	switch {
+	case size > limit:
+		why = tooLarge(size, limit)
+	case s.admit != nil:
+		head, err := s.peek(min(headBytes, size))
+		if err != nil {
+			return nil, err
 		}
-		if have = len(b); have == int(size) {
+		why = s.admit(head, size)
+	}
+	if why != nil {
+		return nil, s.skip(size, why)
+	}
+	// A length is only a claim: memory follows the bytes that really arrive, unless it is accounted for.
+	ahead := growStep
+	if s.admit != nil {
+		ahead = trustedClaim
+	}
+	b := make([]byte, min(size, ahead))
+	for have := 0; ; {
+		if err := s.fill(b[have:]); err != nil {
+			return nil, err
+		}
+		if have = len(b); have == size {
 			return b, nil
 		}
-		grown := make([]byte, min(int(size), 2*len(b)))
+		grown := make([]byte, min(size, 2*len(b)))
 		copy(grown, b)
 		b = grown
+	}
+}
+
+// skip reads a message without keeping it, and returns the [*SkippedError].
+func (s *Socket) skip(size int, why *Error) error {
+	e := &SkippedError{Head: make([]byte, min(headBytes, size)), Size: uint64(size), Why: why}
+	if err := s.fill(e.Head); err != nil {
+		return err
+	}
+	for left := size - len(e.Head); left > 0; {
+		s.hurry(left)
+		n, err := s.r.Discard(left)
+		if left -= n; err != nil && !moved(n, err) {
+			return readError(err)
+		}
+	}
+	return e
+}
+
+// fill reads until b is full.
+func (s *Socket) fill(b []byte) error {
+	for {
+		s.hurry(len(b))
+		n, err := io.ReadFull(s.r, b)
+		if !moved(n, err) {
+			return readError(err)
+		}
+		b = b[n:]
+	}
+}
+
+// peek returns the next n bytes, which stay to be read.
+func (s *Socket) peek(n int) ([]byte, error) {
+	s.hurry(n)
+	b, err := s.r.Peek(n)
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return b, readError(err)
+}
+
+// hurry gives the peer the time to send what is to be read next, unless it is here already, as it is for most small messages.
+func (s *Socket) hurry(n int) {
+	if s.pace > 0 && s.r.Buffered() < n {
+		s.paced = true
+		_ = s.conn.SetReadDeadline(time.Now().Add(s.pace)) // fails only where the read will, too
 	}
 }
 
@@ -132,7 +203,10 @@ func (s *Socket) Recv() ([]byte, error) {
 func (s *Socket) Close() error { return s.conn.Close() }
 
 func readError(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed):
 		return io.EOF
 	}
 	return fmt.Errorf("read from socket: %w", err)
