@@ -95,7 +95,10 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	if err != nil {
 		return err
 	}
-	return a.runServer(ctx, sup, ln, gateway.Config{MaxMessage: cfg.MaxMessage, Logger: logger})
+	front := file.Gateway.WithMemory()
+	front.Logger = logger
+	limitHeap(front)
+	return a.runServer(ctx, sup, ln, front)
 }
 
 // runServer runs the pools and the gateway in front of them. When ctx ends the gateway drains first: what it lets finish needs the pools.
