@@ -30,15 +30,21 @@ var errDraining = ipc.Errorf(ipc.Unavailable, "draining", "the server is shuttin
 // Serve lets clients in until ctx ends; then it stops listening, tells every client to drain, answers what is in flight for up to DrainTimeout, and returns nil when every connection and
 // goroutine has ended. An error means that the listener broke; the drain happens all the same. ln is closed in any case.
 func Serve(ctx context.Context, ln *Listener, backend Backend, cfg Config) error {
-	cfg = cfg.withDefaults()
+	return newServer(ctx, ln, backend, cfg.withDefaults()).run(ctx, ln)
+}
+
+func newServer(ctx context.Context, ln *Listener, backend Backend, cfg Config) *server {
 	s := &server{
 		cfg: cfg, door: ln.door, leaving: make(chan struct{}), conns: map[*conn]struct{}{},
 		clients: newClients(cfg, ln.door.uid), refused: newRefusals(cfg.Logger), parting: make(chan struct{}, maxParting),
+		handler: chain(backend.Call, logged(cfg.Logger)),
 	}
-	s.handler = chain(backend.Call, logged(s.cfg.Logger))
 	s.base, s.cut = context.WithCancelCause(context.WithoutCancel(ctx))
-	defer s.cut(nil)
+	return s
+}
 
+func (s *server) run(ctx context.Context, ln *Listener) error {
+	defer s.cut(nil)
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	err := s.accept(ctx, ln)
 	stop()
