@@ -373,7 +373,9 @@ func TestAMessageThatStopsHalfWay(t *testing.T) {
 				sock.SetReadTimeout(10 * time.Second)
 				room := allow(8<<20, 10)
 				ends := make(chan error, 1)
-				go func() { ends <- Serve(context.Background(), sock, handlerFunc(echoAll), ServeConfig{Account: room.account}) }()
+				go func() {
+					ends <- Serve(context.Background(), sock, handlerFunc(echoAll), ServeConfig{Account: room.account})
+				}()
 				over := make(chan struct{})
 				defer close(over)
 				go func() {

@@ -15,8 +15,7 @@ import (
 
 const (
 	socketBuffer = 16 << 10 // bytes buffered each way
-	growStep     = 1 << 20  // a message's buffer grows by at most this many bytes ahead of what has arrived
-	trustedClaim = 8 << 20  // the same where the bytes are accounted for: it only costs the time to clear them
+	growStep     = 8 << 20  // a message's buffer grows by at most this many bytes ahead of what has arrived, and then doubles
 	headBytes    = 64       // of a message, read before the rest to find its kind and id
 )
 
@@ -134,12 +133,8 @@ func (s *Socket) recv(size, limit int) ([]byte, error) {
 	if why != nil {
 		return nil, s.skip(size, why)
 	}
-	// A length is only a claim: memory follows the bytes that really arrive, unless it is accounted for.
-	ahead := growStep
-	if s.admit != nil {
-		ahead = trustedClaim
-	}
-	b := make([]byte, min(size, ahead))
+	// A length is only a claim: memory follows the bytes that really arrive. But a copy for each time that it doubles is dear, so most messages get theirs at once.
+	b := make([]byte, min(size, growStep))
 	for have := 0; ; {
 		if err := s.fill(b[have:]); err != nil {
 			return nil, err
