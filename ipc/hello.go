@@ -84,6 +84,7 @@ func SendSignal(t Transport, k Kind) error {
 // Refuse tells a peer why its connection ends, as a reply with id 0, and returns the refusal. The connection is then to be closed.
 func Refuse(t Transport, refusal *Error) error {
 	_ = send(t, func(e *encoder) { e.reply(&Reply{End: true, Err: refusal}) })
+	flush(t)
 	return refusal
 }
 

@@ -93,6 +93,7 @@ func (s *server) awaitDraining() {
 
 func (s *server) drain() {
 	s.drained.Store(true)
+	flush(s.t)
 	_ = s.t.Close()
 }
 
@@ -255,8 +256,7 @@ func (s *server) refuse(id uint64, e *Error) error {
 
 // hangUp tells the peer why the connection ends.
 func (s *server) hangUp(e *Error) error {
-	_ = send(s.t, func(enc *encoder) { enc.reply(&Reply{End: true, Err: e}) })
-	return e
+	return Refuse(s.t, e)
 }
 
 func cancelCause(reason string) error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -57,7 +58,7 @@ func NewSocket(conn net.Conn, limit int, writeTimeout time.Duration) *Socket {
 // SetLimit changes the largest message, in bytes.
 func (s *Socket) SetLimit(limit int) { s.limit.Store(int64(limit)) }
 
-// Send implements [Transport]. Messages of concurrent senders leave in one write where they can.
+// Send implements [Transport]. Messages of concurrent senders leave in one write where they can: a message may be written by a later Send, which is under way when this one returns.
 func (s *Socket) Send(parts ...[]byte) (uint64, error) {
 	size := 0
 	for _, p := range parts {
@@ -66,30 +67,60 @@ func (s *Socket) Send(parts ...[]byte) (uint64, error) {
 	if limit := int(s.limit.Load()); size > limit {
 		return 0, tooLarge(size, limit)
 	}
+	end, last, err := s.buffer(size, parts)
+	if err != nil || !last {
+		return end, err
+	}
+	if size <= inlineBlob {
+		runtime.Gosched() // whoever is about to send, too, comes now, and flushes for us
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil && s.waiting.Load() == 0 {
+		s.fail(s.w.Flush())
+	}
+	return end, s.err
+}
+
+// buffer appends a message to what is to be written, and reports whether no other sender is there to flush it.
+func (s *Socket) buffer(size int, parts [][]byte) (end uint64, last bool, err error) {
 	s.waiting.Add(1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	flush := s.waiting.Add(-1) == 0
+	last = s.waiting.Add(-1) == 0
 	if s.err != nil {
-		return 0, s.err
+		return 0, last, s.err
 	}
 	// bufio's errors are sticky: only the last one needs looking at.
-	_, err := s.w.Write(binary.LittleEndian.AppendUint32(s.w.AvailableBuffer(), uint32(size)))
+	_, err = s.w.Write(binary.LittleEndian.AppendUint32(s.w.AvailableBuffer(), uint32(size)))
 	for _, p := range parts {
 		_, err = s.w.Write(p)
 	}
-	if flush {
-		err = s.w.Flush()
-	}
-	if err != nil {
-		s.err = fmt.Errorf("write to socket: %w", err)
-		if !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
-			_ = s.conn.Close() // half a frame may be out: nothing sensible can follow
-		} // else the peer has closed; what it said before that is still to be received
-		return 0, s.err
-	}
+	s.fail(err)
 	s.sent += uint64(size)
-	return s.sent, nil
+	return s.sent, last, s.err
+}
+
+// fail remembers the first error of a write. Preconditions: mu is held.
+func (s *Socket) fail(err error) {
+	if err == nil || s.err != nil {
+		return
+	}
+	s.err = fmt.Errorf("write to socket: %w", err)
+	if !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
+		_ = s.conn.Close() // half a frame may be out: nothing sensible can follow
+	} // else the peer has closed; what it said before that is still to be received
+}
+
+// flush writes what other senders may be about to. It comes before a Close by somebody who knows of something that was sent.
+func flush(t Transport) {
+	if s, ok := t.(*Socket); ok {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.err == nil {
+			s.fail(s.w.Flush())
+		}
+	}
 }
 
 // SetReadTimeout bounds how long a message may take to come once it has begun: a peer that sends less than 64 KiB of it in d, and does not end it, loses the connection. 0, the default, waits for
