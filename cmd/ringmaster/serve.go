@@ -103,7 +103,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 
 // runServer runs the pools and the gateway in front of them. When ctx ends the gateway drains first: what it lets finish needs the pools.
 func (a *app) runServer(ctx context.Context, sup *supervisor.Supervisor, ln *gateway.Listener, cfg gateway.Config) error {
-	cfg.Logger.Info("serving", "socket", ln.Path(), "version", version.Version, "pid", os.Getpid())
+	cfg.Logger.Info("serving", "socket", ln.Path(), "version", version.Version, "pid", os.Getpid(), "memory_mib", cfg.Memory>>20)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	poolsCtx, stopPools := context.WithCancel(context.WithoutCancel(ctx))
