@@ -58,7 +58,7 @@ func (c *conn) greet() error {
 	_, err := ipc.ServerHello(c.sock, ipc.Hello{
 		SDK:         version.SDK(),
 		MaxMessage:  uint64(c.srv.cfg.MaxMessage),
-		MaxInFlight: uint64(c.srv.cfg.MaxInFlight),
+		MaxInFlight: uint64(min(c.srv.cfg.MaxInFlight, c.srv.cfg.Clients.InFlight)),
 	})
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		_ = ipc.Refuse(c.sock, ipc.Errorf(ipc.DeadlineExceeded, "deadline", "no hello came within %v; a connection begins with one, see docs/protocol.md, section 7", timeout))
