@@ -18,7 +18,7 @@ func machineMemory() int64 {
 	memory := int64(math.MaxInt64)
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err == nil {
-		memory = int64(min(uint64(info.Totalram)*uint64(max(1, info.Unit)), math.MaxInt64))
+		memory = int64(min(info.Totalram*uint64(max(1, info.Unit)), math.MaxInt64))
 	}
 	return min(memory, cgroupMemory(os.DirFS("/")))
 }

@@ -148,8 +148,10 @@ func (s *server) turnAway(raw *net.UnixConn, why *ipc.Error) {
 		return
 	}
 	s.joined.Go(func() {
-		defer func() { <-s.parting }()
-		defer raw.Close()
+		defer func() {
+			_ = raw.Close()
+			<-s.parting
+		}()
 		if raw.SetReadDeadline(time.Now().Add(refuseTimeout)) == nil {
 			sock := ipc.NewSocket(raw, ipc.MaxHello, refuseTimeout)
 			_, _ = sock.Recv()

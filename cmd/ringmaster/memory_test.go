@@ -124,7 +124,7 @@ func TestStreamsThatNobodyReads(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
+		t.Cleanup(func() { _ = conn.Close() })
 		if _, err := ipc.ClientHello(ipc.NewSocket(conn, ipc.DefaultMaxMessage, 0), "deaf"); err != nil {
 			t.Fatal(err)
 		}
