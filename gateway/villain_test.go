@@ -293,3 +293,22 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		}
 	}
 }
+
+// Those who are refused and stay are shown the door once there are many of them, so that refusing cannot be made to cost more than serving.
+func TestTheRefusedAreFew(t *testing.T) {
+	s := start(t, newFake(), Config{MaxConnections: 1})
+	polite := dial(t, s.path)
+	var refused []net.Conn
+	for range 4 * maxParting { // none says hello
+		refused = append(refused, connect(t, s.path))
+		if n := len(s.parting); n > maxParting {
+			t.Fatalf("%d are being refused at a time", n)
+		}
+	}
+	for _, c := range refused {
+		wantClosed(t, c)
+		polite.echo(t)
+	}
+	_, err := ipc.ClientHello(ipc.NewSocket(connect(t, s.path), 1<<20, patience), "test")
+	wantReason(t, err, "RESOURCE_EXHAUSTED/too_many_connections") // there is time to explain again
+}
