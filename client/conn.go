@@ -129,7 +129,7 @@ func (c *conn) start(req *ipc.Request) (call *ipc.Call, sent bool, err error) {
 	c.mu.Lock()
 	c.open++
 	c.mu.Unlock()
-	call, err = c.caller.Start(req, c.ended)
+	call, err = c.caller.Start(req, func(*ipc.Error) { c.ended() })
 	if err == nil {
 		return call, true, nil
 	}

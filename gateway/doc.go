@@ -4,7 +4,7 @@
 //	                           │                         └ the call chain: small wrappers
 //	                           └ who is it? (SO_PEERCRED)
 //
-// Read in this order: config.go, listen.go (one server per path), peer.go (who may come in), clients.go (and how much of everything), serve.go (accept, drain), conn.go (one connection),
+// Read in this order: config.go, listen.go (one server per path), inherit.go (or a socket that systemd made), peer.go (who may come in), clients.go (and how much of everything), serve.go (accept, drain), conn.go (one connection),
 // native.go (frames ⇄ the chain), handler.go (the chain), logged.go (its first link), refusals.go (what of all this is logged).
 //
 // # Who may connect

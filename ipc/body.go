@@ -27,7 +27,7 @@ func (b Body) Validate() error {
 	return nil
 }
 
-// Marshal encodes v, with vmihailenco/msgpack's struct tags and shortest integers.
+// Marshal encodes v, with vmihailenco/msgpack's struct tags and shortest integers. Maps from strings to strings, bools or any are written in the order of their keys, so that equal values are equal bytes: requests are recognised by them.
 func Marshal(v any) (Body, error) {
 	if v == nil {
 		return nil, nil
@@ -41,6 +41,7 @@ func Marshal(v any) (Body, error) {
 	w := bodyWriters.Get().(*bodyWriter)
 	w.enc.Reset(w)
 	w.enc.UseCompactInts(true)
+	w.enc.SetSortMapKeys(true)
 	err := w.enc.Encode(v)
 	if err != nil {
 		err = Errorf(InvalidArgument, "bad_body", "the body cannot be encoded as MessagePack: %v", err)

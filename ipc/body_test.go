@@ -1,6 +1,7 @@
 package ipc
 
 import (
+	"bytes"
 	"errors"
 	"math"
 	"reflect"
@@ -190,4 +191,21 @@ type customDecoder struct{}
 func (*customDecoder) DecodeMsgpack(d *msgpack.Decoder) error {
 	_, err := d.DecodeMap()
 	return err
+}
+
+// Equal maps are equal bytes, whatever order Go walks them in.
+func TestMarshalIsDeterministic(t *testing.T) {
+	m := map[string]any{}
+	for i := range 20 {
+		m[string(rune('a'+i))] = map[string]string{"x": "1", "y": "2", "z": "3"}
+	}
+	first, err := Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		if again, err := Marshal(m); err != nil || !bytes.Equal(again, first) {
+			t.Fatalf("%x and %x, %v", first, again, err)
+		}
+	}
 }

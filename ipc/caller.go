@@ -53,7 +53,7 @@ type Call struct {
 	id     uint64
 	queue  chan arrival   // all replies there may be credit for, and the END, always fit; Run alone sends
 	charge *budget.Charge // immutable: holds the bytes of replies that are here; may be nil
-	done   func()         // called once by Run or Close when the call has ended on the peer's side; nil if nobody cares
+	done   func(*Error)   // called once by Run or Close when the call has ended on the peer's side; nil if nobody cares
 	due    time.Time      // immutable: until when the peer has to have read so much that the request can be sent; zero: no limit
 	sent   atomic.Bool
 
@@ -65,6 +65,7 @@ type Call struct {
 	granted   uint64    // guarded by caller.mu: replies without END that the peer may send in all
 	received  uint64    // guarded by caller.mu: that it has sent
 	abandoned time.Time // guarded by caller.mu: since when nobody waits for replies; zero while somebody does
+	reason    string    // guarded by caller.mu: why it was abandoned, or why the peer was told to cancel it
 }
 
 // arrival is a reply that waits for Recv.
@@ -80,9 +81,9 @@ const replyOverhead = 512
 const maxWindow = 1024
 
 // Start sends a request and returns its call; req.ID is set, req.Credit limited to 1024 (and to less for the beginning where a client is charged for the replies, see window), and the rest of req may be
-// reused. done, if not nil, is called once, on some other goroutine or this one, when the
-// peer has finished with the request (which may be long after the caller lost interest); it must not block. An error means that nothing was sent and done is not called.
-func (c *Caller) Start(req *Request, done func()) (*Call, error) {
+// reused. done, if not nil, is called once, on some other goroutine or this one, when the peer has finished with the request (which may be long after the caller lost interest): with nil if the peer has
+// ended it, else with what [Caller.Close] ended it with. It must not block. An error means that nothing was sent and done is not called.
+func (c *Caller) Start(req *Request, done func(*Error)) (*Call, error) {
 	for i := range req.Tensors {
 		if err := req.Tensors[i].Validate(); err != nil {
 			return nil, err
@@ -181,29 +182,60 @@ func (c *Call) Cancel(reason string) {
 	c.finished = true
 	c.caller.mu.Lock()
 	_, open := c.caller.open[c.id]
-	c.abandoned = time.Now()
+	c.abandoned, c.reason = time.Now(), reason
 	c.caller.mu.Unlock()
 	if open {
 		_ = c.caller.send(func(e *encoder) { e.cancel(Cancel{ID: c.id, Reason: reason}) })
 	}
 }
 
-// Overdue returns since when the peer owes the END of a call that was abandoned, or to read a request that cannot be sent although its timeout has passed; the oldest one if
-// there are several.
-func (c *Caller) Overdue() (since time.Time, ok bool) {
-	now := time.Now()
+// Recalled returns the reason given to [Caller.Recall] for this call, or "".
+func (c *Call) Recalled() string {
+	c.caller.mu.Lock()
+	defer c.caller.mu.Unlock()
+	if !c.abandoned.IsZero() {
+		return ""
+	}
+	return c.reason
+}
+
+// OpenCall is what is known of a call that its peer has not ended.
+type OpenCall struct {
+	ID        uint64
+	Sent      bool      // false while the request waits for the peer to make room
+	End       uint64    // position of the request's end in the outgoing stream, if Sent
+	Due       time.Time // when its timeout passes; zero: never
+	Abandoned time.Time // since when nobody waits for replies; zero while somebody does
+	Reason    string    // why it was abandoned, or the peer told to cancel it
+	Replies   uint64    // without END, so far
+	Held      bool      // the peer may not send: it has used all its credit
+}
+
+// AppendOpen appends a description of every open call to list, in no order.
+func (c *Caller) AppendOpen(list []OpenCall) []OpenCall {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, call := range c.open {
-		owed := call.abandoned
-		if !call.sent.Load() && call.due.Before(now) {
-			owed = call.due
+		o := OpenCall{ID: call.id, Sent: call.sent.Load(), Due: call.due, Abandoned: call.abandoned, Reason: call.reason, Replies: call.received, Held: call.received >= call.granted}
+		if o.Sent {
+			o.End = call.end
 		}
-		if !owed.IsZero() && (!ok || owed.Before(since)) {
-			since, ok = owed, true
-		}
+		list = append(list, o)
 	}
-	return since, ok
+	return list
+}
+
+// Recall tells the peer to cancel a call that its caller still waits for. It does nothing if the call has ended.
+func (c *Caller) Recall(id uint64, reason string) {
+	c.mu.Lock()
+	call := c.open[id]
+	if call != nil {
+		call.reason = reason
+	}
+	c.mu.Unlock()
+	if call != nil {
+		_ = c.send(func(e *encoder) { e.cancel(Cancel{ID: id, Reason: reason}) })
+	}
 }
 
 // send sends one message, unless Close was called.
@@ -321,7 +353,7 @@ func (c *Caller) deliver(r *Reply, size int) error {
 		return protocolErrorf("the peer sent more replies to request %d than it was granted", r.ID)
 	}
 	if r.End && call.done != nil {
-		call.done() // first: whoever sees the END may count on it
+		call.done(nil) // first: whoever sees the END may count on it
 	}
 	switch {
 	case abandoned:
@@ -342,7 +374,7 @@ func (c *Caller) overdraw(call *Call, ended bool) {
 	}
 	if !ended {
 		c.mu.Lock()
-		call.abandoned = time.Now()
+		call.abandoned, call.reason = time.Now(), e.Reason
 		closed := c.closed != nil
 		if !closed {
 			c.sending.Add(1)
@@ -397,7 +429,7 @@ func (c *Caller) Close(refuse *Error, end func(sent uint64) *Error) {
 	for _, call := range open {
 		reply := &Reply{ID: call.id, End: true, Err: end(call.end)}
 		if call.done != nil {
-			call.done()
+			call.done(reply.Err)
 		}
 		call.queue <- arrival{reply: reply} // fits: see queue
 	}

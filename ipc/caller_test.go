@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -77,12 +79,12 @@ func TestCloseWaitsForWhoeverSends(t *testing.T) {
 }
 
 // A request that does not fit into what the peer leaves unread holds its sender up. Its timeout cannot end that, but whoever owns the peer can.
-func TestARequestThatCannotBeSentIsOverdue(t *testing.T) {
+func TestARequestThatCannotBeSentIsOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tr := &clogged{freed: make(chan struct{}), leaving: make(chan struct{})}
 		close(tr.leaving)
 		c := NewCaller(tr, Events{})
-		due := time.Now().Add(time.Second)
+		begin := time.Now()
 		sent := make(chan error)
 		for _, timeout := range []time.Duration{0, time.Hour, time.Second, time.Minute} {
 			go func() {
@@ -91,12 +93,19 @@ func TestARequestThatCannotBeSentIsOverdue(t *testing.T) {
 			}()
 		}
 		synctest.Wait()
-		if since, ok := c.Overdue(); ok {
-			t.Errorf("overdue since %v, before any timeout", since)
+		due := map[time.Duration]int{}
+		for _, o := range c.AppendOpen(nil) {
+			if o.Sent || o.Held || o.Replies != 0 || !o.Abandoned.IsZero() {
+				t.Errorf("%+v", o)
+			}
+			if o.Due.IsZero() {
+				due[0]++
+			} else {
+				due[o.Due.Sub(begin)]++
+			}
 		}
-		<-time.After(2 * time.Minute) // by the bubble's clock
-		if since, ok := c.Overdue(); !ok || !since.Equal(due) {
-			t.Errorf("overdue since %v (%v), want %v", since, ok, due)
+		if want := map[time.Duration]int{0: 1, time.Second: 1, time.Minute: 1, time.Hour: 1}; !maps.Equal(due, want) {
+			t.Errorf("due %v, want %v", due, want)
 		}
 		_ = tr.Close()
 		for range 4 {
@@ -104,10 +113,82 @@ func TestARequestThatCannotBeSentIsOverdue(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if since, ok := c.Overdue(); ok {
-			t.Errorf("overdue since %v, although nothing is open", since)
+		if open := c.AppendOpen(nil); len(open) > 0 {
+			t.Errorf("open %+v, although nothing was sent", open)
 		}
 	})
+}
+
+// What a call's owner can see of it from outside: progress, credit, and who has lost interest.
+func TestAppendOpen(t *testing.T) {
+	a, b := net.Pipe()
+	c := NewCaller(NewSocket(a, 1<<20, 0), Events{})
+	peer := NewSocket(b, 1<<20, 0)
+	heard := make(chan []byte, 16)
+	go func() {
+		defer close(heard)
+		for {
+			m, err := peer.Recv()
+			if err != nil {
+				return
+			}
+			heard <- m
+		}
+	}()
+	call, err := c.Start(&Request{Credit: 2}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-heard
+	one := func() OpenCall {
+		t.Helper()
+		open := c.AppendOpen(nil)
+		if len(open) != 1 {
+			t.Fatalf("open: %+v", open)
+		}
+		return open[0]
+	}
+	if o := one(); !o.Sent || o.End == 0 || o.Held || o.Replies != 0 || !o.Due.IsZero() {
+		t.Errorf("at first %+v", o)
+	}
+	for range 2 {
+		if err := c.deliver(&Reply{ID: call.id}, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if o := one(); !o.Held || o.Replies != 2 {
+		t.Errorf("without credit %+v", o)
+	}
+	if _, err := call.Recv(t.Context()); err != nil { // half the window: credit is granted
+		t.Fatal(err)
+	}
+	<-heard
+	if o := one(); o.Held || o.Replies != 2 {
+		t.Errorf("with new credit %+v", o)
+	}
+	c.Recall(call.id, "hang_timeout")
+	if m, err := Decode(<-heard); err != nil || m != (Cancel{call.id, "hang_timeout"}) {
+		t.Errorf("a recall says %+v, %v", m, err)
+	}
+	if o := one(); o.Reason != "hang_timeout" || !o.Abandoned.IsZero() {
+		t.Errorf("recalled %+v", o)
+	}
+	call.Cancel("cancelled")
+	<-heard
+	if o := one(); o.Reason != "cancelled" || o.Abandoned.IsZero() {
+		t.Errorf("abandoned %+v", o)
+	}
+	if err := c.deliver(&Reply{ID: call.id, End: true}, 1); err != nil {
+		t.Fatal(err)
+	}
+	if open := c.AppendOpen(nil); len(open) > 0 {
+		t.Errorf("open after the END: %+v", open)
+	}
+	c.Recall(call.id, "late") // says nothing
+	_ = a.Close()
+	if m, ok := <-heard; ok {
+		t.Errorf("heard %x after the end", m)
+	}
 }
 
 // A caller that has seen the END may ask again at once: the place that its call had is free.
@@ -118,7 +199,7 @@ func TestDoneComesBeforeTheEND(t *testing.T) {
 	} {
 		c := NewCaller(&clogged{}, Events{})
 		call := &Call{caller: c, id: 1, window: newWindow(1, false), queue: make(chan arrival, 2)}
-		call.done = func() {
+		call.done = func(*Error) {
 			if len(call.queue) > 0 {
 				t.Errorf("%s: the END is there before done was called", name)
 			}

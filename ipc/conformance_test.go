@@ -171,7 +171,7 @@ func TestCancelReachesTheHandler(t *testing.T) {
 		})
 		c := ask(t, p.asking, Events{})
 		ended := make(chan struct{})
-		call, err := c.Start(&Request{}, func() { close(ended) })
+		call, err := c.Start(&Request{}, func(*Error) { close(ended) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -241,7 +241,7 @@ func TestCancelFreesAHandlerThatWaitsForCredit(t *testing.T) {
 		})
 		c := ask(t, p.asking, Events{})
 		ended := make(chan struct{})
-		call, err := c.Start(&Request{Credit: 1}, func() { close(ended) })
+		call, err := c.Start(&Request{Credit: 1}, func(*Error) { close(ended) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -260,7 +260,7 @@ func TestRepliesOfAnAbandonedCallAreDropped(t *testing.T) {
 		c := ask(t, p.asking, Events{})
 		var done atomic.Int64
 		ended := make(chan struct{})
-		call, err := c.Start(&Request{Credit: 2}, func() { done.Add(1); close(ended) })
+		call, err := c.Start(&Request{Credit: 2}, func(*Error) { done.Add(1); close(ended) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -369,7 +369,7 @@ func TestAnAbsurdCreditIsLimited(t *testing.T) {
 func TestStartRefusesBadTensors(t *testing.T) {
 	onEach(t, pairOptions{}, func(t *testing.T, p pair) {
 		c := ask(t, p.asking, Events{})
-		_, err := c.Start(&Request{Tensors: []Tensor{{"x", "float32", []uint64{2}, make([]byte, 7)}}}, func() { t.Error("done was called") })
+		_, err := c.Start(&Request{Tensors: []Tensor{{"x", "float32", []uint64{2}, make([]byte, 7)}}}, func(*Error) { t.Error("done was called") })
 		wantError(t, err, InvalidArgument, "bad_tensor")
 		pingPong(t, c, p.answering) // nothing else was sent
 	})
@@ -379,7 +379,7 @@ func TestStartRefusesWhatIsTooLarge(t *testing.T) {
 	onEach(t, pairOptions{askingLimit: 1000}, func(t *testing.T, p pair) {
 		serve(t, p.answering, ServeConfig{}, echoAll)
 		c := ask(t, p.asking, Events{})
-		_, err := c.Start(&Request{Context: make([]byte, 1000)}, func() { t.Error("done was called") })
+		_, err := c.Start(&Request{Context: make([]byte, 1000)}, func(*Error) { t.Error("done was called") })
 		wantError(t, err, ResourceExhausted, "too_large")
 		if _, err := unary(bounded(t), c.Caller, &Request{}); err != nil {
 			t.Errorf("the next call: %v", err)
@@ -392,7 +392,7 @@ func TestAnEndBeforeTheRequest(t *testing.T) {
 	onEach(t, pairOptions{}, func(t *testing.T, p pair) {
 		done := make(chan struct{})
 		c := ask(t, &overtaken{Transport: p.asking, t: t, peer: p.answering, ended: done}, Events{})
-		call, err := c.Start(&Request{}, func() { close(done) })
+		call, err := c.Start(&Request{}, func(*Error) { close(done) })
 		if err != nil {
 			t.Fatalf("done was called, and Start says %v", err)
 		}
@@ -430,7 +430,7 @@ func TestEveryCallEndsOnceWhenTheTransportDies(t *testing.T) {
 		var done [calls]atomic.Int64
 		results := make(chan result, calls)
 		for i := range calls {
-			call, err := c.Start(&Request{Credit: uint32(i % 4)}, func() { done[i].Add(1) })
+			call, err := c.Start(&Request{Credit: uint32(i % 4)}, func(*Error) { done[i].Add(1) })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -484,7 +484,7 @@ func TestEveryCallEndsOnceWhenTheTransportDies(t *testing.T) {
 				t.Errorf("done of call %d was called %d times", i, n)
 			}
 		}
-		if _, err := c.Start(&Request{}, func() { t.Error("done of a refused call") }); !errors.Is(err, refused) {
+		if _, err := c.Start(&Request{}, func(*Error) { t.Error("done of a refused call") }); !errors.Is(err, refused) {
 			t.Errorf("Start after the end: %v, want %v", err, refused)
 		}
 	})
@@ -556,7 +556,7 @@ func TestStartRacesWithTheEnd(t *testing.T) {
 		for range 8 {
 			group.Go(func() {
 				for i := 0; ; i++ {
-					call, err := c.Start(&Request{}, func() { done.Add(1) })
+					call, err := c.Start(&Request{}, func(*Error) { done.Add(1) })
 					if err != nil {
 						return
 					}

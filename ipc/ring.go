@@ -84,3 +84,6 @@ func (r *Ring) Close() error {
 
 // Consumed reports whether the peer had taken everything up to the position end. It means something only once the peer is dead.
 func (r *Ring) Consumed(end uint64) (bool, error) { return r.out.Consumed(end) }
+
+// Taken returns the position up to which the peer says that it has read. It is not checked; the peer may be alive.
+func (r *Ring) Taken() uint64 { return r.out.Taken() }

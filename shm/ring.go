@@ -171,6 +171,9 @@ func (p *Producer) Consumed(end uint64) (bool, error) {
 	return p.head >= end, nil
 }
 
+// Taken returns the position up to which the peer says that it has read. It is not checked: good for a look at a live peer from outside, and it does not wait for a Send that waits.
+func (p *Producer) Taken() uint64 { return p.headWord.Load() }
+
 // gather reads the concatenation of parts from front to back.
 type gather struct {
 	parts [][]byte // never written to: it is the caller's

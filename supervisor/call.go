@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -18,31 +19,41 @@ const maxCredit = 64
 // Call sends a request to a worker of its pool and returns the replies. Without req.Timeout the pool's applies. ctx governs the whole request: when it ends, the worker is told to cancel and the call's
 // place in the worker stays taken until the worker has done so. The caller takes replies until an error or END, or calls Cancel.
 //
-// A request whose worker dies before reading it goes to another worker, silently. req and what it refers to must not change until the first reply.
+// A request whose worker dies before reading it goes to another worker, silently. One that it had read is tried once more if its action is idempotent and no reply has come yet, else it ends with ABORTED/worker_lost; one that
+// was in hand at two deaths is refused with ABORTED/poison_request. req and what it refers to must not change before the call has ended.
 //
-// Errors are [*ipc.Error]: NOT_FOUND, INVALID_ARGUMENT, RESOURCE_EXHAUSTED/queue_full, UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED; see docs/protocol.md, section 8.
+// Errors are [*ipc.Error]: NOT_FOUND, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, ABORTED, DEADLINE_EXCEEDED, CANCELLED; see docs/protocol.md, section 8.
 func (s *Supervisor) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
 	if req.Pool == ControlPool {
 		return s.control(ctx, req)
 	}
-	p := s.pools[req.Pool]
-	if p == nil {
-		return nil, ipc.Errorf(ipc.NotFound, "unknown_pool", "there is no pool %q; there are %s", req.Pool, strings.Join(slices.Sorted(maps.Keys(s.pools)), ", "))
+	p, err := s.pool(req.Pool)
+	if err != nil {
+		return nil, err
 	}
 	if err := validate(req); err != nil {
 		return nil, err
 	}
 	timeout := req.Timeout
 	if timeout <= 0 {
-		timeout = p.cfg.Timeout
+		timeout = p.config().Timeout
 	}
 	a := &answer{pool: p, req: *req, parent: ctx}
 	a.ctx, a.stop = context.WithTimeout(ctx, timeout)
-	if err := a.send(a.ctx, false); err != nil {
+	if err := a.send(a.ctx, false, false); err != nil {
 		a.stop()
 		return nil, err
 	}
 	return a, nil
+}
+
+// pool returns a pool by its name.
+func (s *Supervisor) pool(name string) (*pool, error) {
+	pools := *s.pools.Load()
+	if p := pools[name]; p != nil {
+		return p, nil
+	}
+	return nil, ipc.Errorf(ipc.NotFound, "unknown_pool", "there is no pool %q; there are %s", name, strings.Join(slices.Sorted(maps.Keys(pools)), ", "))
 }
 
 // validate checks what a worker would take for a broken supervisor.
@@ -59,21 +70,42 @@ func validate(req *ipc.Request) error {
 }
 
 // answer is one request's way through workers; the [ipc.Replies] of Call.
+//
+//	send ──▶ replies … END
+//	  ▲        │ the worker died
+//	  │        ├─ it had not read the request ─────────▶ send again, at once
+//	  └────────┼─ it had; idempotent, nothing came yet ▶ send again after a pause, alone in its worker; once
+//	           └─ else ────────────────────────────────▶ ABORTED/worker_lost, or poison_request after the second death
 type answer struct {
-	pool   *pool
-	req    ipc.Request
-	parent context.Context
-	ctx    context.Context // parent with the request's deadline
-	stop   context.CancelFunc
-	call   *ipc.Call
-	begun  bool // a reply has been handed out: no other worker may begin again
+	pool    *pool
+	req     ipc.Request
+	parent  context.Context
+	ctx     context.Context // parent with the request's deadline
+	stop    context.CancelFunc
+	waiter  waiter
+	lease   *lease
+	call    *ipc.Call
+	begun   bool   // a reply has been handed out: no other worker may begin again
+	retried bool   // it was tried a second time
+	deaths  int    // of workers that had read it
+	digest  uint64 // of the request, once it was needed
+	ended   bool
 }
 
-// send leases a place and sends the request there; a worker that dies meanwhile is replaced by another. again says that the request was accepted before.
-func (a *answer) send(ctx context.Context, again bool) error {
+// send leases a place and sends the request there; a worker that dies meanwhile is replaced by another. again says that the request was accepted before, alone that it is to share its worker with no other.
+func (a *answer) send(ctx context.Context, again, alone bool) error {
 	for ; ; again = true {
-		l, err := a.pool.acquire(ctx, a.req.Action, again)
+		known, err := a.suspected()
 		if err != nil {
+			return err
+		}
+		a.waiter = waiter{client: a.req.Client, action: a.req.Action, again: again, alone: alone || known}
+		l, err := a.pool.acquire(ctx, &a.waiter)
+		if err != nil {
+			return err
+		}
+		if _, err := a.suspected(); err != nil { // found out while it waited
+			l.unused(false)
 			return err
 		}
 		deadline, _ := a.ctx.Deadline()
@@ -82,7 +114,7 @@ func (a *answer) send(ctx context.Context, again bool) error {
 		req.Credit = min(req.Credit, maxCredit)
 		call, err := l.inc.caller.Start(&req, l.release)
 		if err == nil {
-			a.call = call
+			a.lease, a.call = l, call
 			return nil
 		}
 		l.unused(died(err))
@@ -90,6 +122,32 @@ func (a *answer) send(ctx context.Context, again bool) error {
 			return ipc.AsError(err)
 		}
 	}
+}
+
+// suspected reports whether a worker has died with a request like this one in hand. If two have, it is refused.
+func (a *answer) suspected() (bool, error) {
+	if !a.pool.suspects.any() {
+		return false, nil
+	}
+	deaths, left := a.pool.suspects.look(a.identify(), time.Now())
+	if deaths >= poisonDeaths {
+		return true, a.poisonous(left)
+	}
+	return deaths > 0, nil
+}
+
+func (a *answer) poisonous(left time.Duration) *ipc.Error {
+	err := ipc.Errorf(ipc.Aborted, "poison_request", "%d workers of pool %s died while they had this request, so it is given to no other; look at their last lines in the log, and change the request or the worker", poisonDeaths, a.pool.name)
+	err.RetryAfter = left
+	return err
+}
+
+// identify returns the request's digest.
+func (a *answer) identify() uint64 {
+	if a.digest == 0 {
+		a.digest = a.pool.suspects.digest(&a.req)
+	}
+	return a.digest
 }
 
 // died reports whether err, of a Start or Ping, says that the process cannot be sent anything any more.
@@ -106,28 +164,96 @@ func (a *answer) Recv(ctx context.Context) (*ipc.Reply, error) {
 		defer context.AfterFunc(recv, func() { cancel(context.Cause(recv)) })()
 		ctx = merged
 	}
+	if a.ended {
+		return nil, io.EOF
+	}
 	for {
 		r, err := a.call.Recv(ctx)
-		if errors.Is(err, unread) && !a.begun {
-			if err := a.send(ctx, true); err != nil {
-				a.stop()
-				return nil, err
+		if err == nil {
+			a.begun = true
+			if r.End {
+				a.acquit()
+				a.finish()
 			}
-			continue
+			return r, nil
 		}
-		if errors.Is(err, unread) { // the worker answered what it had not read
-			err = ipc.Errorf(ipc.Aborted, "worker_lost", "the worker died while it had the request; try again if the action may run twice")
+		if err = a.recover(ctx, err); err != nil {
+			a.finish()
+			return nil, err
 		}
-		if err != nil || r.End {
-			a.stop()
-		}
-		a.begun = true
-		return r, err
 	}
+}
+
+// recover deals with the end of an attempt that failed: nil if there is another one under way now, else the request's error.
+func (a *answer) recover(ctx context.Context, err error) error {
+	e := ipc.AsError(err)
+	switch {
+	case e == a.lease.inc.lost.Load():
+		return a.lost(ctx, e)
+	case e == unread && !a.begun:
+		return a.send(ctx, true, false)
+	case e == unread: // the worker answered what it had not read
+		return ipc.Errorf(ipc.Aborted, "worker_lost", "the worker died while it had the request; try again if the action may run twice")
+	case ctx.Err() != nil: // it was we who gave up
+		a.lease.abandon(a.identify())
+		return err
+	}
+	a.acquit()
+	if a.call.Recalled() == hangReason && (e.Code == ipc.Cancelled || e.Code == ipc.DeadlineExceeded) {
+		return ipc.Errorf(ipc.DeadlineExceeded, hangReason, "the worker made no progress with the request for %v (hang_timeout) and was told to cancel it", a.pool.config().HangTimeout)
+	}
+	return err
+}
+
+// lost deals with the death of a worker that had read the request.
+func (a *answer) lost(ctx context.Context, lost *ipc.Error) error {
+	if a.lease.inc.blame {
+		a.deaths++
+		if deaths := a.pool.suspects.died(a.identify(), a.lease.inc.serial, time.Now()); max(deaths, a.deaths) >= poisonDeaths {
+			a.pool.log.Error("a request is poison: two workers died with it in hand; it is refused from now on", "action", a.req.Action, "trace_id", a.req.TraceID, "client_pid", a.req.Client.PID, "for", suspectTTL)
+			return a.poisonous(suspectTTL)
+		}
+	}
+	if a.begun || a.retried || !a.pool.idempotent(a.req.Action) {
+		return lost
+	}
+	a.retried = true
+	pause := time.NewTimer(retryPause(rand.Float64()))
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+	case <-ctx.Done():
+		return ipc.AsError(context.Cause(ctx))
+	}
+	return a.send(ctx, true, true)
+}
+
+// retryFirst is about how long a request waits before it is tried a second time.
+const retryFirst = 50 * time.Millisecond
+
+// retryPause spreads requests whose worker died by up to half of the pause, either way; jitter is in [0, 1).
+func retryPause(jitter float64) time.Duration {
+	return time.Duration(float64(retryFirst) * (0.5 + jitter))
+}
+
+// acquit clears a suspect that its worker has answered.
+func (a *answer) acquit() {
+	if a.pool.suspects.any() {
+		a.pool.suspects.clear(a.identify())
+	}
+}
+
+// finish ends the request.
+func (a *answer) finish() {
+	a.ended = true
+	a.stop()
 }
 
 // Cancel implements [ipc.Replies].
 func (a *answer) Cancel(reason string) {
+	if !a.ended {
+		a.lease.abandon(a.identify())
+		a.finish()
+	}
 	a.call.Cancel(reason)
-	a.stop()
 }

@@ -1,8 +1,10 @@
 package supervisor
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/ringmasterd/ringmaster/ipc"
@@ -13,7 +15,12 @@ type Config struct {
 	Pools      []PoolConfig
 	MaxMessage int          // bytes, both ways; 0: 64 MiB
 	Logger     *slog.Logger // nil: slog.Default()
-	Executable string       // a ringmaster binary: serves builtin pools (`EXECUTABLE worker --builtin NAME`) and guards process groups (`EXECUTABLE guard`); "": no builtin pools, no guard
+	Executable string       // a ringmaster binary: serves builtin pools (`EXECUTABLE worker --builtin NAME`), guards process groups (`EXECUTABLE guard`) and confines workers (`EXECUTABLE confine`); "": no builtin pools, no guard, no rlimits, user or group
+
+	DrainTimeout time.Duration // for the requests that run when the supervisor is told to end; 0: 30 s
+
+	// OnReload answers the control request `reload`, after reading the configuration again and giving it to [Supervisor.Reload]; nil: there is nothing to read, and the request is refused.
+	OnReload func(context.Context) (ReloadAnswer, error)
 }
 
 // PoolConfig describes workers that serve the same model or code and are interchangeable.
@@ -23,6 +30,7 @@ type PoolConfig struct {
 	Builtin      string            // name of a builtin action set; exclusive with Command
 	Dir          string            // working directory; "": the supervisor's
 	Env          map[string]string // added to the worker's environment
+	EnvPass      []string          // variables of the supervisor that workers inherit besides the usual ones: NAME, PREFIX* or *
 	Workers      int               // slots; 0: 1
 	Concurrency  int               // requests in one worker at a time; 0: 1
 	Devices      Devices
@@ -31,8 +39,24 @@ type PoolConfig struct {
 	Queue        int           // requests that may wait for a worker; 0: 256, -1: none
 	Timeout      time.Duration // a request's deadline if it brings none; 0: 60 s
 	StartTimeout time.Duration // from spawn to ready; 0: 5 min
+	HangTimeout  time.Duration // without a reply, though the requester would take one: the request is cancelled, and a worker that does not end it is killed; 0: only the deadline counts
+	Grace        time.Duration // from a request's cancellation or deadline until a worker that has not ended it is killed; 0: 5 s
+	Replace      Replace       // "": auto
 	Limits       Limits
+	Rlimits      map[string]uint64 // soft and hard limits by setrlimit(2)'s names: as, core (if not given: 0), data, fsize, memlock, nofile, nproc, stack; [Unlimited] takes one away
+	User, Group  string            // whom workers run as, names or numbers; "": as the supervisor. Needs root
+	CPUs         []int             // that workers run on; nil: wherever the supervisor may
 }
+
+// Replace says in which order a worker is replaced by another that takes its place.
+type Replace string
+
+// The orders there are.
+const (
+	ReplaceAuto Replace = "auto"        // start-first for workers without devices, else stop-first
+	StartFirst  Replace = "start-first" // the new one is ready before the old one goes; for a while there are both
+	StopFirst   Replace = "stop-first"  // the old one is gone before the new one starts
+)
 
 // Balance names a way to choose among the workers that can take a request.
 type Balance string
@@ -50,11 +74,13 @@ type Devices struct {
 	List []int // dealt out to the slots in turn; nil (and not None): auto, every GPU of the machine dealt out likewise, or the variable left alone where there is none
 }
 
-// Limits recycle a worker between requests; a zero field is no limit. Requests and Lifetime are shortened by up to a tenth at random, so that workers do not go all at once.
+// Limits recycle a worker between requests; a zero field is no limit. Each is lowered by up to a tenth at random, so that workers do not go all at once.
 type Limits struct {
 	RSS      uint64        // bytes
+	VRAM     uint64        // bytes of the GPUs' memory, as nvidia-smi tells
 	Requests uint64        // answered by one process
 	Lifetime time.Duration // of one process
+	Idle     time.Duration // since one that has answered requests ended its last
 }
 
 // ControlPool is the pool name under which the supervisor itself answers requests.
@@ -69,6 +95,7 @@ const (
 	maxQueue            = 1 << 20
 	minMessage          = 64 << 10
 	maxMaxMessage       = 1 << 30
+	maxDrainTimeout     = 24 * time.Hour
 )
 
 // FieldError is a bad value in a [Config]: which field, the value, and what would be right.
@@ -91,6 +118,9 @@ func (e *FieldError) Error() string {
 func (c *Config) Validate() error {
 	if c.MaxMessage != 0 && (c.MaxMessage < minMessage || c.MaxMessage > maxMaxMessage) {
 		return &FieldError{"", "max_message", c.MaxMessage, "use a size from 64KiB to 1GiB"}
+	}
+	if c.DrainTimeout < 0 || c.DrainTimeout > maxDrainTimeout {
+		return &FieldError{"", "drain_timeout", c.DrainTimeout, "use a duration up to 24h, such as 30s"}
 	}
 	if len(c.Pools) == 0 {
 		return &FieldError{"", "pools", "(none)", "name at least one pool, for example `echo: {builtin: echo}`"}
@@ -132,8 +162,16 @@ func (p *PoolConfig) validate() error {
 		return bad("timeout", p.Timeout, "use a positive duration such as 60s")
 	case p.StartTimeout < 0:
 		return bad("start_timeout", p.StartTimeout, "use a positive duration such as 5m")
+	case p.HangTimeout < 0:
+		return bad("hang_timeout", p.HangTimeout, "use a positive duration such as 30s")
+	case p.Grace < 0:
+		return bad("grace", p.Grace, "use a positive duration such as 5s")
+	case !slices.Contains([]Replace{"", ReplaceAuto, StartFirst, StopFirst}, p.Replace):
+		return bad("replace", string(p.Replace), "use auto, start-first or stop-first")
 	case p.Limits.Lifetime < 0:
 		return bad("limits.lifetime", p.Limits.Lifetime, "use a positive duration such as 24h")
+	case p.Limits.Idle < 0:
+		return bad("limits.idle", p.Limits.Idle, "use a positive duration such as 10m")
 	}
 	for _, d := range p.Devices.List {
 		if d < 0 {
@@ -154,7 +192,7 @@ func (p *PoolConfig) validate() error {
 	default:
 		return bad("balance", string(p.Balance), "use least-connection, round-robin or weighted")
 	}
-	return nil
+	return p.validateConfinement()
 }
 
 // withDefaults returns a copy in which every default is filled in.
@@ -164,6 +202,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
+	}
+	if c.DrainTimeout == 0 {
+		c.DrainTimeout = DefaultDrainTimeout
 	}
 	pools := make([]PoolConfig, len(c.Pools))
 	for i, p := range c.Pools {
@@ -183,6 +224,9 @@ func (c Config) withDefaults() Config {
 		}
 		if p.Balance == "" {
 			p.Balance = LeastConnection
+		}
+		if p.Replace == "" {
+			p.Replace = ReplaceAuto
 		}
 		pools[i] = p
 	}

@@ -45,6 +45,7 @@ func TestValidate(t *testing.T) {
 		"pools.ocr.weights: []: balance: weighted needs one weight for each of the 1 workers": pool(func(p *PoolConfig) { p.Balance = Weighted }),
 		"pools.ocr.weights: 0: use weights from 1 to 1000":                                    pool(func(p *PoolConfig) { p.Balance, p.Weights = Weighted, []int{0} }),
 		"pools.ocr.weights: 1001: use weights from 1 to 1000":                                 pool(func(p *PoolConfig) { p.Balance, p.Weights = Weighted, []int{1001} }),
+		"drain_timeout: -1s: use a duration up to 24h, such as 30s":                           {DrainTimeout: -time.Second, Pools: pool(func(*PoolConfig) {}).Pools},
 		"pools.ocr.balance: hash: use least-connection, round-robin or weighted":              pool(func(p *PoolConfig) { p.Balance = "hash" }),
 	} {
 		err := cfg.Validate()
@@ -87,7 +88,7 @@ func TestJitteredLimits(t *testing.T) {
 	if got := l.jittered(0); got != l {
 		t.Errorf("not shortened at all: %+v", got)
 	}
-	if got, want := l.jittered(0.5), (Limits{RSS: 1 << 30, Requests: 950, Lifetime: 57 * time.Minute}); got != want {
+	if got, want := l.jittered(0.5), (Limits{RSS: 1020054733, Requests: 950, Lifetime: 57 * time.Minute}); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	if got := l.jittered(math.Nextafter(1, 0)); got.Requests < 900 || got.Lifetime < 54*time.Minute {

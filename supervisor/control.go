@@ -3,9 +3,6 @@ package supervisor
 import (
 	"context"
 	"io"
-	"maps"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/ringmasterd/ringmaster/internal/version"
@@ -52,8 +49,13 @@ func (s *Supervisor) control(ctx context.Context, req *ipc.Request) (ipc.Replies
 				break
 			}
 		}
+	case "reload":
+		if s.cfg.OnReload == nil {
+			return nil, ipc.Errorf(ipc.Unimplemented, "reload", "this server has no configuration file to read again")
+		}
+		result, err = s.cfg.OnReload(ctx)
 	default:
-		return nil, ipc.Errorf(ipc.NotFound, "unknown_action", "pool %s has no action %q; it has drain, health, restart, status, version", ControlPool, req.Action)
+		return nil, ipc.Errorf(ipc.NotFound, "unknown_action", "pool %s has no action %q; it has drain, health, reload, restart, status, version", ControlPool, req.Action)
 	}
 	if err != nil {
 		return nil, err
@@ -65,20 +67,22 @@ func (s *Supervisor) control(ctx context.Context, req *ipc.Request) (ipc.Replies
 	return &single{body: body}, nil
 }
 
+// ReloadAnswer is the answer to a reload request.
+type ReloadAnswer struct {
+	Reloaded
+	NeedsRestart []string `json:"needs_restart" msgpack:"needs_restart"` // keys of the file whose new values count only once the server is started anew
+}
+
 // chosen returns the named pool, or all of them in order of name for "".
 func (s *Supervisor) chosen(name string) ([]*pool, error) {
-	names := slices.Sorted(maps.Keys(s.pools))
-	if name != "" {
-		if s.pools[name] == nil {
-			return nil, ipc.Errorf(ipc.NotFound, "unknown_pool", "there is no pool %q; there are %s", name, strings.Join(names, ", "))
-		}
-		names = []string{name}
+	if name == "" {
+		return s.all(), nil
 	}
-	pools := make([]*pool, len(names))
-	for i, n := range names {
-		pools[i] = s.pools[n]
+	p, err := s.pool(name)
+	if err != nil {
+		return nil, err
 	}
-	return pools, nil
+	return []*pool{p}, nil
 }
 
 // healthTimeout bounds a health check that brings no deadline of its own.

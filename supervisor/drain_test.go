@@ -34,8 +34,16 @@ func pids(st PoolStatus) []int {
 }
 
 func TestRollingRestartLosesNothing(t *testing.T) {
+	for _, order := range []Replace{StartFirst, StopFirst} {
+		t.Run(string(order), func(t *testing.T) { testRollingRestart(t, order) })
+	}
+}
+
+func testRollingRestart(t *testing.T, order Replace) {
 	const restarts, callers = 3, 8
-	h := run(t, builtin(2, 4)).waitReady()
+	cfg := builtin(2, 4)
+	cfg.Replace = order
+	h := run(t, cfg).waitReady()
 	before := pids(h.allReady("test"))
 	ctx, cancel := context.WithCancel(t.Context())
 	var calls atomic.Int64
@@ -78,7 +86,9 @@ func TestRollingRestartLosesNothing(t *testing.T) {
 
 // A restart waits for what runs, and has queued requests answered by the next process.
 func TestRestartWaitsForWhatRuns(t *testing.T) {
-	h := runWith(t, func(s *Supervisor) { s.endGrace = 20 * time.Millisecond }, builtin(1, 1), other()).waitReady()
+	cfg := builtin(1, 1)
+	cfg.Replace = StopFirst
+	h := runWith(t, func(s *Supervisor) { s.endGrace = 20 * time.Millisecond }, cfg, other()).waitReady()
 	running := h.hold("test")
 	queued := h.start(testContext(t), request(t, "test", "echo", nil))
 	h.busy(1, 1)

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +13,7 @@ import (
 )
 
 // hungSoon has a worker killed that is a little late with the end of an abandoned request.
-func hungSoon(s *Supervisor) { s.hungGrace = 100 * time.Millisecond }
+func hungSoon(s *Supervisor) { s.hungGrace, s.endGrace = 100*time.Millisecond, 100*time.Millisecond }
 
 // Whatever holds a request up, its caller is told when the deadline passes; the worker is killed a little later, and replaced.
 func TestHangingWorkerIsReplaced(t *testing.T) {
@@ -72,7 +73,7 @@ func TestStoppedWorkerAndALargeRequest(t *testing.T) {
 	// Nobody waits for the others when somebody wants to know how the worker is.
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if health := h.pools["test"].health(ctx); health.OK || !strings.Contains(health.Error, "DEADLINE_EXCEEDED") {
+	if health := h.all()[0].health(ctx); health.OK || !strings.Contains(health.Error, "DEADLINE_EXCEEDED") {
 		t.Errorf("health %+v", health)
 	}
 	for _, end := range append(others, first) {
@@ -102,5 +103,132 @@ func TestSlowReaderIsNoHang(t *testing.T) {
 	}
 	if w := h.worker("test", 0); w.Restarts != 0 {
 		t.Errorf("restarted: %+v", w.LastExit)
+	}
+}
+
+// quietRequest is one whose first runs say nothing; see quiet.
+func quietRequest(t *testing.T, file string, deaf bool, times int) *ipc.Request {
+	t.Helper()
+	return request(t, "test", "quiet", map[string]any{"file": file, "line": "x", "deaf": deaf, "times": times})
+}
+
+// A request without progress is cancelled after hang_timeout, long before its deadline. A worker that obeys lives on.
+func TestHangTimeoutCancels(t *testing.T) {
+	cfg := builtin(1, 2)
+	cfg.HangTimeout = 100 * time.Millisecond
+	h := run(t, cfg).waitReady()
+	beside := h.hold("test") // waits for its caller, not for the worker
+	file := filepath.Join(t.TempDir(), "record")
+	_, err := h.call(testContext(t), quietRequest(t, file, false, 1000))
+	if e := wantError(t, err, ipc.DeadlineExceeded, "hang_timeout"); !strings.Contains(e.Message, "100ms") {
+		t.Errorf("message %q", e.Message)
+	}
+	if err := beside.finish(); err != nil {
+		t.Error(err)
+	}
+	if w := h.worker("test", 0); w.Restarts != 0 {
+		t.Errorf("restarted: %+v", w.LastExit)
+	}
+}
+
+// One that does not is killed, and what it had is tried again where that is allowed.
+func TestHangTimeoutKills(t *testing.T) {
+	cfg := builtin(2, 1)
+	cfg.HangTimeout, cfg.Grace = 50*time.Millisecond, 50*time.Millisecond
+	h := runWith(t, func(s *Supervisor) { s.endGrace = 50 * time.Millisecond }, cfg).waitReady()
+	h.allReady("test")
+	file := filepath.Join(t.TempDir(), "record")
+	if _, err := h.call(testContext(t), quietRequest(t, file, true, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if got := recorded(t, file); len(got) != 2 {
+		t.Errorf("ran %v, want twice", got)
+	}
+	eventually(t, "the worker to be replaced", func() bool { return h.restarts() == 1 })
+	for _, w := range h.allReady("test").Workers {
+		if w.Restarts == 1 && (w.LastExit.Cause != "hung" || !strings.Contains(w.LastExit.Detail, "hang_timeout")) {
+			t.Errorf("last exit %+v", w.LastExit)
+		}
+	}
+}
+
+// SIGTERM comes before SIGKILL: a worker that can still end may end in its own way.
+func TestHungWorkerIsToldToTerminateFirst(t *testing.T) {
+	cfg := villainPool(t, "deaf")
+	cfg.Grace = 50 * time.Millisecond
+	h := runWith(t, func(s *Supervisor) { s.backoffFirst, s.endGrace = time.Hour, time.Minute }, cfg).waitReady()
+	req := request(t, "test", "echo", nil)
+	req.Timeout = 20 * time.Millisecond
+	_, err := h.call(testContext(t), req)
+	wantError(t, err, ipc.DeadlineExceeded, "deadline")
+	if exit := h.lastExit(); exit.Cause != "hung" || !strings.Contains(exit.Detail, "signal: terminated") {
+		t.Errorf("last exit %+v", exit)
+	}
+}
+
+func TestHangWatch(t *testing.T) {
+	const grace, timeout = 5 * time.Second, 30 * time.Second
+	start := time.Now()
+	at := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
+	type look struct {
+		s     int // seconds
+		call  ipc.OpenCall
+		taken uint64
+		want  string // late, recall, hangs or ""
+	}
+	sent := ipc.OpenCall{ID: 1, Sent: true, End: 100}
+	with := func(c ipc.OpenCall, change func(*ipc.OpenCall)) ipc.OpenCall { change(&c); return c }
+	cancelled := with(sent, func(c *ipc.OpenCall) { c.Abandoned, c.Reason = at(10), "cancelled" })
+	recalled := with(sent, func(c *ipc.OpenCall) { c.Reason = hangReason })
+	held := with(sent, func(c *ipc.OpenCall) { c.Held = true })
+	replies := func(n uint64) ipc.OpenCall { return with(sent, func(c *ipc.OpenCall) { c.Replies = n }) }
+	unsent := ipc.OpenCall{ID: 1, Due: at(100)}
+	for name, looks := range map[string][]look{
+		"works, and is quiet":        {{0, sent, 100, ""}, {30, sent, 100, ""}},
+		"makes no progress":          {{0, sent, 100, ""}, {31, sent, 100, "recall"}, {32, recalled, 100, ""}, {37, recalled, 100, "hangs"}},
+		"yields":                     {{0, sent, 100, ""}, {29, replies(1), 100, ""}, {58, replies(2), 100, ""}, {89, replies(2), 100, "recall"}},
+		"yields on after its recall": {{0, sent, 100, ""}, {31, sent, 100, "recall"}, {32, with(recalled, func(c *ipc.OpenCall) { c.Replies = 5 }), 100, ""}, {37, with(recalled, func(c *ipc.OpenCall) { c.Replies = 9 }), 100, "hangs"}},
+		"waits for credit":           {{0, held, 100, ""}, {100, held, 100, ""}, {120, sent, 100, ""}, {131, sent, 100, "recall"}},
+		"is cancelled":               {{9, sent, 100, ""}, {11, cancelled, 100, "late"}, {12, cancelled, 100, ""}, {16, cancelled, 100, "hangs"}},
+		"is not read":                {{0, sent, 99, ""}, {5, sent, 99, ""}, {6, sent, 99, "hangs"}},
+		"is read at last":            {{0, sent, 99, ""}, {5, sent, 99, ""}, {6, sent, 100, ""}},
+		"other things are read":      {{0, sent, 50, ""}, {5, sent, 60, ""}, {10, sent, 60, ""}, {11, sent, 60, "hangs"}},
+		"cannot be sent":             {{0, unsent, 50, ""}, {6, unsent, 50, "hangs"}},
+		"is being sent, slowly":      {{0, unsent, 50, ""}, {5, unsent, 60, ""}, {10, unsent, 70, ""}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var h hangWatch
+			for _, l := range looks {
+				got := ""
+				for _, f := range h.look(at(l.s), hangLimits{grace: grace, timeout: timeout}, []ipc.OpenCall{l.call}, l.taken) {
+					switch {
+					case f.hangs != "":
+						got = "hangs"
+					case f.recall:
+						got = "recall"
+					case f.late:
+						got = "late"
+					}
+				}
+				if got != l.want {
+					t.Fatalf("after %d s: %q, want %q", l.s, got, l.want)
+				}
+			}
+		})
+	}
+	// An unread request waits its turn while the worker has another one in hand.
+	var h hangWatch
+	for s := range 20 {
+		second := ipc.OpenCall{ID: 2, Sent: true, End: 200}
+		if f := h.look(at(s), hangLimits{grace: grace}, []ipc.OpenCall{sent, second}, 100); len(f) > 0 {
+			t.Fatalf("after %d s: %+v", s, f)
+		}
+	}
+	if len(h.marks) != 2 {
+		t.Errorf("%d marks", len(h.marks))
+	}
+	h.look(at(21), hangLimits{}, nil, 100)
+	if len(h.marks) != 0 {
+		t.Errorf("%d marks of what has ended", len(h.marks))
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -46,6 +47,7 @@ type incarnation struct {
 	client   *plugin.Client
 	guard    *guard
 	started  time.Time
+	serial   uint64 // no other process of ours has it
 
 	shaken chan error      // capacity 1: the handshake's outcome
 	hello  chan *ipc.Hello // capacity 1: the worker is ready
@@ -55,9 +57,20 @@ type incarnation struct {
 	run     sync.WaitGroup // caller.Run
 	waiter  sync.WaitGroup // proc.wait
 
-	inFlight int    // guarded by the pool's mu
-	served   uint64 // guarded by the pool's mu
+	// Guarded by the pool's mu.
+	inFlight int
+	served   uint64    // requests that it ended
+	lastEnd  time.Time // of them
+	alone    bool      // it has a request that shares it with no other
+	probing  bool      // processes before it answered nothing: it is given one request at a time until it answers
+
+	// How calls end that the process had read when it died. Set before bury; blame before lost.
+	lost  atomic.Pointer[ipc.Error]
+	blame bool // they may be the reason: it was not told to go
 }
+
+// serials counts processes.
+var serials atomic.Uint64
 
 // launch describes the process to start.
 type launch struct {
@@ -69,6 +82,7 @@ type launch struct {
 	log       *slog.Logger
 	spawner   *spawner
 	guard     *guard
+	confine   *PoolConfig
 }
 
 // start begins an incarnation: segment, lifeline, process, handshake. The outcome of the handshake arrives on shaken.
@@ -86,7 +100,7 @@ func start(l launch) (*incarnation, error) {
 	seg.SetSupervisorState(shm.StateRun)
 	inc := &incarnation{
 		log: l.log, seg: seg, ring: ipc.SupervisorRing(seg, l.limit), lifeline: ours, guard: l.guard,
-		out: &outputLog{log: l.log}, started: time.Now(),
+		out: &outputLog{log: l.log}, started: time.Now(), serial: serials.Add(1),
 		shaken: make(chan error, 1), hello: make(chan *ipc.Hello, 1), broken: make(chan error, 1),
 	}
 	inc.caller = ipc.NewCaller(inc.ring, ipc.Events{Hello: inc.onHello})
@@ -103,7 +117,7 @@ func start(l launch) (*incarnation, error) {
 			_ = os.Remove(tmpDir) // for sockets that do not exist here; removed at once, so that a killed supervisor leaves none behind
 			spawn := func() error {
 				defer theirs.Close()
-				p, err := spawn(l.spawner, l.argv, append(cmd.Env, l.env...), l.dir, []*os.File{seg.File(), theirs})
+				p, err := l.spawner.spawn(command{l.argv, append(cmd.Env, l.env...), l.dir, []*os.File{seg.File(), theirs}, l.confine})
 				inc.proc = p
 				spawned <- err
 				return err
@@ -113,6 +127,9 @@ func start(l launch) (*incarnation, error) {
 	})
 	inc.waiter.Go(func() {
 		_, err := inc.client.Start()
+		if err == nil {
+			inc.proc.watchMemory()
+		}
 		select {
 		case spawned <- err: // failed before the process was to be started
 			theirs.Close()
@@ -161,15 +178,15 @@ func (inc *incarnation) receive() {
 // unread is how a call ends whose request the dead worker had not read: it never leaves this package, another worker gets the request.
 var unread = ipc.Errorf(ipc.Aborted, "unread", "the worker died before it read the request")
 
-// bury settles what a dead process leaves: calls whose request it had read end with lost, the others with unread. Preconditions: the process has been reaped, nobody dispatches to it any more.
-func (inc *incarnation) bury(lost *ipc.Error) {
+// bury settles what a dead process leaves: calls whose request it had read end with inc.lost, the others with unread. Preconditions: the process has been reaped, nobody dispatches to it any more.
+func (inc *incarnation) bury() {
 	_ = inc.ring.Close()
 	inc.run.Wait()
 	inc.caller.Close(unread, func(sent uint64) *ipc.Error {
 		if consumed, err := inc.ring.Consumed(sent); err == nil && !consumed {
 			return unread
 		}
-		return lost
+		return inc.lost.Load()
 	})
 	inc.guard.remove(inc.proc.pid)
 	inc.readers.Wait()

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,6 +25,8 @@ func TestMain(m *testing.M) {
 		case "guard":
 			RunGuard(os.Stdin)
 			unix.Exit(0) // not os.Exit: the race detector's would take a second
+		case "confine":
+			exit(RunConfined(os.Args[2:]))
 		case "worker":
 			exit(serveTestWorker())
 		case "hostile":
@@ -115,6 +118,15 @@ func runWith(t testing.TB, change func(*Supervisor), pools ...PoolConfig) *harne
 	return h
 }
 
+func (h *harness) byName(pool string) *pool {
+	h.t.Helper()
+	p, err := h.pool(pool)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return p
+}
+
 func (h *harness) waitReady() *harness {
 	h.t.Helper()
 	if err := h.WaitReady(testContext(h.t)); err != nil {
@@ -139,13 +151,13 @@ func (h *harness) allReady(pool string) PoolStatus {
 // await waits until the status is as ok wants it.
 func (h *harness) await(pool, what string, ok func(PoolStatus) bool) PoolStatus {
 	h.t.Helper()
-	p := h.pools[pool]
+	p := h.byName(pool)
 	var st PoolStatus
 	eventually(h.t, what, func() bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		st = PoolStatus{Name: pool, State: p.state(), Queued: p.queue.Len(), InFlight: p.inFlight()}
-		for _, s := range p.slots {
+		st = PoolStatus{Name: pool, State: p.state(), Queued: p.waiting(), InFlight: p.inFlight()}
+		for _, s := range slices.Concat(p.slots, p.extra) {
 			st.Workers = append(st.Workers, s.status())
 		}
 		return ok(st)
@@ -164,7 +176,7 @@ func (h *harness) busy(inFlight, queued int) PoolStatus {
 // worker returns the status of one worker.
 func (h *harness) worker(pool string, slot int) WorkerStatus {
 	h.t.Helper()
-	p := h.pools[pool]
+	p := h.byName(pool)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.slots[slot].status()
@@ -234,10 +246,13 @@ type held struct {
 }
 
 // hold has a worker begin a request.
-func (h *harness) hold(pool string) *held {
+func (h *harness) hold(pool string) *held { return h.holdAs(pool, nil) }
+
+// holdAs is hold with a body, by which one such request can be told from another.
+func (h *harness) holdAs(pool string, body any) *held {
 	h.t.Helper()
 	ctx := testContext(h.t)
-	req := request(h.t, pool, "hold", nil)
+	req := request(h.t, pool, "hold", body)
 	req.Credit, req.Timeout = 1, time.Minute
 	replies, err := h.Call(ctx, req)
 	if err != nil {

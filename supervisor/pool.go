@@ -13,30 +13,46 @@ import (
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
-// pool gives requests to workers: at once if one is free, else through a bounded queue, first in first out.
+// pool gives requests to workers: at once if one is free, else through a bounded queue that is fair between clients.
 //
-//	acquire ──▶ a slot is free? ──yes──▶ lease ──▶ … ──▶ release ──▶ dispatch the queue's head
-//	                 └─no──▶ queue (bounded; left on deadline or cancel)
+//	acquire ──▶ a slot is free? ──yes──▶ lease ──▶ … ──▶ release ──▶ dispatch: who comes again first, then whose turn it is
+//	                 └─no──▶ queue (bounded; left on deadline or cancel, or for a client with less in it)
 //
-// A lease is one place in one worker, taken from the moment the request is sent until the worker has ended it (not until its caller lost interest).
+// The pool outlives its slots: a roll (roll.go) puts others in their places, a reload changes cfg.
 type pool struct {
-	cfg   PoolConfig // immutable, with defaults
-	log   *slog.Logger
-	slots []*slot // immutable
+	name string // immutable
+	sup  *Supervisor
+	log  *slog.Logger
+
+	rolling  chan struct{} // capacity 1: held by whoever replaces workers
+	suspects suspects
 
 	mu       sync.Mutex
+	cfg      *PoolConfig           // guarded by mu; what it points to is immutable, with defaults
+	slots    []*slot               // guarded by mu; one for each place
+	extra    []*slot               // guarded by mu; those that are to take a place, or have left it and not ended yet
 	balancer *balancer             // guarded by mu
 	load     []int                 // guarded by mu; scratch for pick
-	queue    list.List             // guarded by mu; of *waiter
+	queue    fairQueue             // guarded by mu
+	again    list.List             // guarded by mu; of *waiter: requests that were accepted before and go first
+	reserved *slot                 // guarded by mu; gets no request but one that runs alone; nil: there is none that waits
 	draining bool                  // guarded by mu: no request is accepted
 	actions  map[string]ipc.Action // guarded by mu; what the workers said they can do; nil before the first hello
-	hold     time.Duration         // guarded by mu; running mean of how long a lease is held
+	pace     pace                  // guarded by mu
 	changed  chan struct{}         // guarded by mu; closed and replaced when a slot's state or a count that waiters watch changes
 }
 
+// waiter is a request that wants a place.
 type waiter struct {
-	granted chan grant // capacity 1
-	element *list.Element
+	client ipc.Client
+	action string
+	cost   time.Duration // what the client is charged for it
+	alone  bool          // it is to share its worker with no other request
+	again  bool          // it was accepted before: it is refused neither for want of room nor because the pool drains, and goes first
+
+	granted chan grant    // capacity 1; nil until it has to wait
+	element *list.Element // in flow.waiting, or pool.again
+	flow    *flow         // nil in pool.again
 }
 
 // grant is a lease, or why there will be none.
@@ -45,59 +61,43 @@ type grant struct {
 	err   *ipc.Error
 }
 
-// lease is the right to send one request to one worker.
-type lease struct {
-	pool *pool
-	slot *slot
-	inc  *incarnation
-	at   time.Time
-}
-
-func newPool(cfg PoolConfig, log *slog.Logger) *pool {
-	return &pool{
-		cfg: cfg, log: log,
-		balancer: newBalancer(cfg.Balance, cfg.Workers, cfg.Weights),
-		load:     make([]int, cfg.Workers),
-		changed:  make(chan struct{}),
+func newPool(sup *Supervisor, cfg *PoolConfig) *pool {
+	p := &pool{name: cfg.Name, sup: sup, log: sup.cfg.Logger.With("pool", cfg.Name), rolling: make(chan struct{}, 1), changed: make(chan struct{})}
+	for i := range cfg.Workers {
+		p.slots = append(p.slots, newSlot(p, cfg, i, &place{}))
 	}
+	p.adopt(cfg)
+	return p
 }
 
-// acquire takes a place in a worker that can run action, waiting in the queue if it must. A request that was accepted before, and comes again because its worker died before reading it, is
-// not refused for want of room or because the pool drains, and goes to the queue's head.
-func (p *pool) acquire(ctx context.Context, action string, again bool) (*lease, error) {
+// adopt takes over what can change while processes run. Preconditions: mu is held, or nobody else knows the pool yet.
+func (p *pool) adopt(cfg *PoolConfig) {
+	p.cfg = cfg
+	p.balancer = newBalancer(cfg.Balance, len(p.slots), cfg.Weights)
+	p.load = make([]int, len(p.slots))
+}
+
+// config returns what the pool is to be now.
+func (p *pool) config() *PoolConfig {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cfg
+}
+
+// acquire takes a place in a worker for w, waiting in the queue if it must.
+func (p *pool) acquire(ctx context.Context, w *waiter) (*lease, error) {
 	if ctx.Err() != nil {
 		return nil, ipc.AsError(context.Cause(ctx))
 	}
 	p.mu.Lock()
-	refusal := p.hopeless()
-	if !again {
-		refusal = p.refusal(action)
-	}
-	if refusal != nil {
-		p.mu.Unlock()
-		return nil, refusal
-	}
-	if p.queue.Len() == 0 {
-		if l := p.take(); l != nil {
-			p.mu.Unlock()
-			return l, nil
-		}
-	}
-	if p.queue.Len() >= p.cfg.Queue && !again {
-		err := ipc.Errorf(ipc.ResourceExhausted, "queue_full",
-			"pool %s: %d requests are waiting already, the most its queue takes; try again after retry_after, or raise `queue` or `workers`", p.cfg.Name, p.queue.Len())
-		err.RetryAfter = p.retryAfter()
-		p.mu.Unlock()
-		return nil, err
-	}
-	w := &waiter{granted: make(chan grant, 1)}
-	if again {
-		w.element = p.queue.PushFront(w)
-	} else {
-		w.element = p.queue.PushBack(w)
-	}
+	l, err := p.enter(ctx, w)
 	p.mu.Unlock()
-
+	switch {
+	case err != nil:
+		return nil, err
+	case l != nil:
+		return l, nil
+	}
 	select {
 	case g := <-w.granted:
 		if g.err != nil {
@@ -106,6 +106,75 @@ func (p *pool) acquire(ctx context.Context, action string, again bool) (*lease, 
 		return g.lease, nil
 	case <-ctx.Done():
 	}
+	return nil, p.giveUp(ctx, w)
+}
+
+// enter gives w a place, or puts it into the queue if there is none (a nil lease), or refuses it. Preconditions: mu is held.
+func (p *pool) enter(ctx context.Context, w *waiter) (*lease, *ipc.Error) {
+	if w.again {
+		if err := p.hopeless(); err != nil {
+			return nil, err
+		}
+		w.granted = make(chan grant, 1)
+		w.element = p.again.PushBack(w)
+		p.dispatch()
+		return nil, nil
+	}
+	if err := p.refusal(w.action); err != nil {
+		return nil, err
+	}
+	w.cost = p.pace.cost(w.action)
+	if p.waiting() == 0 {
+		if l := p.take(w); l != nil {
+			return l, nil
+		}
+	}
+	if err := p.makeRoom(ctx, w); err != nil {
+		return nil, err
+	}
+	w.granted = make(chan grant, 1)
+	p.queue.push(w, p.pace.quantum())
+	if w.alone {
+		p.dispatch() // so that a worker is reserved for it
+	}
+	return nil, nil
+}
+
+// makeRoom sees that w may queue: that it can begin before its deadline, and that there is room, if need be in the place of a client that has more in the queue. Preconditions: mu is held.
+func (p *pool) makeRoom(ctx context.Context, w *waiter) *ipc.Error {
+	places := p.places()
+	if deadline, ok := ctx.Deadline(); ok && places > 0 {
+		ahead := p.again.Len() + p.queue.ahead(w.client)
+		if left := time.Until(deadline); p.pace.tooLate(left, ahead, places) {
+			return wouldExpire(p.name, ahead, p.pace.wait(ahead, places), left, p.pace.retryAfter(p.queue.len, places))
+		}
+	}
+	if p.queue.len < p.cfg.Queue {
+		return nil
+	}
+	err := queueFull(p.name, p.queue.len, p.pace.retryAfter(p.queue.len, max(1, places)))
+	most := p.queue.surplus(w.client)
+	if most == nil {
+		return err
+	}
+	p.queue.remove(most)
+	most.granted <- grant{err: err}
+	return nil
+}
+
+// places is how many requests the workers that are ready can have at a time. Preconditions: mu is held.
+func (p *pool) places() int {
+	n := 0
+	for _, s := range p.slots {
+		if s.accepting {
+			n += s.places()
+		}
+	}
+	return n
+}
+
+// giveUp takes w out of the queue at the end of its context, and returns the error.
+func (p *pool) giveUp(ctx context.Context, w *waiter) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	select {
@@ -114,122 +183,124 @@ func (p *pool) acquire(ctx context.Context, action string, again bool) (*lease, 
 			p.giveBack(g.lease)
 		}
 	default:
-		p.queue.Remove(w.element)
+		if w.flow != nil {
+			p.queue.remove(w)
+		} else {
+			p.again.Remove(w.element)
+		}
+		p.dispatch() // it may have been what others waited for
 		p.broadcast()
 	}
 	err := ipc.AsError(context.Cause(ctx))
 	if err.Code == ipc.DeadlineExceeded {
-		err = ipc.Errorf(ipc.DeadlineExceeded, "deadline", "the deadline passed while the request waited for a worker: pool %s is %s, %d requests wait", p.cfg.Name, p.state(), p.queue.Len())
+		err = ipc.Errorf(ipc.DeadlineExceeded, "deadline", "the deadline passed while the request waited for a worker: pool %s is %s, %d requests wait", p.name, p.state(), p.waiting())
 	}
-	return nil, err
+	return err
 }
+
+// waiting counts the requests without a place. Preconditions: mu is held.
+func (p *pool) waiting() int { return p.again.Len() + p.queue.len }
 
 // refusal says why the pool takes no new request for action now, or nil. Preconditions: mu is held.
 func (p *pool) refusal(action string) *ipc.Error {
 	if p.draining {
-		return ipc.Errorf(ipc.Unavailable, "draining", "pool %s is draining and takes no new requests; `ringmaster restart %s` brings it back", p.cfg.Name, p.cfg.Name)
+		return ipc.Errorf(ipc.Unavailable, "draining", "pool %s is draining and takes no new requests; `ringmaster restart %s` brings it back", p.name, p.name)
 	}
 	if p.actions != nil {
 		if _, ok := p.actions[action]; !ok {
-			return ipc.Errorf(ipc.NotFound, "unknown_action", "pool %s has no action %q; it has %s", p.cfg.Name, action, strings.Join(p.actionNames(), ", "))
+			return ipc.Errorf(ipc.NotFound, "unknown_action", "pool %s has no action %q; it has %s", p.name, action, strings.Join(p.actionNames(), ", "))
 		}
 	}
 	return p.hopeless()
 }
 
-// hopeless is the error of a pool none of whose workers will be ready soon. Preconditions: mu is held.
+// hopeless is the error of a pool none of whose workers will be ready soon: its circuit is open. It closes by itself once a process that is tried is ready and has answered one request. Preconditions: mu is held.
 func (p *pool) hopeless() *ipc.Error {
-	var last *Exit
-	for _, s := range p.slots {
-		if !s.state.givenUp() {
-			return nil
-		}
-		if s.lastExit != nil {
-			last = s.lastExit
+	for _, list := range [][]*slot{p.slots, p.extra} {
+		for _, s := range list {
+			if !s.givenUp() {
+				return nil
+			}
 		}
 	}
 	if p.draining {
-		return ipc.Errorf(ipc.Unavailable, "draining", "pool %s was stopped before it came to this request", p.cfg.Name)
+		return ipc.Errorf(ipc.Unavailable, "draining", "pool %s was stopped before it came to this request", p.name)
 	}
-	if last == nil || !slices.ContainsFunc(p.slots, func(s *slot) bool { return s.state == stateFailed }) {
-		return ipc.Errorf(ipc.Unavailable, "no_ready_worker", "pool %s has no worker: they were stopped; `ringmaster restart %s` starts them", p.cfg.Name, p.cfg.Name)
+	var last *Exit
+	var next time.Time
+	for _, s := range p.slots {
+		if s.tripped && s.place.lastExit != nil {
+			last = s.place.lastExit
+			if next.IsZero() || s.next.Before(next) {
+				next = s.next
+			}
+		}
 	}
-	err := ipc.Errorf(ipc.Unavailable, "crash_loop", "pool %s has no worker that stays up: %s; see `ringmaster status` and the log", p.cfg.Name, last.describe())
-	err.RetryAfter = p.slots[0].sup.backoffMax
+	if last == nil {
+		return ipc.Errorf(ipc.Unavailable, "no_ready_worker", "pool %s has no worker: they were stopped; `ringmaster restart %s` starts them", p.name, p.name)
+	}
+	err := ipc.Errorf(ipc.Unavailable, "crash_loop", "pool %s has no worker that stays up: %s; see `ringmaster status` and the log", p.name, last.describe())
+	err.RetryAfter = max(time.Until(next), minCrashRetry)
+	err.Details = map[string]string{"cause": last.Cause, "detail": last.Detail, "stderr": strings.Join(last.Stderr, "\n")}
 	return err
 }
 
-// take leases a place if one is free. Preconditions: mu is held.
-func (p *pool) take() *lease {
-	for i, s := range p.slots {
-		p.load[i] = -1
-		if s.accepting && s.inc.inFlight < p.cfg.Concurrency {
-			p.load[i] = s.inc.inFlight
-		}
-	}
-	i := p.balancer.pick(p.load)
-	if i < 0 {
-		return nil
-	}
-	s := p.slots[i]
-	s.inc.inFlight++
-	return &lease{pool: p, slot: s, inc: s.inc, at: time.Now()}
-}
+// minCrashRetry is the least to wait for a worker that is being tried again.
+const minCrashRetry = time.Second
 
-// release gives the place back once the worker has ended the request.
-func (l *lease) release() {
-	p := l.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	l.inc.served++
-	l.slot.served++
-	p.hold += (time.Since(l.at) - p.hold) / 8
-	p.giveBack(l)
-}
-
-// unused gives the place back of a request that was never sent; gone says that the process cannot be sent any.
-func (l *lease) unused(gone bool) {
-	l.pool.mu.Lock()
-	defer l.pool.mu.Unlock()
-	if gone && l.slot.inc == l.inc {
-		l.slot.accepting = false // its slot's goroutine is about to notice
-	}
-	l.pool.giveBack(l)
-}
-
-// giveBack frees a place and gives it to the queue's head. Preconditions: mu is held.
-func (p *pool) giveBack(l *lease) {
-	l.inc.inFlight--
-	p.dispatch()
-	if p.draining || l.inc.inFlight == 0 && !l.slot.accepting {
-		p.broadcast()
-	}
-}
-
-// dispatch gives free places to waiters. Preconditions: mu is held.
+// dispatch gives free places to waiters: first to those that come again. Preconditions: mu is held.
 func (p *pool) dispatch() {
-	for p.queue.Len() > 0 {
-		l := p.take()
-		if l == nil {
-			return
+	alone := false // somebody waits for a worker of his own
+	var next *list.Element
+	for e := p.again.Front(); e != nil; e = next {
+		next = e.Next()
+		w := e.Value.(*waiter)
+		l := p.take(w)
+		switch {
+		case l != nil:
+			p.again.Remove(e)
+			w.granted <- grant{lease: l}
+		case w.alone:
+			alone = true
+			p.reserve()
+		default:
+			return // there is no place for anybody
 		}
-		w := p.queue.Remove(p.queue.Front()).(*waiter)
-		w.granted <- grant{lease: l}
 	}
+	if !alone {
+		p.reserved = nil
+	}
+	for p.queue.len > 0 && p.free() {
+		w := p.queue.pop(p.pace.quantum())
+		if l := p.take(w); l != nil {
+			w.granted <- grant{lease: l}
+			continue
+		}
+		w.element, w.flow = p.again.PushBack(w), nil // it is to run alone: it had its turn, and waits for a worker of its own
+		p.reserve()
+	}
+}
+
+// free reports whether an ordinary request would find a place. Preconditions: mu is held.
+func (p *pool) free() bool {
+	for _, s := range p.slots {
+		if s.accepting && s != p.reserved && !s.inc.alone && s.inc.inFlight < s.places() {
+			return true
+		}
+	}
+	return false
 }
 
 // refuseWaiters ends the wait of all who queue. Preconditions: mu is held.
 func (p *pool) refuseWaiters(err *ipc.Error) {
-	for p.queue.Len() > 0 {
-		p.queue.Remove(p.queue.Front()).(*waiter).granted <- grant{err: err}
+	for e := p.again.Front(); e != nil; e = p.again.Front() {
+		p.again.Remove(e).(*waiter).granted <- grant{err: err}
 	}
+	for w := p.queue.pop(minCost); w != nil; w = p.queue.pop(minCost) {
+		w.granted <- grant{err: err}
+	}
+	p.reserved = nil
 	p.broadcast()
-}
-
-// retryAfter estimates how long the queue takes to move on by a tenth. Preconditions: mu is held.
-func (p *pool) retryAfter() time.Duration {
-	places := p.cfg.Workers * p.cfg.Concurrency
-	return min(max(p.hold*time.Duration(p.queue.Len())/time.Duration(10*places), 10*time.Millisecond), 10*time.Second)
 }
 
 // broadcast wakes whoever waits for a change. Preconditions: mu is held.
@@ -284,13 +355,13 @@ func (p *pool) drain(ctx context.Context) error {
 	p.broadcast()
 	p.mu.Unlock()
 	err := p.await(ctx, func() (bool, error) {
-		return p.queue.Len() == 0 && p.inFlight() == 0, nil
+		return p.waiting() == 0 && p.inFlight() == 0, nil
 	})
 	if err != nil {
 		return err
 	}
-	for _, s := range p.slots {
-		s.want(func(s *slot) { s.stopped = true })
+	for _, s := range p.all() {
+		s.wish(wantNone, "stopped")
 	}
 	return p.await(ctx, func() (bool, error) {
 		for _, s := range p.slots {
@@ -298,46 +369,25 @@ func (p *pool) drain(ctx context.Context) error {
 				return false, nil
 			}
 		}
-		return true, nil
+		return len(p.extra) == 0, nil
 	})
 }
 
-// restart replaces the workers one after the other, each once the one before it is ready; a drained pool comes back.
-func (p *pool) restart(ctx context.Context) error {
+// all returns every slot, those in a place first.
+func (p *pool) all() []*slot {
 	p.mu.Lock()
-	p.draining = false
-	p.mu.Unlock()
-	for _, s := range p.slots {
-		var generation int
-		s.want(func(s *slot) {
-			s.stopped = false
-			s.wanted++
-			generation = s.wanted
-		})
-		err := p.await(ctx, func() (bool, error) {
-			switch {
-			case s.wanted != generation: // a later restart has taken over
-				return true, nil
-			case s.state == stateReady && s.generation == generation:
-				return true, nil
-			case s.state == stateFailed && s.generation == generation:
-				return false, ipc.Errorf(ipc.Unavailable, "crash_loop", "pool %s: worker %d does not come up: %s", p.cfg.Name, s.index, s.lastExit.describe())
-			}
-			return false, nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	defer p.mu.Unlock()
+	return slices.Concat(p.slots, p.extra)
 }
 
 // inFlight counts the requests that workers have. Preconditions: mu is held.
 func (p *pool) inFlight() int {
 	n := 0
-	for _, s := range p.slots {
-		if s.inc != nil {
-			n += s.inc.inFlight
+	for _, list := range [][]*slot{p.slots, p.extra} {
+		for _, s := range list {
+			if s.inc != nil {
+				n += s.inc.inFlight
+			}
 		}
 	}
 	return n
@@ -345,7 +395,7 @@ func (p *pool) inFlight() int {
 
 // health makes a frame's round trip through a ready worker, whichever answers first.
 func (p *pool) health(ctx context.Context) PoolHealth {
-	h := PoolHealth{Name: p.cfg.Name}
+	h := PoolHealth{Name: p.name}
 	var ready []*incarnation
 	why := ""
 	p.mu.Lock()
@@ -353,8 +403,8 @@ func (p *pool) health(ctx context.Context) PoolHealth {
 		if s.accepting {
 			ready = append(ready, s.inc)
 		}
-		if (s.state == stateBackoff || s.state == stateFailed) && s.lastExit != nil {
-			why = "; a worker ended: " + s.lastExit.describe()
+		if (s.state == stateBackoff || s.state == stateFailed) && s.place.lastExit != nil {
+			why = "; a worker ended: " + s.place.lastExit.describe()
 		}
 	}
 	state := p.state()
@@ -412,13 +462,22 @@ func (p *pool) state() string {
 
 func (p *pool) status() PoolStatus {
 	p.mu.Lock()
-	st := PoolStatus{Name: p.cfg.Name, State: p.state(), Queued: p.queue.Len(), InFlight: p.inFlight(), Actions: p.actionNames()}
-	for _, s := range p.slots {
-		st.Workers = append(st.Workers, s.status())
+	st := PoolStatus{Name: p.name, State: p.state(), Queued: p.waiting(), InFlight: p.inFlight(), Actions: p.actionNames()}
+	for _, list := range [][]*slot{p.slots, p.extra} {
+		for _, s := range list {
+			st.Workers = append(st.Workers, s.status())
+		}
 	}
 	p.mu.Unlock()
 	for i := range st.Workers {
 		measure(&st.Workers[i]) // reads /proc: not under the lock
 	}
 	return st
+}
+
+// idempotent reports whether an action may run a second time.
+func (p *pool) idempotent(action string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.actions[action].Idempotent
 }

@@ -17,7 +17,7 @@ import (
 // loads are the requests in flight at each worker.
 func (h *harness) loads() []int {
 	var loads []int
-	p := h.pools["test"]
+	p := h.all()[0]
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, s := range p.slots {
@@ -158,19 +158,16 @@ func TestQueueFull(t *testing.T) {
 }
 
 func TestRetryAfterGrowsWithTheQueue(t *testing.T) {
-	p := newPool(PoolConfig{Name: "a", Workers: 2, Concurrency: 5}, nil)
-	if got := p.retryAfter(); got != 10*time.Millisecond {
+	var p pace
+	if got := p.retryAfter(0, 10); got != 10*time.Millisecond {
 		t.Errorf("%v with nothing known", got)
 	}
 	p.hold = 2 * time.Second
-	for range 50 {
-		p.queue.PushBack(nil)
-	}
-	if got, want := p.retryAfter(), time.Second; got != want { // a tenth of 50 requests, 10 at a time, 2 s each
+	if got, want := p.retryAfter(50, 10), time.Second; got != want { // a tenth of 50 requests, 10 at a time, 2 s each
 		t.Errorf("%v, want %v", got, want)
 	}
 	p.hold = time.Hour
-	if got := p.retryAfter(); got != 10*time.Second {
+	if got := p.retryAfter(50, 10); got != 10*time.Second {
 		t.Errorf("%v, want the most", got)
 	}
 }

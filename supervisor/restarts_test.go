@@ -53,7 +53,7 @@ func TestRestartsLeaveNothing(t *testing.T) {
 			case 0:
 				kill(t, w.PID, unix.SIGKILL)
 			case 1:
-				running := h.hold("test")
+				running := h.holdAs("test", n)
 				kill(t, w.PID, unix.SIGKILL)
 				if err := running.finish(); err == nil {
 					t.Fatal("the killed worker has answered")

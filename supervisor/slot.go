@@ -2,36 +2,30 @@ package supervisor
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"math"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ringmasterd/ringmaster/ipc"
-	"github.com/ringmasterd/ringmaster/shm"
 )
 
 // state is a slot's.
 //
 //	        ┌───────────────────────────────────────────────────────────┐
 //	        ▼                                                           │
-//	┌▶ starting ──handshake──▶ loading ──hello──▶ ready ──retire──▶ draining ──▶ stopped, or starting
+//	┌▶ starting ──handshake──▶ loading ──hello──▶ ready ──retire──▶ draining ──▶ stopped
 //	│     │                       │                 │                   │
 //	│     └────────── death ──────┴─────────────────┴───────────────────┘ (a death while draining was asked for: no backoff)
 //	│                   ▼
-//	└──── time ──── backoff, or failed after five starts in a row that never became ready
+//	└──── time ──── backoff, or failed after five processes in a row that answered nothing
 type state uint8
 
 const (
 	stateStopped state = iota // no process, and none wanted
-	stateFailed               // no process; starts keep failing, tried again every backoffMax
+	stateFailed               // no process; they keep failing, tried again every backoffMax
 	stateBackoff              // no process; waiting before the next start
 	stateDraining
 	stateStarting // spawned, no handshake yet
@@ -46,38 +40,100 @@ func (s state) String() string {
 // better reports whether s is nearer to serving than other.
 func (s state) better(other state) bool { return s > other }
 
-// givenUp reports whether nothing will come of the slot soon.
-func (s state) givenUp() bool { return s == stateFailed || s == stateStopped }
+// want is what others want of a slot. It only ever grows.
+type want uint8
 
-// slot is one place in a pool. Its goroutine, run, is the single writer of its state and owns its process; others say what they want and kick it.
+const (
+	wantProcess want = iota
+	wantNone         // no process; the slot keeps its place
+	wantGone         // neither
+)
+
+// slot keeps one worker process running in one place of its pool: processes follow one another. Its goroutine, run, is the single writer of its state and owns its process; others say what they want and kick it.
+// A slot's configuration never changes; what needs another one gets another slot (roll.go).
 type slot struct {
 	pool  *pool
-	index int
-	sup   *Supervisor
+	cfg   *PoolConfig // what it points to is immutable, with defaults
+	index int         // of its place
+	place *place
 	kick  chan struct{} // capacity 1: what is wanted has changed
 
-	// Guarded by pool.mu. Written by run alone, but for the first three.
-	stopped bool // wanted: no process
-	killed  bool // wanted: no process, and at once
-	wanted  int  // wanted: a process of at least this generation
+	// Guarded by pool.mu.
+	want      want
+	why       string    // it is wanted so: the cause of its process's exit
+	killed    bool      // no process is wanted, and at once
+	heir      *slot     // takes the place, and is started, when this one is gone
+	recycling time.Time // when its replacement was last tried; zero: never
 
-	generation int // of the current process
-	state      state
-	accepting  bool         // requests may be dispatched: the process is ready and not to go
-	inc        *incarnation // the current process; nil if there is none
-	sdk        string
-	starts     int
-	served     uint64
-	lastExit   *Exit
+	// Guarded by pool.mu, written by run alone.
+	state     state
+	accepting bool         // requests may be dispatched: the process is ready and not to go
+	inc       *incarnation // the current process; nil if there is none
+	sdk       string
+	failures  int       // processes in a row that died before they had answered a request
+	tripped   bool      // too many, and none has been ready since
+	next      time.Time // the next start, in backoff and failed
 
-	backoff backoff // run's own
+	due     atomic.Int64 // when run will have reported again, in Unix nanoseconds; 0: it may wait for as long as it takes. Read by Answer
+	backoff backoff      // run's own
 }
 
-// want changes what is wanted of the slot; change runs with the pool's lock held.
-func (s *slot) want(change func(*slot)) {
+// place is what is remembered over the slots that follow each other in one place. Guarded by pool.mu.
+type place struct {
+	starts   int
+	served   uint64
+	lastExit *Exit
+}
+
+func newSlot(p *pool, cfg *PoolConfig, index int, pl *place) *slot {
+	return &slot{pool: p, cfg: cfg, index: index, place: pl, kick: make(chan struct{}, 1), state: stateStarting}
+}
+
+// places is how many requests the slot's process may have at a time: one until the first is answered, if those before it answered none. Preconditions: the pool's mu is held, there is a process.
+func (s *slot) places() int {
+	if s.inc.probing {
+		return 1
+	}
+	return s.cfg.Concurrency
+}
+
+// givenUp reports whether nothing will come of the slot soon. Preconditions: the pool's mu is held.
+func (s *slot) givenUp() bool {
+	return s.heir == nil && (s.want != wantProcess && s.inc == nil || s.state == stateStopped || s.tripped)
+}
+
+// wish asks for more than was asked for so far.
+func (s *slot) wish(w want, why string) {
+	s.change(func() { s.ask(w, why) })
+}
+
+// ask is wish's inner half. Preconditions: the pool's mu is held, and the slot is kicked afterwards.
+func (s *slot) ask(w want, why string) {
+	if s.want < w {
+		if s.want == wantProcess {
+			s.why = why
+		}
+		s.want = w
+	}
+}
+
+// kill asks for the end of the process, finished or not.
+func (s *slot) kill() {
+	s.change(func() {
+		s.ask(wantNone, "stopped")
+		s.killed = true
+	})
+}
+
+// change runs f with the pool's lock held and kicks the slot.
+func (s *slot) change(f func()) {
 	s.pool.mu.Lock()
-	change(s)
+	f()
 	s.pool.mu.Unlock()
+	s.nudge()
+}
+
+func (s *slot) nudge() {
 	select {
 	case s.kick <- struct{}{}:
 	default:
@@ -90,7 +146,7 @@ func (s *slot) set(st state, change func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s.state = st
-	s.accepting = st == stateReady
+	s.accepting = st == stateReady && slices.Contains(p.slots, s)
 	if change != nil {
 		change()
 	}
@@ -103,18 +159,22 @@ func (s *slot) set(st state, change func()) {
 }
 
 // wants returns what is wanted.
-func (s *slot) wants() (stopped, killed bool, generation int) {
+func (s *slot) wants() (w want, why string, killed bool) {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
-	return s.stopped, s.killed, s.wanted
+	return s.want, s.why, s.killed
 }
 
-// run keeps a process alive until ctx ends and no process is wanted any more.
+// run keeps a process alive until the slot is wanted no more, or no process is and ctx ends.
 func (s *slot) run(ctx context.Context) {
-	s.backoff = backoff{first: s.sup.backoffFirst, max: s.sup.backoffMax}
+	defer s.pool.left(s)
+	sup := s.pool.sup
+	s.backoff = backoff{first: sup.backoffFirst, max: sup.backoffMax}
 	for {
-		stopped, killed, generation := s.wants()
-		if stopped || killed {
+		switch w, _, _ := s.wants(); w {
+		case wantGone:
+			return
+		case wantNone:
 			s.set(stateStopped, nil)
 			select {
 			case <-s.kick:
@@ -123,45 +183,52 @@ func (s *slot) run(ctx context.Context) {
 				return
 			}
 		}
-		s.set(stateStarting, func() { s.generation = generation; s.starts++ })
-		exit, wasReady := s.live()
-		next, wait := stateStarting, time.Duration(0)
+		s.set(stateStarting, func() { s.place.starts++ })
+		exit, worked := s.live()
 		if exit.planned() {
-			s.backoff.inRow = 0
-		} else {
-			next, wait = stateBackoff, s.backoff.fail(time.Now(), wasReady, rand.Float64())
-			if s.backoff.failed() {
-				next = stateFailed
-			}
-		}
-		s.set(next, func() { s.inc, s.lastExit = nil, exit })
-		if exit.planned() {
+			s.set(stateStopped, func() { s.inc, s.place.lastExit = nil, exit })
 			continue
 		}
+		now := time.Now()
+		wait := s.backoff.fail(now, worked, rand.Float64())
+		next := stateBackoff
+		if s.backoff.failed() {
+			next = stateFailed
+		}
+		s.set(next, func() {
+			s.inc, s.place.lastExit = nil, exit
+			s.failures, s.tripped, s.next = s.backoff.inRow, s.backoff.failed(), now.Add(wait)
+		})
 		s.log(0).Warn("worker ended", "cause", exit.Cause, "detail", exit.Detail, "next", next.String(), "restart_in", wait.Round(time.Millisecond))
+		if next == stateFailed {
+			s.log(0).Error("worker is in a crash loop", "processes", s.backoff.inRow, "last", exit.describe())
+		}
+		pause := time.NewTimer(wait)
 		select {
-		case <-time.After(wait):
+		case <-pause.C:
 		case <-s.kick:
-			s.backoff.inRow = 0 // somebody wants it now
+			pause.Stop()
 		}
 	}
 }
 
 func (s *slot) log(pid int) *slog.Logger {
-	l := s.pool.log.With("pool", s.pool.cfg.Name, "slot", s.index)
+	l := s.pool.log.With("slot", s.index)
 	if pid != 0 {
 		l = l.With("pid", pid)
 	}
 	return l
 }
 
-// live runs one process from its spawn to its burial.
-func (s *slot) live() (exit *Exit, wasReady bool) {
-	cfg := &s.pool.cfg
+// live runs one process from its spawn to its burial. worked says that it answered a request.
+func (s *slot) live() (exit *Exit, worked bool) {
+	cfg, sup := s.cfg, s.pool.sup
 	log := s.log(0)
+	defer s.rests()
+	s.reports()
 	inc, err := start(launch{
-		argv: s.argv(), env: s.env(), dir: cfg.Dir, limit: s.sup.cfg.MaxMessage,
-		handshake: s.sup.handshakeTimeout, log: log, spawner: s.sup.spawner, guard: s.sup.guard,
+		argv: s.argv(), env: s.env(), dir: cfg.Dir, limit: sup.cfg.MaxMessage,
+		handshake: sup.handshakeTimeout, log: log, spawner: sup.spawner, guard: sup.guard, confine: cfg,
 	})
 	if err != nil {
 		return &Exit{Cause: "spawn", Detail: err.Error()}, false
@@ -170,317 +237,44 @@ func (s *slot) live() (exit *Exit, wasReady bool) {
 	log.Info("worker started", "argv", strings.Join(s.argv(), " "))
 	s.set(stateStarting, func() { s.inc = inc })
 
-	life := &life{slot: s, inc: inc, log: log, limits: cfg.Limits.jittered(rand.Float64())}
+	life := &life{slot: s, inc: inc, log: log, jitter: rand.Float64()}
 	cause := life.run()
+	s.rests()
 	s.set(stateDraining, nil) // whatever happened: dispatch nothing to it any more
 	<-inc.proc.exited
 	exit = &Exit{Cause: cause, Detail: inc.proc.status, Stderr: inc.out.last()}
 	if life.detail != "" {
 		exit.Detail = life.detail + " (" + inc.proc.status + ")"
 	}
-	inc.bury(ipc.Errorf(ipc.Aborted, "worker_lost", "worker %s/%d (pid %d) died while it had the request: %s; try again if the action may run twice",
-		cfg.Name, s.index, inc.proc.pid, exit.describe()))
+	inc.blame = !exit.planned()
+	inc.lost.Store(ipc.Errorf(ipc.Aborted, "worker_lost", "worker %s/%d (pid %d) died while it had the request: %s; try again if the action may run twice",
+		s.pool.name, s.index, inc.proc.pid, exit.describe()))
+	inc.bury()
 	exit.Stderr = inc.out.last() // now complete
 	if exit.planned() {
 		log.Info("worker stopped", "cause", exit.Cause, "detail", exit.Detail)
 	}
-	return exit, life.wasReady
-}
-
-// life is one process's, as its slot's goroutine sees it.
-type life struct {
-	slot     *slot
-	inc      *incarnation
-	log      *slog.Logger
-	limits   Limits
-	shaken   bool
-	wasReady bool
-	detail   string // of the death's cause
-
-	retiring string      // cause, once the process is to go: it finishes what it has
-	told     bool        // drain or stop has been sent
-	patience *time.Timer // then: until the next step
-	termed   bool        // then: SIGTERM has been sent
-}
-
-// run watches over the process until it is dead, and returns why it went.
-func (l *life) run() (cause string) {
-	s, inc := l.slot, l.inc
-	loading := time.NewTimer(s.pool.cfg.StartTimeout)
-	defer loading.Stop()
-	tick := time.NewTicker(s.sup.tickEvery)
-	defer tick.Stop()
-	var hello <-chan *ipc.Hello // one, and not before the handshake: the two travel different ways and may arrive in any order
-	for {
-		var changed <-chan struct{}
-		var impatient <-chan time.Time
-		switch {
-		case l.told:
-			impatient = l.patience.C
-		case l.retiring != "":
-			changed = l.sayDrain()
-		}
-		select {
-		case <-inc.proc.exited:
-			return l.exitCause()
-		case err := <-inc.broken:
-			l.detail = clip(err.Error()) // it may quote the worker
-			l.log.Error("worker broke the protocol", "error", l.detail)
-			return l.kill("protocol")
-		case err := <-inc.shaken:
-			l.shaken = true
-			if err != nil {
-				return l.handshakeFailed(err)
-			}
-			hello = inc.hello
-			if l.retiring == "" {
-				s.set(stateLoading, nil)
-			}
-		case said := <-hello:
-			hello = nil
-			loading.Stop()
-			l.ready(said)
-		case <-loading.C:
-			l.detail = fmt.Sprintf("not ready after start_timeout, %v", s.pool.cfg.StartTimeout)
-			return l.kill("load_timeout")
-		case <-s.kick:
-			stopped, killed, generation := s.wants()
-			switch {
-			case killed:
-				l.retire("stopped")
-				if !l.told {
-					l.tell(inc.caller.Stop)
-				}
-			case stopped:
-				l.retire("stopped")
-			case generation > s.generation:
-				l.retire("restarted")
-			}
-		case now := <-tick.C:
-			if since, ok := inc.caller.Overdue(); ok && now.Sub(since) > s.sup.hungGrace {
-				l.detail = fmt.Sprintf("a request was cancelled or past its deadline %v ago and has not ended", now.Sub(since).Round(time.Second))
-				l.log.Error("worker hangs", "detail", l.detail)
-				return l.kill("hung")
-			}
-			if why := l.overLimit(now); why != "" && l.retiring == "" && l.wasReady {
-				l.log.Info("worker is recycled", "limit", why)
-				l.retire("recycled")
-			}
-		case <-changed: // look again whether it still has work
-		case <-impatient:
-			if l.termed {
-				l.detail = "it ignored SIGTERM"
-				return l.kill(l.retiring)
-			}
-			l.termed = true
-			inc.proc.signal(unix.SIGTERM)
-			l.patience.Reset(s.sup.endGrace)
-		}
-	}
-}
-
-// ready opens the slot for requests.
-func (l *life) ready(hello *ipc.Hello) {
-	l.wasReady = true
-	if l.retiring != "" {
-		return
-	}
-	l.slot.set(stateReady, func() {
-		l.slot.sdk = clip(hello.SDK)
-		l.slot.pool.actions = map[string]ipc.Action{}
-		for _, a := range hello.Actions {
-			l.slot.pool.actions[a.Name] = a
-		}
-	})
-	l.log.Info("worker ready", "sdk", clip(hello.SDK), "after", time.Since(l.inc.started).Round(time.Millisecond))
-}
-
-// retire has the process finish what it has and go. Before it is ready there is nothing to finish.
-func (l *life) retire(cause string) {
-	if l.retiring != "" {
-		return
-	}
-	l.retiring = cause
-	l.slot.set(stateDraining, nil)
-	l.inc.seg.SetSupervisorState(shm.StateDrain)
-	if !l.wasReady {
-		l.inc.proc.kill()
-	}
-}
-
-// sayDrain tells a retiring process to go once it has nothing left to do, and returns what to wait for otherwise. Only then: a request that was leased may not have been sent yet.
-func (l *life) sayDrain() (changed <-chan struct{}) {
-	p := l.slot.pool
-	p.mu.Lock()
-	busy, changed := l.inc.inFlight > 0, p.changed
-	p.mu.Unlock()
-	if busy {
-		return changed
-	}
-	l.tell(l.inc.caller.Drain)
-	return nil
-}
-
-// tell sends drain or stop. Not on this goroutine: a ring that a stuck worker does not read may be full.
-func (l *life) tell(message func() error) {
-	l.told = true
-	l.patience = time.NewTimer(l.slot.sup.endGrace)
-	l.inc.run.Go(func() { _ = message() }) // the ring's closing ends it
-}
-
-// kill ends the process at once.
-func (l *life) kill(cause string) string {
-	l.inc.proc.kill()
-	<-l.inc.proc.exited
-	if l.retiring != "" {
-		return l.retiring
-	}
-	return cause
-}
-
-// exitCause says why a process went that was not killed by us.
-func (l *life) exitCause() string {
-	if l.retiring != "" {
-		return l.retiring
-	}
-	if !l.shaken {
-		if err := <-l.inc.shaken; err != nil { // comes at once: the process is dead
-			return l.handshakeFailed(err)
-		}
-	}
-	if !l.wasReady {
-		l.detail = "before it was ready"
-	}
-	return deathCause(l.inc.proc.status)
-}
-
-// handshakeFailed tells a process that said something else than the handshake, or nothing in time, from one that ended before it.
-func (l *life) handshakeFailed(err error) string {
-	l.kill("")
-	if l.retiring != "" {
-		return l.retiring
-	}
-	said, garbage := strings.CutPrefix(firstLine(err.Error()), "Unrecognized remote plugin message: ")
-	switch {
-	case strings.HasSuffix(err.Error(), "\nFailed to read any lines from plugin's stdout"), strings.Contains(err.Error(), "exited before we could connect"):
-		l.detail = "before the handshake"
-		return deathCause(l.inc.proc.status)
-	case garbage:
-		l.detail = fmt.Sprintf("its first line on stdout is not the handshake: %.200q; print to stderr instead", said)
-	case strings.Contains(err.Error(), "timeout"):
-		l.detail = fmt.Sprintf("no handshake within %v; does the program call ringmaster's serve?", l.slot.sup.handshakeTimeout)
-	default:
-		l.detail = firstLine(err.Error())
-	}
-	return "handshake"
-}
-
-// overLimit says which limit the process has reached, if any.
-func (l *life) overLimit(now time.Time) string {
-	lim := l.limits
-	if lim.Lifetime > 0 && now.Sub(l.inc.started) > lim.Lifetime {
-		return "lifetime"
-	}
-	if lim.Requests > 0 {
-		l.slot.pool.mu.Lock()
-		served := l.inc.served
-		l.slot.pool.mu.Unlock()
-		if served >= lim.Requests {
-			return "requests"
-		}
-	}
-	if lim.RSS > 0 {
-		if rss := residentBytes(l.inc.proc.pid); rss > lim.RSS {
-			return fmt.Sprintf("rss (%d bytes)", rss)
-		}
-	}
-	return ""
-}
-
-// jittered shortens the limits on requests and lifetime by up to a tenth, but never to none; r is in [0, 1).
-func (l Limits) jittered(r float64) Limits {
-	f := 1 - r/10
-	return Limits{RSS: l.RSS, Requests: uint64(math.Ceil(float64(l.Requests) * f)), Lifetime: time.Duration(math.Ceil(float64(l.Lifetime) * f))}
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	return exit, inc.served > 0
 }
 
 func (s *slot) argv() []string {
-	if b := s.pool.cfg.Builtin; b != "" {
-		return []string{s.sup.cfg.Executable, "worker", "--builtin", b}
+	if b := s.cfg.Builtin; b != "" {
+		return []string{s.pool.sup.cfg.Executable, "worker", "--builtin", b}
 	}
-	return s.pool.cfg.Command
+	return s.cfg.Command
 }
-
-// env is the worker's environment: ours without what is meant for us alone, the pool's, and what the protocol says.
-func (s *slot) env() []string {
-	cfg := &s.pool.cfg
-	var env []string
-	for _, kv := range os.Environ() {
-		name, _, _ := strings.Cut(kv, "=")
-		if slices.Contains(notForWorkers, name) || strings.HasPrefix(name, "PLUGIN_") {
-			continue
-		}
-		env = append(env, kv)
-	}
-	for k, v := range cfg.Env {
-		env = append(env, k+"="+v)
-	}
-	if v, ok := visibleDevices(cfg.Devices, s.index, s.sup.devices); ok {
-		env = append(env, "CUDA_VISIBLE_DEVICES="+v)
-	}
-	return append(env,
-		"RINGMASTER_POOL="+cfg.Name,
-		"RINGMASTER_SLOT="+strconv.Itoa(s.index),
-		"RINGMASTER_CONCURRENCY="+strconv.Itoa(cfg.Concurrency),
-		"RINGMASTER_MAX_MESSAGE="+strconv.Itoa(s.sup.cfg.MaxMessage),
-	)
-}
-
-// notForWorkers are variables by which systemd talks to the supervisor.
-var notForWorkers = []string{"NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC"}
 
 // status describes the slot. Preconditions: the pool's mu is held.
 func (s *slot) status() WorkerStatus {
 	st := WorkerStatus{
-		Slot: s.index, State: s.state.String(), Restarts: max(0, s.starts-1), Requests: s.served, SDK: s.sdk, LastExit: s.lastExit,
+		Slot: s.index, State: s.state.String(), Restarts: max(0, s.place.starts-1), Requests: s.place.served, SDK: s.sdk, LastExit: s.place.lastExit,
 	}
-	st.Devices, _ = visibleDevices(s.pool.cfg.Devices, s.index, s.sup.devices)
+	st.Devices, _ = visibleDevices(s.cfg.Devices, s.index, s.pool.sup.devices)
 	if s.inc != nil {
 		st.PID, st.InFlight = s.inc.proc.pid, s.inc.inFlight
 		st.UptimeS = time.Since(s.inc.started).Seconds()
 	}
 	return st
-}
-
-// planned reports whether we wanted the process to end.
-func (e *Exit) planned() bool {
-	return e.Cause == "stopped" || e.Cause == "restarted" || e.Cause == "recycled"
-}
-
-// describe is an exit in a few words, with the last thing the process said.
-func (e *Exit) describe() string {
-	d := e.Cause
-	switch {
-	case strings.HasPrefix(e.Detail, e.Cause+": "): // signal: killed
-		d = e.Detail
-	case e.Detail != "":
-		d += ": " + e.Detail
-	}
-	for _, line := range slices.Backward(e.Stderr) {
-		if line = strings.TrimSpace(line); line != "" {
-			return d + "; its last line: " + line
-		}
-	}
-	return d
-}
-
-func deathCause(status string) string {
-	if strings.HasPrefix(status, "signal: ") {
-		return "signal"
-	}
-	return "exited"
-}
-
-func firstLine(s string) string {
-	line, _, _ := strings.Cut(s, "\n")
-	return line
 }

@@ -12,6 +12,9 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ringmasterd/ringmaster/worker"
 )
@@ -25,14 +28,27 @@ func serveTestWorker() error {
 		"until":  {Unary: until},
 		"record": {Unary: record},
 		"gauge":  {Unary: gauge},
+		"frail":  {Stream: frail, Idempotent: true},
+		"fatal":  {Stream: frail},
+		"quiet":  {Stream: quiet, Idempotent: true},
 		"print":  {Unary: printLines},
 		"fork":   {Unary: fork},
+		"swell":  {Unary: swell},
+		"self": {Unary: func(context.Context, *worker.Request) (*worker.Reply, error) {
+			return &worker.Reply{Body: map[string]int{"pid": os.Getpid(), "death_signal": int(deathSignal)}}, nil
+		}},
 		"credit": {Unary: func(_ context.Context, req *worker.Request) (*worker.Reply, error) {
 			return &worker.Reply{Body: req.Credit}, nil
 		}},
 	})
 	return worker.Serve(context.Background(), actions)
 }
+
+// deathSignal is this process's PDEATHSIG. It is the main thread's, on which packages are initialised.
+var deathSignal = func() (signal int32) {
+	_ = unix.Prctl(unix.PR_GET_PDEATHSIG, uintptr(unsafe.Pointer(&signal)), 0, 0, 0)
+	return signal
+}()
 
 // hold answers with its pid, and then waits for its caller: with a credit of 1 the last chunk cannot leave before the one before it was taken.
 func hold(_ context.Context, _ *worker.Request, send func(*worker.Reply) error) error {
@@ -77,6 +93,72 @@ func record(_ context.Context, req *worker.Request) (*worker.Reply, error) {
 	return &worker.Reply{Body: os.Getpid()}, err
 }
 
+type frailArgs struct {
+	recordArgs
+	Deaths int `msgpack:"deaths"` // so many runs die
+	Chunks int `msgpack:"chunks"` // sent before
+}
+
+// frail records that it runs, sends some chunks, and dies, unless it has died often enough; then it answers with its pid.
+func frail(ctx context.Context, req *worker.Request, send func(*worker.Reply) error) error {
+	var args frailArgs
+	if err := req.Body.Decode(&args); err != nil {
+		return err
+	}
+	if _, err := record(ctx, req); err != nil {
+		return err
+	}
+	for i := range args.Chunks {
+		if err := send(&worker.Reply{Body: i}); err != nil {
+			return err
+		}
+	}
+	all, err := os.ReadFile(args.File)
+	if err != nil {
+		return err
+	}
+	runs := 0
+	for line := range strings.Lines(string(all)) {
+		if line == args.Line+"\n" {
+			runs++
+		}
+	}
+	if runs <= args.Deaths {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	}
+	return send(&worker.Reply{Body: os.Getpid()})
+}
+
+type quietArgs struct {
+	recordArgs
+	Deaf  bool `msgpack:"deaf"`  // it does not listen to its context
+	Times int  `msgpack:"times"` // so many runs are quiet
+}
+
+// quiet says nothing until it is told to stop; a run after those answers at once.
+func quiet(ctx context.Context, req *worker.Request, send func(*worker.Reply) error) error {
+	var args quietArgs
+	if err := req.Body.Decode(&args); err != nil {
+		return err
+	}
+	if _, err := record(ctx, req); err != nil {
+		return err
+	}
+	all, err := os.ReadFile(args.File)
+	if err != nil {
+		return err
+	}
+	if strings.Count(string(all), "\n") > args.Times {
+		return send(&worker.Reply{Body: os.Getpid()})
+	}
+	if args.Deaf {
+		select {}
+	}
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
 var gauged, gaugedMost atomic.Int64
 
 // gauge answers with the most of its kind that ever ran at a time.
@@ -115,4 +197,17 @@ func fork(_ context.Context, req *worker.Request) (*worker.Reply, error) {
 	}
 	go child.Wait()
 	return &worker.Reply{Body: child.Process.Pid}, nil
+}
+
+// swell takes so many bytes of memory, if they are to be had.
+func swell(_ context.Context, req *worker.Request) (*worker.Reply, error) {
+	var n int
+	if err := req.Body.Decode(&n); err != nil {
+		return nil, err
+	}
+	taken := make([]byte, n)
+	for i := 0; i < len(taken); i += os.Getpagesize() {
+		taken[i] = 1
+	}
+	return &worker.Reply{Body: len(taken)}, nil
 }

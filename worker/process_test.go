@@ -324,7 +324,7 @@ func TestCancelAndDeadline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	call, err := c.caller.Start(&ipc.Request{Action: "sleep", Body: body}, func() { close(done) })
+	call, err := c.caller.Start(&ipc.Request{Action: "sleep", Body: body}, func(*ipc.Error) { close(done) })
 	if err != nil {
 		t.Fatal(err)
 	}

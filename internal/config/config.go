@@ -65,7 +65,8 @@ var (
 		"clients": func(d *decoder, v value, f *File) {
 			object(d, v, clientFields, &f.Gateway.Clients, "connections and in_flight")
 		},
-		"log": func(d *decoder, v value, f *File) { object(d, v, logFields, &f.Log, "level and format") },
+		"drain_timeout": func(d *decoder, v value, f *File) { d.duration(v, &f.Supervisor.DrainTimeout, 1, "30s") },
+		"log":           func(d *decoder, v value, f *File) { object(d, v, logFields, &f.Log, "level and format") },
 	}
 	clientFields = fields[gateway.Limits]{
 		"connections": func(d *decoder, v value, l *gateway.Limits) { d.integer(v, &l.Connections, 1) },
@@ -98,14 +99,40 @@ var (
 		},
 		"timeout":       func(d *decoder, v value, p *supervisor.PoolConfig) { d.duration(v, &p.Timeout, 1, "60s") },
 		"start_timeout": func(d *decoder, v value, p *supervisor.PoolConfig) { d.duration(v, &p.StartTimeout, 1, "5m") },
-		"limits": func(d *decoder, v value, p *supervisor.PoolConfig) {
-			object(d, v, limitFields, &p.Limits, "rss, requests, lifetime")
+		"hang_timeout":  func(d *decoder, v value, p *supervisor.PoolConfig) { d.duration(v, &p.HangTimeout, 0, "30s") },
+		"grace":         func(d *decoder, v value, p *supervisor.PoolConfig) { d.duration(v, &p.Grace, 1, "5s") },
+		"replace": func(d *decoder, v value, p *supervisor.PoolConfig) {
+			var s string
+			if d.oneOf(v, &s, string(supervisor.ReplaceAuto), string(supervisor.StartFirst), string(supervisor.StopFirst)) {
+				p.Replace = supervisor.Replace(s)
+			}
 		},
+		"limits": func(d *decoder, v value, p *supervisor.PoolConfig) {
+			object(d, v, limitFields, &p.Limits, "rss, vram, requests, lifetime, idle")
+		},
+		"rlimits": func(d *decoder, v value, p *supervisor.PoolConfig) {
+			p.Rlimits = map[string]uint64{}
+			object(d, v, rlimitFields, &p.Rlimits, "limits such as nofile")
+		},
+		"env_pass": func(d *decoder, v value, p *supervisor.PoolConfig) {
+			if d.texts(v, &p.EnvPass, "a list of names, as in [MODEL_DIR, AWS_*]") && len(p.EnvPass) == 0 {
+				d.fail(v, "[]", "the list is empty; remove the key")
+			}
+		},
+		"user":  func(d *decoder, v value, p *supervisor.PoolConfig) { d.text(v, &p.User, "a user's name or number") },
+		"group": func(d *decoder, v value, p *supervisor.PoolConfig) { d.text(v, &p.Group, "a group's name or number") },
+		"cpus":  (*decoder).cpus,
 	}
 	limitFields = fields[supervisor.Limits]{
 		"rss":      func(d *decoder, v value, l *supervisor.Limits) { d.size(v, &l.RSS) },
+		"vram":     func(d *decoder, v value, l *supervisor.Limits) { d.size(v, &l.VRAM) },
 		"requests": func(d *decoder, v value, l *supervisor.Limits) { d.count(v, &l.Requests) },
 		"lifetime": func(d *decoder, v value, l *supervisor.Limits) { d.duration(v, &l.Lifetime, 0, "24h") },
+		"idle":     func(d *decoder, v value, l *supervisor.Limits) { d.duration(v, &l.Idle, 0, "10m") },
+	}
+	rlimitFields = fields[map[string]uint64]{
+		"as": rlimit((*decoder).size), "core": rlimit((*decoder).size), "data": rlimit((*decoder).size), "fsize": rlimit((*decoder).size),
+		"memlock": rlimit((*decoder).size), "stack": rlimit((*decoder).size), "nofile": rlimit((*decoder).count), "nproc": rlimit((*decoder).count),
 	}
 )
 

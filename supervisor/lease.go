@@ -1,0 +1,107 @@
+package supervisor
+
+import (
+	"time"
+
+	"github.com/ringmasterd/ringmaster/ipc"
+)
+
+// lease is the right to send one request to one worker: a place there, taken from before the request is sent until the worker has ended it (not until its caller lost interest).
+type lease struct {
+	pool   *pool
+	slot   *slot
+	inc    *incarnation
+	at     time.Time
+	client ipc.Client
+	action string
+	cost   time.Duration // what the client was charged
+	alone  bool          // no other request is given to the worker meanwhile
+
+	abandoned uint64 // guarded by pool.mu: digest of the request, if its caller has lost interest; 0 otherwise
+}
+
+// take leases a place if one is free; alone, one in a worker that has nothing else to do. Preconditions: mu is held.
+func (p *pool) take(w *waiter) *lease {
+	for i, s := range p.slots {
+		p.load[i] = -1
+		switch {
+		case !s.accepting, s.inc.alone:
+		case w.alone && s.inc.inFlight > 0, !w.alone && s == p.reserved:
+		case s.inc.inFlight < s.places():
+			p.load[i] = s.inc.inFlight
+		}
+	}
+	i := p.balancer.pick(p.load)
+	if i < 0 {
+		return nil
+	}
+	s := p.slots[i]
+	s.inc.inFlight++
+	s.inc.alone = w.alone
+	if w.alone {
+		p.reserved = nil
+	}
+	return &lease{pool: p, slot: s, inc: s.inc, at: time.Now(), client: w.client, action: w.action, cost: w.cost, alone: w.alone}
+}
+
+// reserve picks the worker that a request which has to run alone waits for: the one with the least to do gets nothing new meanwhile. Preconditions: mu is held.
+func (p *pool) reserve() {
+	if p.reserved != nil && p.reserved.accepting {
+		return
+	}
+	p.reserved = nil
+	for _, s := range p.slots {
+		if s.accepting && (p.reserved == nil || s.inc.inFlight < p.reserved.inc.inFlight) {
+			p.reserved = s
+		}
+	}
+}
+
+// release gives the place back once the worker has ended the request, or has died with it: then lost says how the call ended.
+func (l *lease) release(lost *ipc.Error) {
+	p, now := l.pool, time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if lost == nil {
+		l.inc.served++
+		l.inc.probing = false
+		l.inc.lastEnd = now
+		l.slot.place.served++
+		took := now.Sub(l.at)
+		p.pace.learn(l.action, took)
+		p.queue.spent(l.client, l.cost, took)
+		if l.abandoned != 0 && p.suspects.any() {
+			p.suspects.clear(l.abandoned)
+		}
+	} else if l.abandoned != 0 && lost == l.inc.lost.Load() && l.inc.blame {
+		p.suspects.died(l.abandoned, l.inc.serial, now)
+	}
+	p.giveBack(l)
+}
+
+// abandon says that nobody waits for the request any more, though its worker may still run it. If that worker dies of it, the digest will be remembered.
+func (l *lease) abandon(digest uint64) {
+	l.pool.mu.Lock()
+	defer l.pool.mu.Unlock()
+	l.abandoned = digest
+}
+
+// unused gives the place back of a request that was never sent; gone says that the process cannot be sent any.
+func (l *lease) unused(gone bool) {
+	l.pool.mu.Lock()
+	defer l.pool.mu.Unlock()
+	if gone && l.slot.inc == l.inc {
+		l.slot.accepting = false // its slot's goroutine is about to notice
+	}
+	l.pool.giveBack(l)
+}
+
+// giveBack frees a place and gives it to whose turn it is. Preconditions: mu is held.
+func (p *pool) giveBack(l *lease) {
+	l.inc.inFlight--
+	l.inc.alone = l.inc.alone && !l.alone
+	p.dispatch()
+	if p.draining || l.inc.inFlight == 0 && !l.slot.accepting {
+		p.broadcast()
+	}
+}

@@ -1,0 +1,125 @@
+package supervisor
+
+import (
+	"encoding/binary"
+	"hash/maphash"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ringmasterd/ringmaster/ipc"
+)
+
+const (
+	poisonDeaths = 2               // of workers that had a request in hand: then it is poison
+	suspectTTL   = 5 * time.Minute // from the last death
+	maxSuspects  = 1024            // in one pool
+)
+
+// suspects remembers requests that a pool's workers died of, or at least with: by a digest of what they ask, so that one that is sent again is known. A suspect that its worker survives is cleared.
+type suspects struct {
+	count atomic.Int32 // of those remembered: nothing is computed while it is 0
+
+	mu   sync.Mutex
+	seed maphash.Seed // guarded by mu until set; secret, so that nobody can make his request look like somebody else's
+	list map[uint64]suspect
+}
+
+type suspect struct {
+	deaths int
+	last   uint64 // serial number of the process that died last: several like requests in one process die one death
+	until  time.Time
+}
+
+// digest identifies what a request asks. Who asks, the trace and the deadline are not part of it.
+func (s *suspects) digest(r *ipc.Request) uint64 {
+	s.mu.Lock()
+	if s.list == nil {
+		s.list, s.seed = map[uint64]suspect{}, maphash.MakeSeed()
+	}
+	var h maphash.Hash
+	h.SetSeed(s.seed)
+	s.mu.Unlock()
+	part := func(b []byte) {
+		var length [8]byte
+		binary.LittleEndian.PutUint64(length[:], uint64(len(b)))
+		_, _ = h.Write(length[:])
+		_, _ = h.Write(b)
+	}
+	part([]byte(r.Action))
+	part(r.Context)
+	part(r.Body)
+	for i := range r.Tensors {
+		t := &r.Tensors[i]
+		part([]byte(t.Name))
+		part([]byte(t.DType))
+		shape := make([]byte, 0, 64)
+		for _, n := range t.Shape {
+			shape = binary.LittleEndian.AppendUint64(shape, n)
+		}
+		part(shape)
+		part(t.Data)
+	}
+	return h.Sum64()
+}
+
+// died records that a worker died with the request in hand and returns how many have so far. serial tells processes apart.
+func (s *suspects) died(digest, serial uint64, now time.Time) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expire(now)
+	known := s.list[digest]
+	if known.deaths == 0 && len(s.list) >= maxSuspects {
+		s.dropOldest()
+	}
+	if known.deaths == 0 || known.last != serial {
+		known.deaths++
+	}
+	known.last = serial
+	known.until = now.Add(suspectTTL)
+	s.list[digest] = known
+	s.count.Store(int32(len(s.list)))
+	return known.deaths
+}
+
+// look returns how many workers have died with the request in hand, and for how long that will be remembered.
+func (s *suspects) look(digest uint64, now time.Time) (deaths int, left time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expire(now)
+	known := s.list[digest]
+	return known.deaths, known.until.Sub(now)
+}
+
+// clear forgets a request that its worker has ended, whatever the outcome, unless it is known as poison.
+func (s *suspects) clear(digest uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.list[digest].deaths < poisonDeaths {
+		delete(s.list, digest)
+		s.count.Store(int32(len(s.list)))
+	}
+}
+
+// any reports whether there is anything to look up.
+func (s *suspects) any() bool { return s.count.Load() > 0 }
+
+// Preconditions: mu is held.
+func (s *suspects) expire(now time.Time) {
+	for d, k := range s.list {
+		if !now.Before(k.until) {
+			delete(s.list, d)
+		}
+	}
+	s.count.Store(int32(len(s.list)))
+}
+
+// Preconditions: mu is held, the list is not empty.
+func (s *suspects) dropOldest() {
+	digests := make([]uint64, 0, len(s.list))
+	for d := range s.list {
+		digests = append(digests, d)
+	}
+	delete(s.list, slices.MinFunc(digests, func(a, b uint64) int { return s.list[a].until.Compare(s.list[b].until) }))
+}
