@@ -186,13 +186,13 @@ func TestWorkerIsReplaced(t *testing.T) {
 	}
 }
 
-// Ctrl-C ends the call and reaches the worker.
+// Ctrl-C ends the call and reaches the worker; so does the death of whoever called.
 func TestInterruptedCall(t *testing.T) {
 	s := serve(t, echoPool)
 	for _, tt := range []struct {
 		signal syscall.Signal
 		code   int
-	}{{syscall.SIGINT, 130}, {syscall.SIGTERM, 143}} {
+	}{{syscall.SIGINT, 130}, {syscall.SIGTERM, 143}, {syscall.SIGKILL, 137}} {
 		p := s.begin("call", "echo", "sleep", "-d", `{"seconds":3600}`, "--timeout", "1h")
 		eventually(t, "the request to begin", func() bool { return s.worker().InFlight == 1 })
 		if err := p.Process.Signal(tt.signal); err != nil {
