@@ -48,11 +48,11 @@ func (c class) maxRuns() int {
 type Promises struct {
 	Retry       bool // an idempotent request survives the death of the worker that had read it
 	HangTimeout bool // a worker that makes no progress is noticed although its request has a long deadline
-	Fairness    bool // a client that floods does not have others refused; that takes a gateway which says who asks
+	Fairness    bool // a client that floods does not have others refused
 }
 
 // promised is what this version keeps, if its configuration has the keys.
-var promised = Promises{Retry: true, HangTimeout: true, Fairness: false}
+var promised = Promises{Retry: true, HangTimeout: true, Fairness: true}
 
 // allowed reports whether a request may end in e, nil for success. chunks is how many came before.
 func (p Promises) allowed(c class, e *ipc.Error, chunks int) bool {
