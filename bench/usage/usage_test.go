@@ -1,0 +1,106 @@
+package usage
+
+import (
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// The kernel's list of a thread's children leaves some out when threads and processes come and go meanwhile; four workers and a guard were seen to be four. So they are looked for by their parent.
+func TestTreeFindsEveryChild(t *testing.T) {
+	want := []int{os.Getpid()}
+	for range 5 {
+		cmd := exec.Command("cat")
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		started := make(chan error)
+		go func() { // on a thread that ends
+			runtime.LockOSThread()
+			started <- cmd.Start()
+		}()
+		if err := <-started; err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, cmd.Process.Pid)
+		t.Cleanup(func() {
+			in.Close()
+			_ = cmd.Wait()
+		})
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(stop)
+	for range 2 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_ = exec.Command("true").Run()
+				}
+			}
+		})
+	}
+	for range 50 {
+		got := Tree(os.Getpid())
+		for _, pid := range want {
+			if !slices.Contains(got, pid) {
+				t.Fatalf("%d is not in %v", pid, got)
+			}
+		}
+		if got[0] != os.Getpid() {
+			t.Fatalf("%v does not begin with %d", got, os.Getpid())
+		}
+	}
+}
+
+func TestUsageCountsWhatAProcessDid(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "read x; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo done; read x")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		in.Close()
+		_ = cmd.Wait()
+	}()
+	before, err := Of(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(in, "go\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, len("done\n"))); err != nil {
+		t.Fatal(err)
+	}
+	after, err := Of(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u := after.Since(before); u.CPU < time.Millisecond || u.Machine < 0 || after.Sleeps < 1 {
+		t.Errorf("%+v", u)
+	}
+	if _, err := Of(1 << 24); err == nil {
+		t.Error("a process that is not there has a clock")
+	}
+	if Parent(cmd.Process.Pid) != os.Getpid() || Parent(1<<24) != 0 {
+		t.Error("whose child it is")
+	}
+}
