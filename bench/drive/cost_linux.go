@@ -87,5 +87,5 @@ func (t *target) read(m meter, requests int, elapsed time.Duration) (*Cost, floa
 	} else if m.known && err != nil {
 		t.unknown = "the cost of a request is not told in every row: a worker ended meanwhile: " + err.Error()
 	}
-	return cost, max(0, (client.Machine-ours).Seconds()/elapsed.Seconds()/float64(runtime.NumCPU()))
+	return cost, min(1, max(0, (client.Machine-ours).Seconds()/elapsed.Seconds()/float64(runtime.NumCPU())))
 }
