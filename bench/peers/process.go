@@ -9,6 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ringmasterd/ringmaster/bench/usage"
 )
 
 // process is one that says "ready", and ends with its standard input.
@@ -22,6 +26,12 @@ type process struct {
 func start(ctx context.Context, log *os.File, env []string, command ...string) (*process, error) {
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Env = append(os.Environ(), env...)
+	cmd.Cancel = func() error {
+		for _, pid := range usage.Tree(cmd.Process.Pid) {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		return nil
+	}
 	cmd.Stderr = os.Stderr
 	if log != nil {
 		cmd.Stderr = log
@@ -46,10 +56,22 @@ func start(ctx context.Context, log *os.File, env []string, command ...string) (
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
+// end has the process end, and kills those of its children that have not ended with it.
 func (p *process) end() error {
+	var family []int // pidfds: a number alone may be somebody else's by then
+	for _, pid := range usage.Tree(p.pid())[1:] {
+		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
+			family = append(family, fd)
+		}
+	}
 	p.in.Close()
 	_, _ = io.Copy(io.Discard, p.out)
-	return p.cmd.Wait()
+	err := p.cmd.Wait()
+	for _, fd := range family {
+		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		unix.Close(fd)
+	}
+	return err
 }
 
 // awaitReady waits for the line with which a process says that it is ready.

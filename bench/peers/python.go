@@ -27,6 +27,9 @@ var pythonEnv = []string{
 	"RAY_USAGE_STATS_ENABLED=0", "RAY_DISABLE_IMPORT_WARNING=1", "RAY_DEDUP_LOGS=0", "PYTRITON_NO_TELEMETRY=1", "LITSERVE_DISABLE_TELEMETRY=1", "DO_NOT_TRACK=1",
 }
 
+// pythonEnv has the peers leave their files where they are removed.
+func (h *harness) pythonEnv() []string { return append([]string{"TMPDIR=" + h.dir}, pythonEnv...) }
+
 // pythons is the environment with the peers.
 type pythons struct {
 	exe     string
@@ -122,7 +125,7 @@ func (h *harness) peerInPython(ctx context.Context, p plan, t *peer, cs []cell, 
 			}
 			command = []string{h.python.exe, filepath.Join(pythonDir, "serve.py"), t.name, at, filepath.Join(h.dir, "run")}
 		}
-		s, err := startInTime(ctx, log, command...)
+		s, err := h.startInTime(ctx, log, command...)
 		if err != nil {
 			return fmt.Errorf("server: %w", err)
 		}
@@ -140,7 +143,7 @@ func (h *harness) peerInPython(ctx context.Context, p plan, t *peer, cs []cell, 
 		if err != nil {
 			return err
 		}
-		s, err := sampleOf(ctx, p, t, c, server, []string{h.python.exe, filepath.Join(pythonDir, "client.py"), string(arg)}, pythonEnv, log)
+		s, err := sampleOf(ctx, p, t, c, server, []string{h.python.exe, filepath.Join(pythonDir, "client.py"), string(arg)}, h.pythonEnv(), log)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.name(), err)
 		}
@@ -150,10 +153,10 @@ func (h *harness) peerInPython(ctx context.Context, p plan, t *peer, cs []cell, 
 }
 
 // startInTime is start for a process of Python's, which is killed if it is not ready in time.
-func startInTime(ctx context.Context, log *os.File, command ...string) (*process, error) {
+func (h *harness) startInTime(ctx context.Context, log *os.File, command ...string) (*process, error) {
 	ctx, kill := context.WithCancel(ctx)
 	late := time.AfterFunc(pythonPatience, kill)
-	p, err := start(ctx, log, pythonEnv, command...)
+	p, err := start(ctx, log, h.pythonEnv(), command...)
 	if !late.Stop() {
 		err = errors.Join(fmt.Errorf("it was not ready after %v", pythonPatience), err)
 	}

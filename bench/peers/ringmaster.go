@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/ringmasterd/ringmaster/client"
 	"github.com/ringmasterd/ringmaster/gateway"
@@ -53,10 +54,32 @@ func startSupervisor(ctx context.Context, pool supervisor.PoolConfig) (sup *supe
 	}
 	end := make(chan error, 1)
 	go func() { end <- sup.Run(ctx) }()
-	if err := sup.WaitReady(ctx); err != nil {
+	if err := awaitWorkers(ctx, sup); err != nil {
 		return nil, nil, err
 	}
 	return sup, end, nil
+}
+
+// awaitWorkers waits until every worker is ready. WaitReady is content with one, and a measurement of four then counted the processes of three when the machine was busy.
+func awaitWorkers(ctx context.Context, sup *supervisor.Supervisor) error {
+	if err := sup.WaitReady(ctx); err != nil {
+		return err
+	}
+	for tick := time.NewTicker(5 * time.Millisecond); ; {
+		ready := true
+		for _, w := range sup.Status().Pools[0].Workers {
+			ready = ready && w.State == "ready"
+		}
+		if ready {
+			tick.Stop()
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func logger() *slog.Logger {

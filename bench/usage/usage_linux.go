@@ -88,7 +88,7 @@ func machineBusy() (time.Duration, error) {
 
 // Tree returns a process and all its descendants, in no certain order but for the process itself, which comes first.
 //
-// It looks for parents in the whole of /proc. The kernel's own list of a thread's children is faster, but leaves some out while others come and go.
+// It looks for parents in the whole of /proc. The kernel's own list of a thread's children is faster, but may leave some out while others come and go (proc(5)).
 func Tree(pid int) []int {
 	children := map[int][]int{}
 	for _, name := range entries("/proc") {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// The kernel's list of a thread's children leaves some out when threads and processes come and go meanwhile; four workers and a guard were seen to be four. So they are looked for by their parent.
+// Also those that a thread has started which is gone, and while other processes come and go.
 func TestTreeFindsEveryChild(t *testing.T) {
 	want := []int{os.Getpid()}
 	for range 5 {

@@ -1,9 +1,11 @@
 """A peer's server: serve.py PEER PORT DIRECTORY. It says "ready" when a request has been answered, and ends with its standard input. One worker process, each peer set up as its own documentation does."""
 
+import glob
 import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 
@@ -90,13 +92,14 @@ def ray_serve(port, directory):
 
 
 def triton(port, directory):
+    # Triton's stub links whatever libpython the loader finds; it must be this Python's own.
+    os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH")]))
     import numpy as np
     from pytriton.model_config import ModelConfig, Tensor
     from pytriton.triton import Triton, TritonConfig
 
     def infer(requests):
-        return [[np.frombuffer(work.handle(r["x"].tobytes() if not r["x"].flags.c_contiguous else memoryview(r["x"]).cast("B")), dtype=np.uint8)] for r in requests]
-
+        return [{"y": np.frombuffer(work.handle(r["x"]), dtype=np.uint8)} for r in requests]
 
     server = Triton(config=TritonConfig(http_address="127.0.0.1", http_port=int(port), allow_grpc=False, allow_metrics=False), workspace=os.path.join(directory, "triton"))
     server.bind(
@@ -107,7 +110,13 @@ def triton(port, directory):
         config=ModelConfig(batching=False),
     )
     server.run()
-    return server.stop
+
+    def stop():
+        server.stop()
+        for left in glob.glob(f"/dev/shm/pytrtion{os.getpid()}*"):  # its own spelling
+            os.unlink(left)
+
+    return stop
 
 
 def main():
@@ -119,7 +128,7 @@ def main():
     try:
         from client import CALLERS
 
-        give_up = time.monotonic() + 80
+        give_up = time.monotonic() + 60
         while True:
             try:
                 call, close = CALLERS[peer](port)
