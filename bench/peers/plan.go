@@ -69,7 +69,7 @@ type plan struct {
 // fullPlan takes BENCH_REPEATS and BENCH_SECONDS from the environment.
 func fullPlan(env func(string) string) (plan, error) {
 	p := plan{cells: cells(), repeats: 5}
-	seconds := 0.4
+	seconds := 0.25
 	if s := env("BENCH_REPEATS"); s != "" {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 1 || n > 1000 {
@@ -80,7 +80,7 @@ func fullPlan(env func(string) string) (plan, error) {
 	if s := env("BENCH_SECONDS"); s != "" {
 		v, err := strconv.ParseFloat(s, 64)
 		if err != nil || !(v > 0 && v <= 3600) {
-			return p, fmt.Errorf("BENCH_SECONDS is %q; use a number of seconds, such as 0.4", s)
+			return p, fmt.Errorf("BENCH_SECONDS is %q; use a number of seconds, such as 0.25", s)
 		}
 		seconds = v
 	}

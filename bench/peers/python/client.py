@@ -1,4 +1,8 @@
-"""A client process: client.py SPEC, as bench/peers/client.go has it. It warms up, says "ready", waits for a line, measures in one thread for each request outstanding, and prints one line of JSON."""
+"""A client process: client.py SPEC, as bench/peers/client.go has it.
+
+It warms up, says "ready", waits for a line, measures in one thread for each request outstanding, and prints one line of
+JSON.
+"""
 
 import base64
 import http.client
@@ -10,8 +14,6 @@ import sys
 import threading
 import time
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-
 import work
 
 PERCENTILES = (50, 75, 90, 95, 99, 99.5, 99.9, 99.99)
@@ -19,6 +21,7 @@ PERCENTILES = (50, 75, 90, 95, 99, 99.5, 99.9, 99.99)
 
 def ringmaster(socket):
     import numpy as np
+
     import ringmaster as rm
 
     client = rm.connect(socket)
@@ -79,7 +82,9 @@ def triton(port):
 
     def call(payload):
         if not hasattr(local, "client"):
-            local.client = http_client.InferenceServerClient(f"127.0.0.1:{port}", network_timeout=60, connection_timeout=60)
+            local.client = http_client.InferenceServerClient(
+                f"127.0.0.1:{port}", network_timeout=60, connection_timeout=60
+            )
             opened.append(local.client)
         x = http_client.InferInput("x", [len(payload)], "UINT8")
         x.set_data_from_numpy(np.frombuffer(payload, dtype=np.uint8))
@@ -143,6 +148,11 @@ class Requester(threading.Thread):
             self.begin.set()
 
 
+def first_error(requesters):
+    errors = [r.error for r in requesters if r.error]
+    return next((e for e in errors if not isinstance(e, threading.BrokenBarrierError)), errors[0])
+
+
 def measure(spec, call):
     outstanding = spec["cell"]["outstanding"]
     requesters = [Requester(i, call, spec["cell"]["size"]) for i in range(outstanding)]
@@ -154,7 +164,7 @@ def measure(spec, call):
     try:
         warmed.wait()
     except threading.BrokenBarrierError:
-        raise next(r.error for r in requesters if r.error and not isinstance(r.error, threading.BrokenBarrierError)) from None
+        raise first_error(requesters) from None
     print("ready", flush=True)
     sys.stdin.readline()
     start = time.perf_counter()

@@ -1,17 +1,25 @@
-"""What every Python worker does, and how its answers are checked. What is asked follows from the size of the payload, so that every peer needs one action only."""
+"""What every Python worker does, and how its answers are checked.
+
+What is asked follows from the size of the payload, so that every peer needs one action only.
+"""
 
 import functools
+import itertools
 
 import numpy as np
 
 FRAME = 6 << 20  # bytes
-MODEL = 784  # bytes: a grey picture of 28 × 28
+MODEL = 784  # bytes: a grey picture of 28 by 28
 LINE = 64  # bytes
 WIDTHS = (784, 1024, 1024, 10)
 
 
 def handle(payload):
-    """Answer a request, bytes or an array of them: a frame with the sum of its cache lines, a picture with what a small network makes of it, the rest with itself."""
+    """Answer a request, bytes or an array of them.
+
+    A frame is answered with the sum of its cache lines, a picture with what a network
+    makes of it, the rest with itself.
+    """
     size = len(payload)
     if size == FRAME:
         return frame(payload)
@@ -31,7 +39,9 @@ def frame(payload):
 def weights():
     """The network's: three layers of float32, the same in every process."""
     random = np.random.default_rng(7)
-    return [random.standard_normal(pair, dtype=np.float32) / np.float32(np.sqrt(pair[0])) for pair in zip(WIDTHS, WIDTHS[1:], strict=False)]
+    return [
+        random.standard_normal((n, m), dtype=np.float32) / np.float32(np.sqrt(n)) for n, m in itertools.pairwise(WIDTHS)
+    ]
 
 
 def model(payload):
@@ -43,12 +53,15 @@ def model(payload):
 
 
 def right(payload, answer, whole):
-    """Whether an answer is right. Without whole it is a look that costs nothing: its length, and the request's stamp where it is in it."""
+    """Whether an answer is right. Without whole it is a look that costs nothing: length, and the request's stamp."""
     size = len(payload)
     if size == FRAME:
-        return len(answer) == LINE and (answer[:8] == payload[:8]) and (not whole or answer == frame(payload))
+        return len(answer) == LINE and answer[:8] == payload[:8] and (not whole or answer == frame(payload))
     if size == MODEL:
-        if len(answer) != 4 * WIDTHS[-1]:
-            return False
-        return not whole or np.allclose(np.frombuffer(answer, dtype="<f4"), np.frombuffer(model(payload), dtype="<f4"), rtol=1e-4)
-    return len(answer) == size and answer[:8] == payload[:8] and answer[-8:] == payload[-8:] and (not whole or answer == payload)
+        return len(answer) == 4 * WIDTHS[-1] and (not whole or close(answer, model(payload)))
+    ends = answer[:8] == payload[:8] and answer[-8:] == payload[-8:]
+    return len(answer) == size and ends and (not whole or answer == payload)
+
+
+def close(a, b):
+    return np.allclose(np.frombuffer(a, dtype="<f4"), np.frombuffer(b, dtype="<f4"), rtol=1e-4)

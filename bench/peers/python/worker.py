@@ -1,8 +1,9 @@
 """The Ringmaster worker."""
 
 import numpy as np
-import ringmaster as rm
 import work
+
+import ringmaster as rm
 
 
 @rm.action("work", idempotent=True)
