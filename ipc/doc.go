@@ -7,7 +7,7 @@
 //
 // The protocol is docs/protocol.md. Read in this order: message.go (what is said), scan.go (what a peer's bytes must survive before anything
 // else looks at them), wire.go and codec.go (bytes ⇄ messages), transport.go with socket.go and ring.go (how bytes travel), hello.go (versions),
-// caller.go (the asking side), serve.go (the answering side).
+// caller.go (the asking side), serve.go (the answering side) with batch.go (several requests in one call).
 //
 // # Who owns what
 //

@@ -16,7 +16,7 @@ type Handler interface {
 
 // ServeConfig tunes [Serve].
 type ServeConfig struct {
-	MaxInFlight  int           // open requests at a time; more are refused with RESOURCE_EXHAUSTED/too_many_requests. 0: 1024
+	MaxInFlight  int           // open requests at a time; more are refused with RESOURCE_EXHAUSTED/too_many_requests. Held ones have a limit of their own, [MaxBatch] times as many. 0: 1024
 	Strict       bool          // a malformed message (a bad tensor apart) ends Serve, as towards a supervisor; otherwise it ends only its request
 	StallTimeout time.Duration // how long Responder.Send waits for credit before it gives up with RESOURCE_EXHAUSTED/slow_reader; 0: for ever
 	Drain, Stop  func()        // the peer said so; called on Serve's goroutine, must not block
@@ -37,6 +37,7 @@ func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	s := &server{t: t, h: h, cfg: cfg, ctx: ctx, open: map[uint64]*Responder{}}
+	s.batches, _ = h.(BatchHandler)
 	if cfg.Draining != nil {
 		s.handlers.Go(s.awaitDraining)
 	}
@@ -46,6 +47,7 @@ func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 	if s.drained.Load() {
 		err = nil
 	}
+	s.forgetHeld()
 	if cfg.Ending != nil {
 		cfg.Ending(err)
 	}
@@ -56,16 +58,20 @@ func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 type server struct {
 	t        Transport
 	h        Handler
+	batches  BatchHandler // h, if it is one
 	cfg      ServeConfig
 	ctx      context.Context
 	handlers sync.WaitGroup // and awaitDraining
 
-	active   atomic.Int64 // handlers that have not returned
+	held map[uint64]Member // Serve's: requests that no batch has named yet
+
+	active   atomic.Int64 // requests whose handlers have not returned, or not begun: held ones
 	draining atomic.Bool
 	drained  atomic.Bool // draining, and active was seen 0: nothing more is received
 
-	mu   sync.Mutex
-	open map[uint64]*Responder // guarded by mu
+	mu       sync.Mutex
+	open     map[uint64]*Responder // guarded by mu
+	openHeld int                   // guarded by mu: of open, those that came held
 }
 
 // awaitDraining passes cfg.Draining on. Of it and the last handler, whoever comes second finds the other's mark.
@@ -114,6 +120,9 @@ func (s *server) run() error {
 				return err
 			}
 		case Cancel:
+			if s.letGo(m) {
+				break
+			}
 			if w := s.lookup(m.ID); w != nil {
 				w.cancel(cancelCause(m.Reason))
 			}
@@ -127,6 +136,8 @@ func (s *server) run() error {
 					return err
 				}
 			}
+		case *Batch:
+			s.startBatch(m)
 		case Kind:
 			switch {
 			case m == KindDrain && s.cfg.Drain != nil:
@@ -149,7 +160,7 @@ func (s *server) start(req *Request) error {
 	if req.ID == 0 {
 		return s.hangUp(Errorf(InvalidArgument, "bad_message", "a request's id must be at least 1"))
 	}
-	w := &Responder{s: s, id: req.ID, credit: req.Credit}
+	w := &Responder{s: s, id: req.ID, credit: req.Credit, held: req.Held && s.batches != nil}
 	var ctx context.Context
 	if req.Timeout > 0 {
 		var stop context.CancelFunc
@@ -161,9 +172,15 @@ func (s *server) start(req *Request) error {
 	}
 	s.mu.Lock()
 	_, dup := s.open[req.ID]
-	full := len(s.open) >= s.cfg.MaxInFlight
+	full := len(s.open)-s.openHeld >= s.cfg.MaxInFlight
+	if w.held {
+		full = s.openHeld >= s.cfg.MaxInFlight*MaxBatch
+	}
 	if !dup && !full {
 		s.open[req.ID] = w
+		if w.held {
+			s.openHeld++
+		}
 	}
 	s.mu.Unlock()
 	switch {
@@ -174,6 +191,10 @@ func (s *server) start(req *Request) error {
 		w.release()
 		e := Errorf(ResourceExhausted, "too_many_requests", "%d requests are open on this connection, the most it may have; wait for some to end", s.cfg.MaxInFlight)
 		return send(s.t, func(enc *encoder) { enc.reply(&Reply{ID: req.ID, End: true, Err: e}) })
+	}
+	if w.held {
+		s.hold(Member{ctx, req, w})
+		return nil
 	}
 	s.active.Add(1)
 	s.handlers.Add(1)
@@ -187,9 +208,7 @@ func (s *server) handle(ctx context.Context, req *Request, w *Responder) {
 			_ = w.End(&Reply{})
 		}
 		w.release()
-		if s.active.Add(-1) == 0 && s.draining.Load() {
-			s.drain()
-		}
+		s.returned(1)
 		s.handlers.Done()
 	}()
 	s.h.ServeRequest(ctx, req, w)
@@ -241,6 +260,7 @@ type Responder struct {
 	cancel context.CancelCauseFunc
 	stop   context.CancelFunc // the deadline's timer; may be nil
 	ended  bool
+	held   bool // immutable: its request waited, or waits, for a batch
 
 	mu     sync.Mutex
 	credit uint32        // guarded by mu
@@ -266,6 +286,9 @@ func (w *Responder) End(r *Reply) error {
 	// The id is free before the peer can know, so that it may use it again at once.
 	w.s.mu.Lock()
 	delete(w.s.open, w.id)
+	if w.held {
+		w.s.openHeld--
+	}
 	w.s.mu.Unlock()
 	err := send(w.s.t, func(e *encoder) { e.reply(r) })
 	var e *Error
