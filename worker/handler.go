@@ -13,7 +13,7 @@ import (
 // maxTraceback is the most of a panicking goroutine's stack, in bytes, that goes to the caller.
 const maxTraceback = 16 << 10
 
-// handler runs one request after another through their actions, several at a time. It is an [ipc.Handler].
+// handler runs one request after another through their actions, several at a time. It is an [ipc.BatchHandler].
 type handler struct {
 	actions Actions // immutable
 	status  *status
@@ -23,6 +23,10 @@ func (h *handler) ServeRequest(ctx context.Context, req *Request, w *ipc.Respond
 	action, ok := h.actions[req.Action]
 	if !ok {
 		_ = w.Fail(ipc.Errorf(ipc.NotFound, "unknown_action", "there is no action %q; this worker has %s", req.Action, strings.Join(h.actions.names(), ", ")))
+		return
+	}
+	if action.Batch != nil {
+		h.runBatch(action, []ipc.Member{{Ctx: ctx, Request: req, W: w}})
 		return
 	}
 	h.status.begin(req.ID)
