@@ -151,10 +151,12 @@ func (l *life) ready(hello *ipc.Hello) {
 	l.slot.set(stateReady, func() {
 		l.slot.sdk = clip(hello.SDK)
 		l.inc.probing, l.slot.tripped = l.slot.tripped, false
-		l.slot.pool.actions = map[string]ipc.Action{}
+		l.inc.actions = make(map[string]ipc.Action, len(hello.Actions))
 		for _, a := range hello.Actions {
-			l.slot.pool.actions[a.Name] = a
+			l.inc.actions[a.Name] = a
 		}
+		l.slot.pool.actions = l.inc.actions
+		l.slot.pool.gatherings()
 	})
 	l.log.Info("worker ready", "sdk", clip(hello.SDK), "after", time.Since(l.inc.started).Round(time.Millisecond))
 }
