@@ -93,6 +93,37 @@ def hold_the_gil(request):
     sum(range(1 << 62))
 
 
+runs = []
+
+
+@rm.action("embed", idempotent=True, batch=True)
+def embed(batch):
+    """Answer the mean of each x; a body says what is to go wrong instead."""
+    runs.append([r.id for r in batch])
+    if "raise" in batch.bodies:
+        raise KeyError("all of you")
+    if "few" in batch.bodies:
+        return [None]
+    if "a tuple" in batch.bodies:
+        return None, {}
+    if "wait" in batch.bodies:
+        while not batch.cancelled:
+            pass
+        batch.check()
+    x = batch.stack("x")
+    assert x.shape == (len(batch), *batch[0].tensors["x"].shape)
+    wrong = {"refuse": rm.InvalidArgument("not you"), "fail": ValueError("no"), "unsendable": object()}
+    return [
+        wrong.get(r.body, ({"mean": float(row.mean()), "of": len(batch)}, {"row": row}))
+        for r, row in zip(batch, x, strict=True)
+    ]
+
+
+@rm.action("runs")
+def runs_of(request):
+    return runs
+
+
 barrier = threading.Barrier(2)
 
 
