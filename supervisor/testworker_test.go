@@ -64,14 +64,19 @@ func until(_ context.Context, req *worker.Request) (*worker.Reply, error) {
 	if err := req.Body.Decode(&args); err != nil {
 		return nil, err
 	}
+	await(args.File)
+	return &worker.Reply{}, nil
+}
+
+// await waits until the file is there.
+func await(file string) {
 	poll := time.NewTicker(time.Millisecond)
 	defer poll.Stop()
 	for range poll.C {
-		if _, err := os.Stat(args.File); err == nil {
-			break
+		if _, err := os.Stat(file); err == nil {
+			return
 		}
 	}
-	return &worker.Reply{}, nil
 }
 
 type recordArgs struct {
@@ -195,11 +200,8 @@ func bundle(_ context.Context, reqs []*worker.Request) ([]worker.Result, error) 
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
 		}
-		for a.Until != "" {
-			if _, err := os.Stat(a.Until); err == nil {
-				break
-			}
-			time.Sleep(time.Millisecond)
+		if a.Until != "" {
+			await(a.Until)
 		}
 		results[i].Reply = &worker.Reply{Body: len(reqs)}
 		if a.Fail {
