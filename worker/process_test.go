@@ -229,8 +229,8 @@ func TestHandshakeAndHello(t *testing.T) {
 			t.Errorf("the hello says %+v of an action, want %+v", got[want.Name], want)
 		}
 	}
-	if len(got) != len(BuiltinNames()) {
-		t.Errorf("%d actions, want %d", len(got), len(BuiltinNames()))
+	if len(got) != len(builtins) {
+		t.Errorf("%d actions, want %d", len(got), len(builtins))
 	}
 	// What was inherited must not be inherited further.
 	for _, fd := range []int{3, 4} {
