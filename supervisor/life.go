@@ -30,12 +30,26 @@ type life struct {
 	termed   bool        // then: SIGTERM has been sent
 }
 
+// minTick is the shortest time between two looks at a process.
+const minTick = 50 * time.Millisecond
+
+// tickEvery is how often a process is looked at: a quarter of the shortest time that something is to be noticed after, but no more often than that is worth.
+func (p *pool) tickEvery() time.Duration {
+	every := p.sup.tickEvery
+	for _, d := range []time.Duration{p.config().HangTimeout, p.config().Grace} {
+		if d > 0 {
+			every = min(every, max(minTick, d/4))
+		}
+	}
+	return every
+}
+
 // run watches over the process until it is dead, and returns why it went.
 func (l *life) run() (cause string) {
 	s, inc := l.slot, l.inc
 	loading := time.NewTimer(s.pool.config().StartTimeout)
 	defer loading.Stop()
-	tick := time.NewTicker(s.pool.sup.tickEvery)
+	tick := time.NewTicker(s.pool.tickEvery())
 	defer tick.Stop()
 	var hello <-chan *ipc.Hello // one, and not before the handshake: the two travel different ways and may arrive in any order
 	for {
