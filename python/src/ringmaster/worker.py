@@ -105,9 +105,8 @@ class Worker(ABC):
         self._actions = actions
         self._open: dict[int, Request] = {}
         self._draining = False
-        self._lock = (
-            threading.Condition()
-        )  # guards the requests' credit and _ended, and who comes and goes in _open; notified when credit or a cancel comes
+        # Guards the requests' credit and _ended, and who comes to _open and leaves; notified of credit and of cancels.
+        self._lock = threading.Condition()
 
     def run(self) -> None:
         """Say hello, and serve until drained."""
