@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -39,8 +40,11 @@ func once(action func(context.Context, *rm.Request) (*rm.Reply, error)) func(con
 			return nil, err
 		}
 		f, err := os.OpenFile(args.Once, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if err != nil {
+		if errors.Is(err, os.ErrExist) {
 			return &rm.Reply{Body: "second"}, nil
+		}
+		if err != nil {
+			return nil, err
 		}
 		f.Close()
 		return action(ctx, req)
