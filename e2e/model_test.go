@@ -14,7 +14,7 @@ import (
 
 const model = `
 pools:
-  smollm2: {command: ["${PYTHON}", -m, examples.smollm2], workers: 2, start_timeout: 3m}
+  smollm2: {command: ["${PYTHON}", -m, examples.smollm2], workers: 2, start_timeout: 3m, env_pass: [SMOLLM2_*]}
   echo: {builtin: echo}
 `
 

@@ -22,12 +22,12 @@ const (
 	lockWait   = 5 * time.Second // how long another server may take to bind beside us
 )
 
-// Listener is a Unix socket that this process alone serves. Close removes its file.
+// Listener is a Unix socket that this process alone serves. Close removes its file if [Listen] made it.
 type Listener struct {
 	net.Listener
 	path string
 	door door
-	file os.FileInfo // the socket file, to remove no other
+	file os.FileInfo // the socket file, to remove no other; nil: it is somebody else's to remove
 	once sync.Once
 	err  error // of the one Close
 }
@@ -63,9 +63,13 @@ func Listen(path, group string) (*Listener, error) {
 // Path returns where the socket is.
 func (l *Listener) Path() string { return l.path }
 
-// Close stops listening and removes the socket file, unless somebody has put another one in its place.
+// Close stops listening and removes the socket file, unless it was inherited or somebody has put another one in its place.
 func (l *Listener) Close() error {
 	l.once.Do(func() {
+		if l.file == nil {
+			l.err = l.Listener.Close()
+			return
+		}
 		if unlock, err := lockDir(filepath.Dir(l.path)); err == nil {
 			defer unlock()
 		}

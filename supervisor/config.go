@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -14,7 +15,12 @@ type Config struct {
 	Pools      []PoolConfig
 	MaxMessage int          // bytes, both ways; 0: 64 MiB
 	Logger     *slog.Logger // nil: slog.Default()
-	Executable string       // a ringmaster binary: serves builtin pools (`EXECUTABLE worker --builtin NAME`) and guards process groups (`EXECUTABLE guard`); "": no builtin pools, no guard
+	Executable string       // a ringmaster binary: serves builtin pools (`EXECUTABLE worker --builtin NAME`), guards process groups (`EXECUTABLE guard`) and confines workers (`EXECUTABLE confine`); "": no builtin pools, no guard, no rlimits, user or group
+
+	DrainTimeout time.Duration // for the requests that run when the supervisor is told to end; 0: 30 s
+
+	// OnReload answers the control request `reload`, after reading the configuration again and giving it to [Supervisor.Reload]; nil: there is nothing to read, and the request is refused.
+	OnReload func(context.Context) (ReloadAnswer, error)
 }
 
 // PoolConfig describes workers that serve the same model or code and are interchangeable.
@@ -24,6 +30,7 @@ type PoolConfig struct {
 	Builtin      string            // name of a builtin action set; exclusive with Command
 	Dir          string            // working directory; "": the supervisor's
 	Env          map[string]string // added to the worker's environment
+	EnvPass      []string          // variables of the supervisor that workers inherit besides the usual ones: NAME, PREFIX* or *
 	Workers      int               // slots; 0: 1
 	Concurrency  int               // requests in one worker at a time; 0: 1
 	Devices      Devices
@@ -36,6 +43,9 @@ type PoolConfig struct {
 	Grace        time.Duration // from a request's cancellation or deadline until a worker that has not ended it is killed; 0: 5 s
 	Replace      Replace       // "": auto
 	Limits       Limits
+	Rlimits      map[string]uint64 // soft and hard limits by setrlimit(2)'s names: as, core (if not given: 0), data, fsize, memlock, nofile, nproc, stack; [Unlimited] takes one away
+	User, Group  string            // whom workers run as, names or numbers; "": as the supervisor. Needs root
+	CPUs         []int             // that workers run on; nil: wherever the supervisor may
 }
 
 // Replace says in which order a worker is replaced by another that takes its place.
@@ -85,6 +95,7 @@ const (
 	maxQueue            = 1 << 20
 	minMessage          = 64 << 10
 	maxMaxMessage       = 1 << 30
+	maxDrainTimeout     = 24 * time.Hour
 )
 
 // FieldError is a bad value in a [Config]: which field, the value, and what would be right.
@@ -107,6 +118,9 @@ func (e *FieldError) Error() string {
 func (c *Config) Validate() error {
 	if c.MaxMessage != 0 && (c.MaxMessage < minMessage || c.MaxMessage > maxMaxMessage) {
 		return &FieldError{"", "max_message", c.MaxMessage, "use a size from 64KiB to 1GiB"}
+	}
+	if c.DrainTimeout < 0 || c.DrainTimeout > maxDrainTimeout {
+		return &FieldError{"", "drain_timeout", c.DrainTimeout, "use a duration up to 24h, such as 30s"}
 	}
 	if len(c.Pools) == 0 {
 		return &FieldError{"", "pools", "(none)", "name at least one pool, for example `echo: {builtin: echo}`"}
@@ -178,7 +192,7 @@ func (p *PoolConfig) validate() error {
 	default:
 		return bad("balance", string(p.Balance), "use least-connection, round-robin or weighted")
 	}
-	return nil
+	return p.validateConfinement()
 }
 
 // withDefaults returns a copy in which every default is filled in.
@@ -188,6 +202,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
+	}
+	if c.DrainTimeout == 0 {
+		c.DrainTimeout = DefaultDrainTimeout
 	}
 	pools := make([]PoolConfig, len(c.Pools))
 	for i, p := range c.Pools {

@@ -45,6 +45,7 @@ func TestValidate(t *testing.T) {
 		"pools.ocr.weights: []: balance: weighted needs one weight for each of the 1 workers": pool(func(p *PoolConfig) { p.Balance = Weighted }),
 		"pools.ocr.weights: 0: use weights from 1 to 1000":                                    pool(func(p *PoolConfig) { p.Balance, p.Weights = Weighted, []int{0} }),
 		"pools.ocr.weights: 1001: use weights from 1 to 1000":                                 pool(func(p *PoolConfig) { p.Balance, p.Weights = Weighted, []int{1001} }),
+		"drain_timeout: -1s: use a duration up to 24h, such as 30s":                           {DrainTimeout: -time.Second, Pools: pool(func(*PoolConfig) {}).Pools},
 		"pools.ocr.balance: hash: use least-connection, round-robin or weighted":              pool(func(p *PoolConfig) { p.Balance = "hash" }),
 	} {
 		err := cfg.Validate()

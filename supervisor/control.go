@@ -49,8 +49,13 @@ func (s *Supervisor) control(ctx context.Context, req *ipc.Request) (ipc.Replies
 				break
 			}
 		}
+	case "reload":
+		if s.cfg.OnReload == nil {
+			return nil, ipc.Errorf(ipc.Unimplemented, "reload", "this server has no configuration file to read again")
+		}
+		result, err = s.cfg.OnReload(ctx)
 	default:
-		return nil, ipc.Errorf(ipc.NotFound, "unknown_action", "pool %s has no action %q; it has drain, health, restart, status, version", ControlPool, req.Action)
+		return nil, ipc.Errorf(ipc.NotFound, "unknown_action", "pool %s has no action %q; it has drain, health, reload, restart, status, version", ControlPool, req.Action)
 	}
 	if err != nil {
 		return nil, err
@@ -60,6 +65,12 @@ func (s *Supervisor) control(ctx context.Context, req *ipc.Request) (ipc.Replies
 		return nil, err
 	}
 	return &single{body: body}, nil
+}
+
+// ReloadAnswer is the answer to a reload request.
+type ReloadAnswer struct {
+	Reloaded
+	NeedsRestart []string `json:"needs_restart" msgpack:"needs_restart"` // keys of the file whose new values count only once the server is started anew
 }
 
 // chosen returns the named pool, or all of them in order of name for "".

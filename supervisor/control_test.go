@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -170,4 +171,22 @@ func TestHealthWithoutAReadyWorker(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A reload is its embedder's to carry out: only that knows the file.
+func TestControlReload(t *testing.T) {
+	t.Run("without a file", func(t *testing.T) {
+		wantError(t, run(t, builtin(1, 1)).control("reload", nil, nil), ipc.Unimplemented, "reload")
+	})
+	want := ReloadAnswer{Reloaded{Added: []string{"a"}, Unchanged: []string{"b", "c"}}, []string{"socket"}}
+	var refusal error
+	h := runWith(t, func(s *Supervisor) {
+		s.cfg.OnReload = func(context.Context) (ReloadAnswer, error) { return want, refusal }
+	}, builtin(1, 1))
+	var got ReloadAnswer
+	if err := h.control("reload", nil, &got); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+	refusal = ipc.Errorf(ipc.InvalidArgument, "config", "f:1:1: no")
+	wantError(t, h.control("reload", nil, nil), ipc.InvalidArgument, "config")
 }

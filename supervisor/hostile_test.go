@@ -104,6 +104,9 @@ const (
 
 // hostile is the villain's main. Only its first incarnation is one.
 func hostile(how string) error {
+	if how == "anything" {
+		return scribbling()
+	}
 	marker := os.Getenv("VILLAIN_WAS_HERE")
 	if f, err := os.OpenFile(marker, os.O_CREATE|os.O_EXCL, 0o600); err != nil {
 		return serveTestWorker()
@@ -114,11 +117,7 @@ func hostile(how string) error {
 	if err != nil {
 		return err
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(ipc.SegmentFD, &st); err != nil {
-		return err
-	}
-	mem, err := unix.Mmap(ipc.SegmentFD, 0, int(st.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	mem, err := mapSegment()
 	if err != nil {
 		return err
 	}
@@ -192,6 +191,15 @@ func hostile(how string) error {
 	}
 }
 
+// mapSegment maps the segment without asking anybody whether it is one.
+func mapSegment() ([]byte, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(ipc.SegmentFD, &st); err != nil {
+		return nil, err
+	}
+	return unix.Mmap(ipc.SegmentFD, 0, int(st.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+}
+
 func (v *villain) send(message ...byte) {
 	_, _ = v.ring.Send(message)
 	v.sent++
@@ -212,6 +220,11 @@ func (v *villain) word(off int) uint64 { return binary.LittleEndian.Uint64(v.mem
 func (v *villain) publish(tail uint64) {
 	binary.LittleEndian.PutUint64(v.mem[w2sTail:], tail)
 	binary.LittleEndian.PutUint32(v.mem[w2sItems:], 1)
+	v.wake()
+}
+
+// wake has the supervisor look, if it sleeps.
+func (v *villain) wake() {
 	_, _, _ = unix.Syscall(unix.SYS_FUTEX, uintptr(unsafe.Pointer(&v.mem[w2sItems])), 1 /* FUTEX_WAKE */, 1)
 }
 

@@ -82,6 +82,7 @@ type launch struct {
 	log       *slog.Logger
 	spawner   *spawner
 	guard     *guard
+	confine   *PoolConfig
 }
 
 // start begins an incarnation: segment, lifeline, process, handshake. The outcome of the handshake arrives on shaken.
@@ -116,7 +117,7 @@ func start(l launch) (*incarnation, error) {
 			_ = os.Remove(tmpDir) // for sockets that do not exist here; removed at once, so that a killed supervisor leaves none behind
 			spawn := func() error {
 				defer theirs.Close()
-				p, err := spawn(l.spawner, l.argv, append(cmd.Env, l.env...), l.dir, []*os.File{seg.File(), theirs})
+				p, err := l.spawner.spawn(command{l.argv, append(cmd.Env, l.env...), l.dir, []*os.File{seg.File(), theirs}, l.confine})
 				inc.proc = p
 				spawned <- err
 				return err
@@ -126,6 +127,9 @@ func start(l launch) (*incarnation, error) {
 	})
 	inc.waiter.Go(func() {
 		_, err := inc.client.Start()
+		if err == nil {
+			inc.proc.watchMemory()
+		}
 		select {
 		case spawned <- err: // failed before the process was to be started
 			theirs.Close()

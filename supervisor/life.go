@@ -39,6 +39,7 @@ func (l *life) run() (cause string) {
 	defer tick.Stop()
 	var hello <-chan *ipc.Hello // one, and not before the handshake: the two travel different ways and may arrive in any order
 	for {
+		s.reports()
 		var changed <-chan struct{}
 		var impatient <-chan time.Time
 		switch {
@@ -201,6 +202,7 @@ func (l *life) tell(message func() error) {
 
 // kill ends the process at once.
 func (l *life) kill(cause string) string {
+	l.slot.rests() // a process that hangs in a device's driver does not even die
 	l.inc.proc.kill()
 	<-l.inc.proc.exited
 	if l.retiring != "" && !l.cut {
@@ -225,7 +227,7 @@ func (l *life) exitCause() string {
 	if !l.wasReady {
 		l.detail = "before it was ready"
 	}
-	return deathCause(l.inc.proc.status)
+	return l.inc.proc.deathCause()
 }
 
 // handshakeFailed tells a process that said something else than the handshake, or nothing in time, from one that ended before it.
@@ -238,7 +240,7 @@ func (l *life) handshakeFailed(err error) string {
 	switch {
 	case strings.HasSuffix(err.Error(), "\nFailed to read any lines from plugin's stdout"), strings.Contains(err.Error(), "exited before we could connect"):
 		l.detail = "before the handshake"
-		return deathCause(l.inc.proc.status)
+		return l.inc.proc.deathCause()
 	case garbage:
 		l.detail = fmt.Sprintf("its first line on stdout is not the handshake: %.200q; print to stderr instead", said)
 	case strings.Contains(err.Error(), "timeout"):

@@ -25,6 +25,8 @@ func TestMain(m *testing.M) {
 		case "guard":
 			RunGuard(os.Stdin)
 			unix.Exit(0) // not os.Exit: the race detector's would take a second
+		case "confine":
+			exit(RunConfined(os.Args[2:]))
 		case "worker":
 			exit(serveTestWorker())
 		case "hostile":

@@ -4,10 +4,9 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/ringmasterd/ringmaster/ipc"
@@ -75,7 +74,8 @@ type slot struct {
 	tripped   bool      // too many, and none has been ready since
 	next      time.Time // the next start, in backoff and failed
 
-	backoff backoff // run's own
+	due     atomic.Int64 // when run will have reported again, in Unix nanoseconds; 0: it may wait for as long as it takes. Read by Answer
+	backoff backoff      // run's own
 }
 
 // place is what is remembered over the slots that follow each other in one place. Guarded by pool.mu.
@@ -224,9 +224,11 @@ func (s *slot) log(pid int) *slog.Logger {
 func (s *slot) live() (exit *Exit, worked bool) {
 	cfg, sup := s.cfg, s.pool.sup
 	log := s.log(0)
+	defer s.rests()
+	s.reports()
 	inc, err := start(launch{
 		argv: s.argv(), env: s.env(), dir: cfg.Dir, limit: sup.cfg.MaxMessage,
-		handshake: sup.handshakeTimeout, log: log, spawner: sup.spawner, guard: sup.guard,
+		handshake: sup.handshakeTimeout, log: log, spawner: sup.spawner, guard: sup.guard, confine: cfg,
 	})
 	if err != nil {
 		return &Exit{Cause: "spawn", Detail: err.Error()}, false
@@ -237,6 +239,7 @@ func (s *slot) live() (exit *Exit, worked bool) {
 
 	life := &life{slot: s, inc: inc, log: log, jitter: rand.Float64()}
 	cause := life.run()
+	s.rests()
 	s.set(stateDraining, nil) // whatever happened: dispatch nothing to it any more
 	<-inc.proc.exited
 	exit = &Exit{Cause: cause, Detail: inc.proc.status, Stderr: inc.out.last()}
@@ -260,36 +263,8 @@ func (s *slot) argv() []string {
 	if b := s.cfg.Builtin; b != "" {
 		return []string{s.pool.sup.cfg.Executable, "worker", "--builtin", b}
 	}
-	return s.pool.cfg.Command
+	return s.cfg.Command
 }
-
-// env is the worker's environment: ours without what is meant for us alone, the pool's, and what the protocol says.
-func (s *slot) env() []string {
-	cfg := s.cfg
-	var env []string
-	for _, kv := range os.Environ() {
-		name, _, _ := strings.Cut(kv, "=")
-		if slices.Contains(notForWorkers, name) || strings.HasPrefix(name, "PLUGIN_") {
-			continue
-		}
-		env = append(env, kv)
-	}
-	for k, v := range cfg.Env {
-		env = append(env, k+"="+v)
-	}
-	if v, ok := visibleDevices(cfg.Devices, s.index, s.pool.sup.devices); ok {
-		env = append(env, "CUDA_VISIBLE_DEVICES="+v)
-	}
-	return append(env,
-		"RINGMASTER_POOL="+cfg.Name,
-		"RINGMASTER_SLOT="+strconv.Itoa(s.index),
-		"RINGMASTER_CONCURRENCY="+strconv.Itoa(cfg.Concurrency),
-		"RINGMASTER_MAX_MESSAGE="+strconv.Itoa(s.pool.sup.cfg.MaxMessage),
-	)
-}
-
-// notForWorkers are variables by which systemd talks to the supervisor.
-var notForWorkers = []string{"NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC"}
 
 // status describes the slot. Preconditions: the pool's mu is held.
 func (s *slot) status() WorkerStatus {
@@ -302,41 +277,4 @@ func (s *slot) status() WorkerStatus {
 		st.UptimeS = time.Since(s.inc.started).Seconds()
 	}
 	return st
-}
-
-// planned reports whether we wanted the process to end.
-func (e *Exit) planned() bool {
-	return e.Cause == "stopped" || e.Cause == "restarted" || e.Cause == "recycled" || e.Cause == "reloaded"
-}
-
-// describe is an exit in a few words, with the last thing the process said, unless it was told to say where it hangs.
-func (e *Exit) describe() string {
-	d := e.Cause
-	switch {
-	case strings.HasPrefix(e.Detail, e.Cause+": "): // signal: killed
-		d = e.Detail
-	case e.Detail != "":
-		d += ": " + e.Detail
-	}
-	if e.Cause == "hung" { // its last lines are then where its threads were, of which the very last says nothing
-		return d
-	}
-	for _, line := range slices.Backward(e.Stderr) {
-		if line = strings.TrimSpace(line); line != "" {
-			return d + "; its last line: " + line
-		}
-	}
-	return d
-}
-
-func deathCause(status string) string {
-	if strings.HasPrefix(status, "signal: ") {
-		return "signal"
-	}
-	return "exited"
-}
-
-func firstLine(s string) string {
-	line, _, _ := strings.Cut(s, "\n")
-	return line
 }

@@ -155,21 +155,23 @@ func TestOnlyTheLastLinesAreKept(t *testing.T) {
 }
 
 func TestWorkersEnvironment(t *testing.T) {
+	notForWorkers := []string{"NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC"}
 	for _, name := range notForWorkers {
 		t.Setenv(name, "systemd's")
 	}
 	t.Setenv("PLUGIN_MIN_PORT", "1")
 	t.Setenv("SOME_VARIABLE", "of the supervisor")
+	t.Setenv("SECRET_VARIABLE", "of the supervisor")
 	t.Setenv("OTHER_VARIABLE", "of the supervisor")
 	cfg := builtin(1, 3)
-	cfg.Env = map[string]string{"OTHER_VARIABLE": "of the pool"}
+	cfg.Env, cfg.EnvPass = map[string]string{"OTHER_VARIABLE": "of the pool"}, []string{"SOME_*"}
 	h := run(t, cfg).waitReady()
 	var got struct {
 		PID int               `msgpack:"pid"`
 		Env map[string]string `msgpack:"env"`
 		FDs map[string]string `msgpack:"fds"`
 	}
-	names := append([]string{"SOME_VARIABLE", "OTHER_VARIABLE", ipc.PoolVariable, ipc.SlotVariable, ipc.ConcurrencyVariable, ipc.MaxMessageVariable, ipc.VersionsVariable}, notForWorkers...)
+	names := append([]string{"SOME_VARIABLE", "SECRET_VARIABLE", "OTHER_VARIABLE", ipc.PoolVariable, ipc.SlotVariable, ipc.ConcurrencyVariable, ipc.MaxMessageVariable, ipc.VersionsVariable}, notForWorkers...)
 	h.must("env", map[string][]string{"names": names}, &got)
 	want := map[string]string{
 		"SOME_VARIABLE": "of the supervisor", "OTHER_VARIABLE": "of the pool",

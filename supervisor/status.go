@@ -37,7 +37,7 @@ type WorkerStatus struct {
 
 // Exit says how a slot's previous process ended.
 type Exit struct {
-	Cause  string   `json:"cause" msgpack:"cause"`   // spawn (it did not start), exited, signal, protocol, handshake, load_timeout, hung, recycled, restarted, stopped
+	Cause  string   `json:"cause" msgpack:"cause"`   // spawn (it did not start), exited, signal, oom_killed (by the kernel, for want of memory), protocol, handshake, load_timeout, hung, recycled, restarted, stopped
 	Detail string   `json:"detail" msgpack:"detail"` // e.g. "signal: killed", "exit status 3"
 	Stderr []string `json:"stderr" msgpack:"stderr"` // its last lines
 }

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"maps"
 	"os"
@@ -15,12 +16,14 @@ import (
 
 // How long a Supervisor waits, unless a test says otherwise.
 const (
-	drainTimeout     = 30 * time.Second // for the requests that run when it is told to end
 	handshakeTimeout = 10 * time.Second // from a worker's spawn to its handshake line
 	hungGrace        = 5 * time.Second  // for the end of a request that was cancelled or whose deadline passed
 	endGrace         = 2 * time.Second  // between drain or stop message, SIGTERM and SIGKILL
 	tickEvery        = time.Second      // how often a running process is looked at
 )
+
+// DefaultDrainTimeout is how long requests may take that run when the supervisor is told to end, unless [Config] says otherwise.
+const DefaultDrainTimeout = 30 * time.Second
 
 // Supervisor runs pools of workers. See the package's documentation for how its parts work together.
 type Supervisor struct {
@@ -32,6 +35,8 @@ type Supervisor struct {
 	drainTimeout, handshakeTimeout, hungGrace, endGrace, tickEvery time.Duration // immutable
 	backoffFirst, backoffMax                                       time.Duration // immutable
 
+	withoutCgroups bool // immutable; for tests: as on a machine where none may be made
+
 	spawner *spawner  // set by Run before any slot starts
 	guard   *guard    // likewise
 	vram    vramMeter // of the workers' processes
@@ -42,6 +47,8 @@ type Supervisor struct {
 	mu   sync.Mutex
 	end  context.Context // guarded by mu; set while goroutines may be started; ends when no process is wanted any more
 	work sync.WaitGroup  // goroutines that launch has started; added to under mu
+
+	answering sync.Mutex // held by the one look of Answer
 }
 
 // New makes a supervisor; nothing is started before Run. The error is a [*FieldError].
@@ -50,8 +57,9 @@ func New(cfg Config) (*Supervisor, error) {
 		return nil, err
 	}
 	s := &Supervisor{cfg: cfg.withDefaults(), devices: machineDevices(), begin: time.Now(),
-		drainTimeout: drainTimeout, handshakeTimeout: handshakeTimeout, hungGrace: hungGrace, endGrace: endGrace, tickEvery: tickEvery,
+		handshakeTimeout: handshakeTimeout, hungGrace: hungGrace, endGrace: endGrace, tickEvery: tickEvery,
 		backoffFirst: backoffFirst, backoffMax: backoffMax, reloading: make(chan struct{}, 1)}
+	s.drainTimeout = s.cfg.DrainTimeout
 	if err := s.checkExecutable(s.cfg.Pools); err != nil {
 		return nil, err
 	}
@@ -67,6 +75,9 @@ func New(cfg Config) (*Supervisor, error) {
 
 func (s *Supervisor) checkExecutable(pools []PoolConfig) error {
 	for _, pc := range pools {
+		if err := pc.checkMachine(s.cfg.Executable); err != nil {
+			return err
+		}
 		if pc.Builtin != "" && s.cfg.Executable == "" {
 			return &FieldError{pc.Name, "builtin", pc.Builtin, "builtin pools need Config.Executable, a ringmaster binary"}
 		}
@@ -74,18 +85,24 @@ func (s *Supervisor) checkExecutable(pools []PoolConfig) error {
 	return nil
 }
 
-// Run keeps the pools' workers alive until ctx ends; then it lets the requests that run finish for up to 30 s, stops the workers, and returns when every process and goroutine it started has
+// Run keeps the pools' workers alive until ctx ends; then it lets the requests that run finish for up to [Config.DrainTimeout], stops the workers, and returns when every process and goroutine it started has
 // ended. It may be called once.
 func (s *Supervisor) Run(ctx context.Context) error {
 	if s.running.Swap(true) {
 		return errors.New("supervisor: Run was called before")
 	}
+	mark := rand.Text()
+	var groups *cgroups
+	if !s.withoutCgroups {
+		groups = openCgroups(s.cfg.Logger)
+	}
+	defer groups.close()
 	var err error
-	if s.guard, err = startGuard(s.cfg.Executable); err != nil {
+	if s.guard, err = startGuard(s.cfg.Executable, mark, groups.path(), s.cfg.Logger); err != nil {
 		return err
 	}
 	defer s.guard.stop()
-	s.spawner = startSpawner()
+	s.spawner = startSpawner(s.cfg.Executable, groups, mark)
 	defer s.spawner.stop()
 
 	end, ended := context.WithCancel(context.Background()) // outlives ctx by the drain

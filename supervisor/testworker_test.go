@@ -12,6 +12,9 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ringmasterd/ringmaster/worker"
 )
@@ -30,12 +33,22 @@ func serveTestWorker() error {
 		"quiet":  {Stream: quiet, Idempotent: true},
 		"print":  {Unary: printLines},
 		"fork":   {Unary: fork},
+		"swell":  {Unary: swell},
+		"self": {Unary: func(context.Context, *worker.Request) (*worker.Reply, error) {
+			return &worker.Reply{Body: map[string]int{"pid": os.Getpid(), "death_signal": int(deathSignal)}}, nil
+		}},
 		"credit": {Unary: func(_ context.Context, req *worker.Request) (*worker.Reply, error) {
 			return &worker.Reply{Body: req.Credit}, nil
 		}},
 	})
 	return worker.Serve(context.Background(), actions)
 }
+
+// deathSignal is this process's PDEATHSIG. It is the main thread's, on which packages are initialised.
+var deathSignal = func() (signal int32) {
+	_ = unix.Prctl(unix.PR_GET_PDEATHSIG, uintptr(unsafe.Pointer(&signal)), 0, 0, 0)
+	return signal
+}()
 
 // hold answers with its pid, and then waits for its caller: with a credit of 1 the last chunk cannot leave before the one before it was taken.
 func hold(_ context.Context, _ *worker.Request, send func(*worker.Reply) error) error {
@@ -184,4 +197,17 @@ func fork(_ context.Context, req *worker.Request) (*worker.Reply, error) {
 	}
 	go child.Wait()
 	return &worker.Reply{Body: child.Process.Pid}, nil
+}
+
+// swell takes so many bytes of memory, if they are to be had.
+func swell(_ context.Context, req *worker.Request) (*worker.Reply, error) {
+	var n int
+	if err := req.Body.Decode(&n); err != nil {
+		return nil, err
+	}
+	taken := make([]byte, n)
+	for i := 0; i < len(taken); i += os.Getpagesize() {
+		taken[i] = 1
+	}
+	return &worker.Reply{Body: len(taken)}, nil
 }

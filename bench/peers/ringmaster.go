@@ -56,7 +56,7 @@ func startSupervisor(ctx context.Context, workers int) (sup *supervisor.Supervis
 		return nil, nil, err
 	}
 	sup, err = supervisor.New(supervisor.Config{
-		Pools:      []supervisor.PoolConfig{{Name: "echo", Builtin: "echo", Workers: workers, Concurrency: concurrency, Devices: supervisor.Devices{None: true}}},
+		Pools:      []supervisor.PoolConfig{{Name: "echo", Builtin: "echo", Workers: workers, Concurrency: concurrency, Devices: supervisor.Devices{None: true}, EnvPass: []string{profileVariable}}},
 		Logger:     logger(),
 		Executable: exe,
 	})

@@ -76,7 +76,7 @@ func status(err error) int {
 	var signalled *interruption
 	var failure *ipc.Error
 	switch {
-	case errors.As(err, &usage), errors.As(err, &cfg):
+	case errors.As(err, &usage), errors.As(err, &cfg), isConfigError(err):
 		return exitUsage
 	case errors.As(err, &signalled):
 		return 128 + int(signalled.signal)
@@ -95,7 +95,7 @@ func (a *app) printError(err error) {
 	switch {
 	case errors.As(err, &usage):
 		fmt.Fprintf(a.err, "ringmaster: %s\nRun `%s --help` for usage.\n", usage.message, usage.command)
-	case errors.As(err, &failure):
+	case errors.As(err, &failure) && !isConfigError(err):
 		fmt.Fprintf(a.err, "ringmaster: %v\n", failure)
 		if failure.RetryAfter > 0 {
 			fmt.Fprintf(a.err, "Try again in %v.\n", failure.RetryAfter)

@@ -181,12 +181,21 @@ func serve(t *testing.T, yaml string, args ...string) *server {
 // startServer starts a server in dir and waits until it answers.
 func startServer(t *testing.T, dir, yaml string, args ...string) *server {
 	t.Helper()
+	s := beginServer(t, dir, yaml, func(*exec.Cmd) {}, args...)
+	s.dial()
+	return s
+}
+
+// beginServer starts a server in dir, by a command that change may change.
+func beginServer(t *testing.T, dir, yaml string, change func(*exec.Cmd), args ...string) *server {
+	t.Helper()
 	if err := os.WriteFile(filepath.Join(dir, "ringmaster.yaml"), []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s := &server{t: t, dir: dir, socket: filepath.Join(dir, "rm.sock"), log: &output{}}
 	s.cmd = command(dir, append([]string{"serve", "--socket", s.socket}, args...)...)
 	s.cmd.Stderr = s.log
+	change(s.cmd)
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -199,13 +208,18 @@ func startServer(t *testing.T, dir, yaml string, args ...string) *server {
 		_ = s.cmd.Process.Kill()
 		s.wait()
 	})
-	eventually(t, "the server to answer", func() bool {
+	return s
+}
+
+// dial waits until the server answers.
+func (s *server) dial() {
+	s.t.Helper()
+	eventually(s.t, "the server to answer", func() bool {
 		c, err := client.Dial(context.Background(), client.WithAddress(s.socket))
 		s.client = c
 		return err == nil
 	})
-	t.Cleanup(func() { _ = s.client.Close() })
-	return s
+	s.t.Cleanup(func() { _ = s.client.Close() })
 }
 
 // settle waits until every pool is ready or has failed.

@@ -7,22 +7,24 @@ import (
 	"os"
 )
 
-// newLogger makes the server's logger; level and format are words as in ringmaster.yaml.
-func newLogger(out io.Writer, level, format string) (*slog.Logger, error) {
-	var l slog.Level
-	switch level {
+// logLevel reads a level's name, as in ringmaster.yaml.
+func logLevel(name string) (slog.Level, error) {
+	switch name {
 	case "debug":
-		l = slog.LevelDebug
+		return slog.LevelDebug, nil
 	case "info":
-		l = slog.LevelInfo
+		return slog.LevelInfo, nil
 	case "warn":
-		l = slog.LevelWarn
+		return slog.LevelWarn, nil
 	case "error":
-		l = slog.LevelError
-	default:
-		return nil, fmt.Errorf("log level %q: use debug, info, warn or error", level)
+		return slog.LevelError, nil
 	}
-	opts := &slog.HandlerOptions{Level: l}
+	return 0, fmt.Errorf("log level %q: use debug, info, warn or error", name)
+}
+
+// newLogger makes the server's logger; format is a word as in ringmaster.yaml. The level may change while it is used.
+func newLogger(out io.Writer, level slog.Leveler, format string) (*slog.Logger, error) {
+	opts := &slog.HandlerOptions{Level: level}
 	switch format {
 	case "text":
 		return slog.New(slog.NewTextHandler(out, opts)), nil

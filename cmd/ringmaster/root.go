@@ -67,9 +67,11 @@ func (a *app) rootCommand() *cobra.Command {
 		a.healthCommand(),
 		a.restartCommand(),
 		a.drainCommand(),
+		a.reloadCommand(),
 		a.versionCommand(),
 		a.workerCommand(),
 		a.guardCommand(),
+		a.confineCommand(),
 	)
 	return root
 }

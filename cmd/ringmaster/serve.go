@@ -7,13 +7,15 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/signal"
 	"strings"
 	"sync"
+	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ringmasterd/ringmaster/gateway"
-	"github.com/ringmasterd/ringmaster/internal/address"
 	"github.com/ringmasterd/ringmaster/internal/config"
 	"github.com/ringmasterd/ringmaster/internal/version"
 	"github.com/ringmasterd/ringmaster/supervisor"
@@ -43,7 +45,11 @@ variables ($RINGMASTER_SOCKET, $RINGMASTER_LOG_LEVEL, $RINGMASTER_LOG_FORMAT), a
 before the file.
 
 SIGTERM or SIGINT ends it: the socket is closed, requests in flight are answered, the
-workers are stopped. A second signal ends it at once; the workers go with it.
+workers are stopped. A second signal ends it at once; the workers go with it. SIGHUP
+reads the configuration again, as "ringmaster reload" does.
+
+Under systemd it takes over the socket of ringmaster.socket, says when it is ready, feeds
+the watchdog, and tells what it does in "systemctl status".
 
 --check validates the configuration, prints what would run, and exits.`,
 		Example: `  ringmaster serve
@@ -51,7 +57,7 @@ workers are stopped. A second signal ends it at once; the workers go with it.
   ringmaster serve --check`,
 		Args: noArgs,
 	}
-	cmd.RunE = a.command(func(ctx context.Context, _ []string) error { return a.serve(ctx, f) })
+	cmd.RunE = underInit(a.command(func(ctx context.Context, _ []string) error { return a.serve(ctx, f) }))
 	cmd.Flags().StringVarP(&f.config, "config", "c", "", "the configuration file")
 	cmd.Flags().BoolVar(&f.check, "check", false, "validate the configuration, print what would run, and exit")
 	cmd.Flags().StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default info)")
@@ -62,69 +68,109 @@ workers are stopped. A second signal ends it at once; the workers go with it.
 
 // serve runs the server until ctx ends.
 func (a *app) serve(ctx context.Context, f serveFlags) error {
-	file, err := loadConfig(f.config)
+	hangups := make(chan os.Signal, 1) // from the beginning: the usual effect of SIGHUP is the end
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+
+	running, err := a.settings(f)
 	if err != nil {
 		return err
 	}
-	if err := checkBuiltins(file); err != nil {
-		return err
-	}
-	socket, err := address.Resolve(a.socket, file.Socket)
+	level := new(slog.LevelVar)
+	level.Set(running.level)
+	logger, err := newLogger(a.err, level, running.logFormat)
 	if err != nil {
 		return &usageError{message: err.Error(), command: "ringmaster serve"}
 	}
-	logger, err := newLogger(a.err,
-		firstSet(f.logLevel, "RINGMASTER_LOG_LEVEL", file.Log.Level, "info"),
-		firstSet(f.logFormat, "RINGMASTER_LOG_FORMAT", file.Log.Format, "text"))
-	if err != nil {
-		return &usageError{message: err.Error(), command: "ringmaster serve"}
-	}
-	cfg := file.Supervisor
-	cfg.Logger = logger
-	if cfg.Executable, err = os.Executable(); err != nil {
+	f.config = running.file.Path // a reload reads this very file
+	notify := &notifier{log: logger}
+	reloads := &reloader{read: func() (*settings, error) { return a.settings(f) }, running: running, level: level, log: logger, notify: notify, busy: make(chan struct{}, 1)}
+	if reloads.base.Executable, err = os.Executable(); err != nil {
 		return fmt.Errorf("find this program's own file: %w", err)
 	}
-	sup, err := supervisor.New(cfg)
+	reloads.base.Logger, reloads.base.OnReload = logger, reloads.reload
+	sup, err := supervisor.New(reloads.config(running))
 	if err != nil {
-		return file.Locate(err)
+		return running.file.Locate(err)
 	}
 	if f.check {
-		return a.check(file, socket)
+		return a.check(running.file, running.socket)
 	}
-	ln, err := gateway.Listen(socket, file.SocketGroup)
+	reloads.sup = sup
+	ln, err := listen(running, logger)
 	if err != nil {
 		return err
 	}
-	return a.runServer(ctx, sup, ln, gateway.Config{MaxMessage: cfg.MaxMessage, Logger: logger})
+	s := &serving{app: a, sup: sup, ln: ln, log: logger, notify: notify, reloads: reloads, hangups: hangups, drain: running.drainTimeout()}
+	front := running.file.Gateway.WithMemory()
+	front.DrainTimeout, front.Logger = s.drain, logger
+	limitHeap(front)
+	return s.run(ctx, front)
 }
 
-// runServer runs the pools and the gateway in front of them. When ctx ends the gateway drains first: what it lets finish needs the pools.
-func (a *app) runServer(ctx context.Context, sup *supervisor.Supervisor, ln *gateway.Listener, cfg gateway.Config) error {
-	cfg.Logger.Info("serving", "socket", ln.Path(), "version", version.Version, "pid", os.Getpid())
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+// serving is a server at work.
+type serving struct {
+	app     *app
+	sup     *supervisor.Supervisor
+	ln      *gateway.Listener
+	log     *slog.Logger
+	notify  *notifier
+	reloads *reloader
+	hangups <-chan os.Signal
+	drain   time.Duration
+}
+
+// run runs the pools and the gateway in front of them. When ctx ends the gateway drains first: what it lets finish needs the pools. The service manager hears of it all, until the last process is gone.
+func (s *serving) run(ctx context.Context, cfg gateway.Config) error {
+	s.log.Info("serving", "socket", s.ln.Path(), "version", version.Version, "pid", os.Getpid(), "memory_mib", cfg.Memory>>20)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	poolsCtx, stopPools := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopPools()
 
 	var wg sync.WaitGroup
 	var poolsErr error
 	wg.Go(func() {
-		defer cancel() // without pools there is nothing to serve
-		poolsErr = sup.Run(poolsCtx)
+		defer cancel(nil) // without pools there is nothing to serve
+		poolsErr = s.sup.Run(poolsCtx)
 	})
-	if isTerminal(a.err) {
-		wg.Go(func() { announce(ctx, a.err, sup) })
+	if isTerminal(s.app.err) {
+		wg.Go(func() { announce(ctx, s.app.err, s.sup) })
 	}
-	stop := context.AfterFunc(ctx, func() { cfg.Logger.Info("shutting down", "why", context.Cause(ctx)) })
+	wg.Go(func() { s.heed(ctx, cancel) })
+	stop := context.AfterFunc(ctx, func() { s.log.Info("shutting down", "why", context.Cause(ctx)) })
 	defer stop()
-	err := gateway.Serve(ctx, ln, sup, cfg)
-	cancel()
+	gone := make(chan struct{})
+	var beats sync.WaitGroup
+	beats.Go(func() { s.heart().run(ctx, gone) })
+
+	err := gateway.Serve(ctx, s.ln, s.sup, cfg)
+	cancel(nil)
 	stopPools()
 	wg.Wait()
+	close(gone)
+	beats.Wait()
 	if err = errors.Join(err, poolsErr); err == nil {
-		cfg.Logger.Log(context.Background(), slog.LevelInfo, "stopped")
+		s.log.Info("stopped")
 	}
 	return err
+}
+
+// heed reloads the configuration at each SIGHUP until ctx ends. One that comes because our terminal has gone has its old meaning: the end, but an orderly one.
+func (s *serving) heed(ctx context.Context, end context.CancelCauseFunc) {
+	terminal := isTerminal(s.app.err)
+	for {
+		select {
+		case <-s.hangups:
+			if terminal && !isTerminal(s.app.err) {
+				end(&interruption{signal: syscall.SIGHUP})
+				return
+			}
+			_, _ = s.reloads.reload(ctx) // it has been logged
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // loadConfig loads the configuration that flag, environment or convention name.

@@ -12,12 +12,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/ringmasterd/ringmaster/supervisor"
 )
@@ -189,13 +186,13 @@ func TestWorkerIsReplaced(t *testing.T) {
 	}
 }
 
-// Ctrl-C ends the call and reaches the worker.
+// Ctrl-C ends the call and reaches the worker; so does the death of whoever called.
 func TestInterruptedCall(t *testing.T) {
 	s := serve(t, echoPool)
 	for _, tt := range []struct {
 		signal syscall.Signal
 		code   int
-	}{{syscall.SIGINT, 130}, {syscall.SIGTERM, 143}} {
+	}{{syscall.SIGINT, 130}, {syscall.SIGTERM, 143}, {syscall.SIGKILL, 137}} {
 		p := s.begin("call", "echo", "sleep", "-d", `{"seconds":3600}`, "--timeout", "1h")
 		eventually(t, "the request to begin", func() bool { return s.worker().InFlight == 1 })
 		if err := p.Process.Signal(tt.signal); err != nil {
@@ -332,27 +329,7 @@ func TestReadyOnTerminal(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "ringmaster.yaml"), []byte("pools: {echo: {builtin: echo}, bad: {command: ['false']}}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		t.Skip(err)
-	}
-	defer ptmx.Close()
-	n := 0
-	raw, err := ptmx.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := raw.Control(func(fd uintptr) {
-		if n, err = unix.IoctlGetInt(int(fd), unix.TIOCGPTN); err == nil {
-			err = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0)
-		}
-	}); err != nil || n < 0 {
-		t.Fatal(err)
-	}
-	tty, err := os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Skip(err)
-	}
+	ptmx, tty := terminal(t)
 	cmd := exec.Command(binary, "serve", "--socket", "rm.sock")
 	cmd.Dir, cmd.Stderr = dir, tty
 	if err := cmd.Start(); err != nil {

@@ -47,3 +47,19 @@ func (a *app) guardCommand() *cobra.Command {
 		},
 	}
 }
+
+// confineCommand is what the server runs in place of a worker that it is to confine first; see [supervisor.RunConfined].
+func (a *app) confineCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:                "confine SPEC PROGRAM ARGV...",
+		Short:              "Confine a worker and become it; started by the server",
+		Long:               "Set a worker's limits and user, and become its program. The server starts this command; it is of no use by hand.",
+		Hidden:             true,
+		DisableFlagParsing: true,
+		Args:               cobra.ArbitraryArgs,
+		RunE: func(_ *cobra.Command, args []string) error {
+			a.ran = true
+			return supervisor.RunConfined(args)
+		},
+	}
+}

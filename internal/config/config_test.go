@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ringmasterd/ringmaster/gateway"
 	"github.com/ringmasterd/ringmaster/supervisor"
 )
 
@@ -47,10 +48,11 @@ func TestDesignExample(t *testing.T) {
 
 func TestEveryKey(t *testing.T) {
 	f := parseFile(t, "full.yaml")
-	if f.Socket != "unix:///run/rm.sock" || f.SocketGroup != "models" || f.Log != (Log{"debug", "json"}) || f.Supervisor.MaxMessage != 128<<20 {
+	if f.Socket != "unix:///run/rm.sock" || f.SocketGroup != "models" || f.Log != (Log{"debug", "json"}) || f.Supervisor.MaxMessage != 128<<20 || f.Supervisor.DrainTimeout != 2*time.Minute ||
+		!reflect.DeepEqual(f.Gateway, gateway.Config{MaxMessage: 128 << 20, Memory: 2 << 30, Clients: gateway.Limits{Connections: 8, InFlight: 100}}) {
 		t.Errorf("got %+v", f)
 	}
-	b := supervisor.PoolConfig{Name: "b", Builtin: "echo", Devices: supervisor.Devices{None: true}, Queue: 7}
+	b := supervisor.PoolConfig{Name: "b", Builtin: "echo", Devices: supervisor.Devices{None: true}, Queue: 7, CPUs: []int{2, 0}}
 	c := b
 	c.Name = "c"
 	want := []supervisor.PoolConfig{{
@@ -58,7 +60,9 @@ func TestEveryKey(t *testing.T) {
 		Env:     map[string]string{"A": "1", "B": "", "C": "/me/x", "D": "${HOME} $X", "E": "5"},
 		Devices: supervisor.Devices{List: []int{0, 1}}, Balance: supervisor.Weighted, Weights: []int{1, 3}, Queue: -1, Timeout: 90 * time.Second, StartTimeout: 10 * time.Minute,
 		HangTimeout: 30 * time.Second, Grace: 2 * time.Second, Replace: supervisor.StopFirst,
-		Limits: supervisor.Limits{RSS: 3 << 29, VRAM: 20 << 30, Idle: 10 * time.Minute},
+		Limits: supervisor.Limits{RSS: 3 << 29, VRAM: 20 << 30, Idle: 10 * time.Minute}, EnvPass: []string{"MODEL_*", "AWS_REGION"},
+		Rlimits: map[string]uint64{"nofile": 4096, "core": supervisor.Unlimited, "as": 64 << 30, "memlock": supervisor.Unlimited, "nproc": 0},
+		User:    "nobody", Group: "7", CPUs: []int{0, 1, 2, 3, 8},
 	}, b, c}
 	if got := f.Supervisor.Pools; !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -102,6 +106,7 @@ func TestErrors(t *testing.T) {
 		{"a fraction", "pools:\n  a: {builtin: echo, workers: 1.5}\n", "f:2:31: pools.a.workers: 1.5: use a whole number, 1 or more"},
 		{"negative queue", "pools:\n  a: {builtin: echo, queue: -1}\n", "f:2:29: pools.a.queue: -1: use a whole number, 0 or more"},
 		{"no unit", "pools:\n  a: {builtin: echo, timeout: 60}\n", "f:2:31: pools.a.timeout: 60: use a number with a unit (ms, s, m, h), such as 60s"},
+		{"a drain of days", "drain_timeout: 48h\npools: {a: {builtin: echo}}\n", "f:1:16: drain_timeout: 48h0m0s: use a duration up to 24h, such as 30s"},
 		{"no time", "pools:\n  a: {builtin: echo, timeout: 0s}\n", "f:2:31: pools.a.timeout: 0s: use a positive duration such as 60s"},
 		{"an order that is none", "pools:\n  a: {builtin: echo, replace: first}\n", "f:2:31: pools.a.replace: first: use auto, start-first or stop-first"},
 		{"negative time", "pools:\n  a: {builtin: echo, limits: {lifetime: -1h}}\n", "f:2:41: pools.a.limits.lifetime: -1h: use a positive duration such as 24h"},
@@ -109,6 +114,9 @@ func TestErrors(t *testing.T) {
 		{"a negative size", "max_message: -5\npools: {a: {builtin: echo}}\n", "f:1:14: max_message: -5: use a size such as 4GiB, 512MiB or a number of bytes (units: KiB, MiB, GiB, TiB)"},
 		{"a small message", "max_message: 1KiB\npools: {a: {builtin: echo}}\n", "f:1:14: max_message: 1024: use a size from 64KiB to 1GiB"},
 		{"an astronomical message", "max_message: 9000TiB\npools: {a: {builtin: echo}}\n", "f:1:14: max_message: 9895604649984000: use a size from 64KiB to 1GiB"},
+		{"no memory", "memory: 0\npools: {a: {builtin: echo}}\n", "f:1:9: memory: 0: use a positive size such as 4GiB, or remove the key for the default"},
+		{"little memory", "memory: 255MiB\npools: {a: {builtin: echo}}\n", "f:1:9: memory: 267386880: use at least 268435456 bytes, 4 times max_message, or a smaller max_message"},
+		{"clients", "clients: {connections: 0, inflight: 3}\npools: {a: {builtin: echo}}\n", "f:1:24: clients.connections: 0: use a whole number, 1 or more\nf:1:27: clients.inflight: unknown key: did you mean in_flight?"},
 		{"devices", "pools:\n  a: {builtin: echo, devices: all}\n", "f:2:31: pools.a.devices: all: use auto, none or [0, 1]"},
 		{"no devices", "pools:\n  a: {builtin: echo, devices: []}\n", "f:2:31: pools.a.devices: []: the list is empty; use auto, none, or a list of device numbers as in [0, 1]"},
 		{"a negative device", "pools:\n  a: {builtin: echo, devices: [0, -1]}\n", "f:2:35: pools.a.devices[1]: -1: use a whole number, 0 or more"},
@@ -120,6 +128,14 @@ func TestErrors(t *testing.T) {
 		{"no variable", "pools:\n  a: {builtin: echo, dir: '${1}'}\n", "f:2:27: pools.a.dir: ${1}: ${1} is not a variable; use ${NAME} or ${NAME:-default}, and $${ for a literal ${"},
 		{"a variable's name", "pools:\n  a: {builtin: echo, env: {A-B: 1}}\n", "f:2:33: pools.a.env.A-B: A-B: a variable's name consists of letters, digits and '_'"},
 		{"a variable's value", "pools:\n  a: {builtin: echo, env: {A: [1]}}\n", `f:2:31: pools.a.env.A: a list: expected a string; "" for an empty one`},
+		{"env_pass", "pools:\n  a: {builtin: echo, env_pass: [A, 'B-*']}\n", `f:2:32: pools.a.env_pass: "B-*": use a variable's name, the beginning of names as in MODEL_*, or * for all`},
+		{"env_pass is a word", "pools:\n  a: {builtin: echo, env_pass: A}\n", "f:2:32: pools.a.env_pass: A: expected a list of names, as in [MODEL_DIR, AWS_*]"},
+		{"an unknown limit", "pools:\n  a: {builtin: echo, rlimits: {nofiles: 5}}\n", "f:2:32: pools.a.rlimits.nofiles: unknown key: did you mean nofile?"},
+		{"a bad limit", "pools:\n  a: {builtin: echo, rlimits: {as: much, nofile: 1KiB}}\n", "f:2:36: pools.a.rlimits.as: much: use a size such as 4GiB, 512MiB or a number of bytes (units: KiB, MiB, GiB, TiB)\nf:2:50: pools.a.rlimits.nofile: 1KiB: use a whole number, 0 or more"},
+		{"few files", "pools:\n  a: {builtin: echo, rlimits: {nofile: 5}}\n", "f:2:40: pools.a.rlimits.nofile: 5: use 16 or more; the worker's pipes and memory take five"},
+		{"cpus", "pools:\n  a: {builtin: echo, cpus: 3-1}\n", "f:2:28: pools.a.cpus: 3-1: use a list of CPUs such as 0-3,8 or [0, 1]"},
+		{"no cpus", "pools:\n  a: {builtin: echo, cpus: []}\n", "f:2:28: pools.a.cpus: []: the list is empty; use a list of CPUs such as 0-3,8 or [0, 1]"},
+		{"many cpus", "pools:\n  a: {builtin: echo, cpus: [4096]}\n", "f:2:28: pools.a.cpus: 4096: CPUs have numbers from 0 to 1023"},
 		{"NUL", "pools:\n  a: {builtin: \"e\\0\"}\n", `f:2:16: pools.a.builtin: "e\x00": it contains a NUL byte`},
 		{"log level", "log: {level: loud}\npools: {a: {builtin: echo}}\n", "f:1:14: log.level: loud: use debug, info, warn or error"},
 		{"socket", "socket: tcp://localhost:80\npools: {a: {builtin: echo}}\n", "f:1:9: socket: tcp://localhost:80: only Unix sockets are served; use unix:///path or a plain path"},
@@ -171,8 +187,8 @@ func TestLocate(t *testing.T) {
 		err  error
 		want string
 	}{
-		{&supervisor.FieldError{Pool: "a", Field: "limits.rss", Value: 1, Want: "w"}, "full.yaml:23:12: pools.a.limits.rss: 1: w"},
-		{&supervisor.FieldError{Pool: "b", Field: "command", Value: "(none)", Want: "w"}, "full.yaml:28:6: pools.b.command: (none): w"},
+		{&supervisor.FieldError{Pool: "a", Field: "limits.rss", Value: 1, Want: "w"}, "full.yaml:25:12: pools.a.limits.rss: 1: w"},
+		{&supervisor.FieldError{Pool: "b", Field: "command", Value: "(none)", Want: "w"}, "full.yaml:35:6: pools.b.command: (none): w"},
 		{&supervisor.FieldError{Field: "nonsense", Value: 1, Want: "w"}, "full.yaml:1:1: nonsense: 1: w"},
 		{errors.New("other"), "other"},
 	} {

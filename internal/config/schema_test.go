@@ -43,9 +43,11 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 		keys   []string
 	}{
 		{"the file", s, slices.Sorted(maps.Keys(fileFields))},
+		{"clients", s.Properties["clients"], slices.Sorted(maps.Keys(clientFields))},
 		{"log", s.Properties["log"], slices.Sorted(maps.Keys(logFields))},
 		{"a pool", pool, slices.Sorted(maps.Keys(poolFields))},
 		{"limits", pool.Properties["limits"], slices.Sorted(maps.Keys(limitFields))},
+		{"rlimits", pool.Properties["rlimits"], slices.Sorted(maps.Keys(rlimitFields))},
 	} {
 		if got := slices.Sorted(maps.Keys(tt.schema.Properties)); !slices.Equal(got, tt.keys) {
 			t.Errorf("%s: the schema knows\n%q, the loader\n%q", tt.name, got, tt.keys)
