@@ -12,47 +12,40 @@ import (
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
-// refuseTimeout is how long a client that is turned away has to say hello and take the reason.
-const refuseTimeout = time.Second
-
-// conn is one client.
+// conn is one connection of a client.
 //
 //	greeting ──hello──▶ open ──drain──▶ draining ──leave, no request open──▶ closed
 //	    └───────────────────┴── hang-up, write timeout, cut off ────────────────▲
 type conn struct {
-	srv  *server
-	raw  *net.UnixConn
-	sock *ipc.Socket
-	peer Peer
+	srv    *server
+	raw    *net.UnixConn
+	sock   *ipc.Socket
+	peer   Peer
+	client *client
 
 	mu       sync.Mutex
 	greeted  bool // guarded by mu: the hello is answered, other frames may follow
 	draining bool // guarded by mu: the client has been told, or will be once greeted
 }
 
-func newConn(srv *server, raw *net.UnixConn) *conn {
-	return &conn{srv: srv, raw: raw, sock: ipc.NewSocket(raw, ipc.MaxHello, srv.cfg.WriteTimeout)}
+func newConn(srv *server, raw *net.UnixConn, peer Peer, client *client) *conn {
+	return &conn{srv: srv, raw: raw, sock: ipc.NewSocket(raw, ipc.MaxHello, srv.cfg.WriteTimeout), peer: peer, client: client}
 }
 
 // run serves the client until it is gone, and returns why.
 func (c *conn) run() error {
 	defer c.close()
-	var err error
-	if c.peer, err = peerOf(c.raw); err != nil {
-		return err
-	}
-	if denied := c.srv.door.admit(c.peer); denied != nil {
-		c.turnAway(denied)
-		return denied
-	}
 	if err := c.greet(); err != nil {
 		return err
 	}
+	c.sock.SetReadTimeout(c.srv.cfg.ReadTimeout)
 	ctx := context.WithValue(c.srv.base, peerKey{}, c.peer)
 	return ipc.Serve(ctx, c.sock, c, ipc.ServeConfig{
 		MaxInFlight:  c.srv.cfg.MaxInFlight,
 		StallTimeout: c.srv.cfg.StallTimeout,
 		Draining:     c.srv.leaving,
+		Account:      c.client.account,
+		Refused:      func(e *ipc.Error) { c.srv.refused.log(c.peer, e) },
 	})
 }
 
@@ -65,7 +58,7 @@ func (c *conn) greet() error {
 	_, err := ipc.ServerHello(c.sock, ipc.Hello{
 		SDK:         version.SDK(),
 		MaxMessage:  uint64(c.srv.cfg.MaxMessage),
-		MaxInFlight: uint64(c.srv.cfg.MaxInFlight),
+		MaxInFlight: uint64(min(c.srv.cfg.MaxInFlight, c.srv.cfg.Clients.InFlight)),
 	})
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		_ = ipc.Refuse(c.sock, ipc.Errorf(ipc.DeadlineExceeded, "deadline", "no hello came within %v; a connection begins with one, see docs/protocol.md, section 7", timeout))
@@ -85,14 +78,6 @@ func (c *conn) greet() error {
 	return c.raw.SetReadDeadline(time.Time{})
 }
 
-// turnAway waits for the client's hello, so that it is ready to read, and tells it why it must go.
-func (c *conn) turnAway(why *ipc.Error) {
-	if c.raw.SetReadDeadline(time.Now().Add(refuseTimeout)) == nil {
-		_, _ = c.sock.Recv()
-		_ = ipc.Refuse(c.sock, why)
-	}
-}
-
 // ServeRequest implements [ipc.Handler] by the protocol's adapter.
 func (c *conn) ServeRequest(ctx context.Context, req *ipc.Request, w *ipc.Responder) {
 	c.mu.Lock()
@@ -102,6 +87,7 @@ func (c *conn) ServeRequest(ctx context.Context, req *ipc.Request, w *ipc.Respon
 		_ = w.Fail(errDraining)
 		return
 	}
+	req.Client = c.client.id
 	native{c.srv.handler}.ServeRequest(ctx, req, w)
 }
 

@@ -4,8 +4,8 @@
 //	                           │                         └ the call chain: small wrappers
 //	                           └ who is it? (SO_PEERCRED)
 //
-// Read in this order: listen.go (one server per path), inherit.go (or a socket that systemd made), peer.go (who may come in), serve.go (accept, drain), conn.go (one client), native.go (frames ⇄ the chain),
-// handler.go (the chain), logged.go (its first link).
+// Read in this order: config.go, listen.go (one server per path), inherit.go (or a socket that systemd made), peer.go (who may come in), clients.go (and how much of everything), serve.go (accept, drain), conn.go (one connection),
+// native.go (frames ⇄ the chain), handler.go (the chain), logged.go (its first link), refusals.go (what of all this is logged).
 //
 // # Who may connect
 //
@@ -19,9 +19,27 @@
 //	conn.run         frames              hang-up, drain, write timeout   Serve
 //	ipc.Serve's      a request           its END                         ipc.Serve, in conn.run
 //	conn.drain       once, at drain      its one frame is written        Serve
+//	turnAway         a refused client    its hello, or refuseTimeout     Serve
 //
 // # What a client can do to us
 //
-// It holds at most MaxInFlight requests of at most MaxMessage bytes. It may read slowly: its replies wait in its own requests
-// and end with RESOURCE_EXHAUSTED/slow_reader after StallTimeout; a connection whose writes do not move for WriteTimeout is closed. When it dies its requests are cancelled.
+// A client is a process: all connections that the kernel says it made. What it can hold has a bound, and the bound leaves room for others; docs/decisions/0004-memory-of-clients.md says how.
+//
+//	it                                          meets                                      and is told
+//	opens connections                           Limits.Connections; as many as are free    RESOURCE_EXHAUSTED/too_many_connections
+//	connects and leaves, as fast as it can      maxParting: the rest is shown the door     nothing
+//	says half a hello, half a frame             helloTimeout, ReadTimeout                  DEADLINE_EXCEEDED/deadline, hung up on
+//	sends requests                              MaxInFlight, Limits.InFlight               RESOURCE_EXHAUSTED/too_many_requests
+//	sends large ones                            its share of Memory, before their bytes    RESOURCE_EXHAUSTED/memory_full
+//	                                            are read
+//	takes its replies slowly                    credit; its share of Memory; StallTimeout  RESOURCE_EXHAUSTED/slow_reader
+//	does not read its socket                    WriteTimeout                               nothing, hung up on
+//	sends pings, cancels, credits without end   its own connection's reader: one           nothing
+//	                                            goroutine, which waits for it to read
+//	dies                                                                                   its requests are cancelled
+//
+// Whatever it meets, its requests that end so are cancelled where they run. A write blocks nobody but those who write to the same client. The last connections (a sixteenth, at most 16) are for root
+// and the server's own user. A refusal is logged once in refusalPause for each reason.
+//
+// Beside Memory, a connection takes two buffers of 16 KiB and a goroutine, and each worker's reader may hold one reply that nobody has been charged for yet.
 package gateway

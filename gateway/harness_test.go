@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -20,6 +21,9 @@ import (
 func TestMain(m *testing.M) {
 	if path := os.Getenv("GATEWAY_TEST_STRANGER"); path != "" {
 		os.Exit(stranger(path))
+	}
+	if what := os.Getenv("GATEWAY_TEST_VILLAIN"); what != "" {
+		villain(what, os.Getenv("GATEWAY_TEST_SOCKET"))
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -94,6 +98,7 @@ func (r *blockReplies) Cancel(string) {}
 
 // server is a running Serve.
 type testServer struct {
+	*server
 	path string
 	stop func() error // ends Serve's context and returns its error; also called by the test's cleanup
 }
@@ -114,8 +119,9 @@ func startOn(t testing.TB, ln *Listener, backend Backend, cfg Config) *testServe
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- Serve(ctx, ln, backend, cfg) }()
-	s := &testServer{path: ln.Path(), stop: sync.OnceValue(func() error {
+	srv := newServer(ctx, ln, backend, cfg.withDefaults())
+	go func() { served <- srv.run(ctx, ln) }()
+	s := &testServer{server: srv, path: ln.Path(), stop: sync.OnceValue(func() error {
 		cancel()
 		return <-served
 	})}
@@ -125,6 +131,9 @@ func startOn(t testing.TB, ln *Listener, backend Backend, cfg Config) *testServe
 		}
 		if _, err := os.Lstat(s.path); ln.file != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the socket file was left behind: %v", err)
+		}
+		if srv.clients.open != 0 || len(srv.clients.byID) != 0 || len(srv.clients.byUID) != 0 || srv.clients.memory.Used() != 0 {
+			t.Errorf("somebody is still counted: %+v, %d bytes", srv.clients, srv.clients.memory.Used())
 		}
 	})
 	return s
@@ -193,14 +202,21 @@ func recv(call *ipc.Call) (*ipc.Reply, error) {
 	return call.Recv(ctx)
 }
 
+// connect connects, and tries again while the server's backlog is full, as clients do.
 func connect(t testing.TB, path string) net.Conn {
 	t.Helper()
-	conn, err := net.Dial("unix", path)
-	if err != nil {
-		t.Fatal(err)
+	deadline := time.Now().Add(patience)
+	for {
+		conn, err := net.Dial("unix", path)
+		if err == nil {
+			t.Cleanup(func() { _ = conn.Close() })
+			return conn
+		}
+		if !errors.Is(err, unix.EAGAIN) || time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+		<-time.After(time.Millisecond)
 	}
-	t.Cleanup(func() { _ = conn.Close() })
-	return conn
 }
 
 // wantReason fails the test unless err is an *ipc.Error with this code and reason.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -14,58 +13,14 @@ import (
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
-// Config tunes [Serve]. The zero values of its fields are the defaults named beside them.
-type Config struct {
-	MaxMessage     int           // bytes, both ways; 0: 64 MiB
-	MaxInFlight    int           // open requests per connection; 0: 1024
-	MaxConnections int           // at a time; 0: 1024, or half of the descriptors this process may open if that is less
-	StallTimeout   time.Duration // how long a client may leave its replies unread; 0: 10 s
-	WriteTimeout   time.Duration // how long one write to a client may take; 0: 10 s
-	DrainTimeout   time.Duration // how long requests in flight may take once ctx has ended; 0: 30 s
-	Logger         *slog.Logger  // nil: slog.Default()
-
-	helloTimeout time.Duration // how long a client may take to say hello; 0: 10 s
-}
-
-func (c Config) withDefaults() Config {
-	def := func(p *time.Duration, d time.Duration) {
-		if *p == 0 {
-			*p = d
-		}
-	}
-	if c.MaxMessage == 0 {
-		c.MaxMessage = ipc.DefaultMaxMessage
-	}
-	if c.MaxInFlight == 0 {
-		c.MaxInFlight = 1024
-	}
-	if c.MaxConnections == 0 {
-		c.MaxConnections = min(1024, maxDescriptors()/2) // workers need some, too
-	}
-	if c.Logger == nil {
-		c.Logger = slog.Default()
-	}
-	def(&c.StallTimeout, 10*time.Second)
-	def(&c.WriteTimeout, 10*time.Second)
-	def(&c.DrainTimeout, 30*time.Second)
-	def(&c.helloTimeout, 10*time.Second)
-	return c
-}
-
-// maxDescriptors is how many files this process may have open.
-func maxDescriptors() int {
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return 1024
-	}
-	return int(min(limit.Cur, 1<<20))
-}
-
 const (
 	minAcceptPause = 5 * time.Millisecond
 	maxAcceptPause = time.Second
 	// lingering is how long an idle client that was told to drain has to hang up by itself, so that a request that crossed the news on its way is still answered.
 	lingering = 200 * time.Millisecond
+	// refuseTimeout is how long a client that is turned away has to say hello and take the reason, and maxParting how many may be doing so at a time.
+	refuseTimeout = time.Second
+	maxParting    = 64
 	// cutting is how long requests that were cut off at the end of a drain have to tell their clients so.
 	cutting = time.Second
 )
@@ -75,11 +30,21 @@ var errDraining = ipc.Errorf(ipc.Unavailable, "draining", "the server is shuttin
 // Serve lets clients in until ctx ends; then it stops listening, tells every client to drain, answers what is in flight for up to DrainTimeout, and returns nil when every connection and
 // goroutine has ended. An error means that the listener broke; the drain happens all the same. ln is closed in any case.
 func Serve(ctx context.Context, ln *Listener, backend Backend, cfg Config) error {
-	s := &server{cfg: cfg.withDefaults(), door: ln.door, leaving: make(chan struct{}), conns: map[*conn]struct{}{}}
-	s.handler = chain(backend.Call, logged(s.cfg.Logger))
-	s.base, s.cut = context.WithCancelCause(context.WithoutCancel(ctx))
-	defer s.cut(nil)
+	return newServer(ctx, ln, backend, cfg.withDefaults()).run(ctx, ln)
+}
 
+func newServer(ctx context.Context, ln *Listener, backend Backend, cfg Config) *server {
+	s := &server{
+		cfg: cfg, door: ln.door, leaving: make(chan struct{}), conns: map[*conn]struct{}{},
+		clients: newClients(cfg, ln.door.uid), refused: newRefusals(cfg.Logger), parting: make(chan struct{}, maxParting),
+		handler: chain(backend.Call, logged(cfg.Logger)),
+	}
+	s.base, s.cut = context.WithCancelCause(context.WithoutCancel(ctx))
+	return s
+}
+
+func (s *server) run(ctx context.Context, ln *Listener) error {
+	defer s.cut(nil)
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	err := s.accept(ctx, ln)
 	stop()
@@ -95,7 +60,10 @@ type server struct {
 	base    context.Context // parent of every request's
 	cut     context.CancelCauseFunc
 	leaving chan struct{}  // closed when connections are to end once no request is open on them
-	joined  sync.WaitGroup // conn.run, conn.drain
+	joined  sync.WaitGroup // conn.run, conn.drain, turnAway
+	clients *clients
+	refused *refusals
+	parting chan struct{} // holds an element for each connection that is being turned away
 
 	mu    sync.Mutex
 	conns map[*conn]struct{} // guarded by mu
@@ -138,24 +106,31 @@ func passing(err error) bool {
 	return false
 }
 
-// welcome starts a connection, or turns it away if there are too many.
+// welcome starts a connection, or turns it away.
 func (s *server) welcome(raw *net.UnixConn) {
-	c := newConn(s, raw)
-	s.mu.Lock()
-	full := len(s.conns) >= s.cfg.MaxConnections
-	if !full {
-		s.conns[c] = struct{}{}
-	}
-	s.mu.Unlock()
-	if full {
-		s.joined.Go(func() {
-			c.turnAway(ipc.Errorf(ipc.ResourceExhausted, "too_many_connections", "%d connections are open, the most this server takes; close some, or share one", s.cfg.MaxConnections))
-			c.close()
-		})
+	peer, err := peerOf(raw)
+	if err != nil {
+		s.cfg.Logger.Warn("a client is turned away", "error", err)
+		_ = raw.Close()
 		return
 	}
+	refusal := s.door.admit(peer)
+	var client *client
+	if refusal == nil {
+		client, refusal = s.clients.enter(peer)
+	}
+	if refusal != nil {
+		s.refused.log(peer, refusal)
+		s.turnAway(raw, refusal)
+		return
+	}
+	c := newConn(s, raw, peer, client)
+	s.mu.Lock()
+	s.conns[c] = struct{}{}
+	s.mu.Unlock()
 	s.joined.Go(func() {
 		err := c.run()
+		s.clients.leave(client)
 		s.mu.Lock()
 		delete(s.conns, c)
 		s.mu.Unlock()
@@ -163,13 +138,34 @@ func (s *server) welcome(raw *net.UnixConn) {
 	})
 }
 
-func (s *server) logEnd(c *conn, err error) {
-	level := slog.LevelDebug
-	var e *ipc.Error
-	if errors.As(err, &e) { // refused, or in breach of the protocol
-		level = slog.LevelWarn
+// turnAway tells a client why it may not stay, once it has said hello, so that it is ready to read. Where too many are being told already it is only shown the door: whoever
+// knocks as fast as he can must not fill the house.
+func (s *server) turnAway(raw *net.UnixConn, why *ipc.Error) {
+	select {
+	case s.parting <- struct{}{}:
+	default:
+		_ = raw.Close()
+		return
 	}
-	s.cfg.Logger.Log(s.base, level, "client gone", "pid", c.peer.PID, "uid", c.peer.UID, "gid", c.peer.GID, "why", err)
+	s.joined.Go(func() {
+		defer func() {
+			_ = raw.Close()
+			<-s.parting
+		}()
+		if raw.SetReadDeadline(time.Now().Add(refuseTimeout)) == nil {
+			sock := ipc.NewSocket(raw, ipc.MaxHello, refuseTimeout)
+			_, _ = sock.Recv()
+			_ = ipc.Refuse(sock, why)
+		}
+	})
+}
+
+func (s *server) logEnd(c *conn, err error) {
+	var e *ipc.Error
+	if errors.As(err, &e) { // in breach of the protocol
+		s.refused.log(c.peer, e)
+	}
+	s.cfg.Logger.Debug("client gone", "pid", c.peer.PID, "uid", c.peer.UID, "gid", c.peer.GID, "why", err)
 }
 
 // drain ends all connections. Preconditions: no more are accepted.

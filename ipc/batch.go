@@ -39,7 +39,7 @@ func (s *server) letGo(c Cancel) bool {
 	}
 	delete(s.held, c.ID)
 	_ = m.W.Fail(cancelCause(c.Reason)) // an error is the transport's death, which Recv will tell
-	m.W.release()
+	s.settle(m)
 	s.returned(1)
 	return true
 }
@@ -66,12 +66,18 @@ func (s *server) handleBatch(members []Member) {
 			if !m.W.ended {
 				_ = m.W.End(&Reply{})
 			}
-			m.W.release()
+			s.settle(m)
 		}
 		s.returned(len(members))
 		s.handlers.Done()
 	}()
 	s.batches.ServeBatch(members)
+}
+
+// settle frees what a request holds that has been ended.
+func (s *server) settle(m Member) {
+	m.W.release()
+	m.W.charge.End()
 }
 
 // returned counts requests down whose handler is done with them.
@@ -84,7 +90,8 @@ func (s *server) returned(n int) {
 // forgetHeld frees what held requests hold once nothing is received any more.
 func (s *server) forgetHeld() {
 	for _, m := range s.held {
-		m.W.release()
+		_ = m.W.Fail(context.Cause(m.Ctx)) // nobody will hear it
+		s.settle(m)
 	}
 	s.held = nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/ringmasterd/ringmaster/shm"
 )
@@ -135,8 +136,37 @@ func benchmarkBare(b *testing.B, size int) {
 	}
 }
 
+// BenchmarkBudget is a call over a Unix socket whose server charges it to its client, beside one whose server does not.
+func BenchmarkBudget(b *testing.B) {
+	for _, size := range []int{64, 64 << 10, 6 << 20} {
+		for _, outstanding := range []int{1, 64} {
+			if size > 1<<20 && outstanding > 1 {
+				continue
+			}
+			for _, charged := range []bool{false, true} {
+				b.Run(fmt.Sprintf("%d bytes/%d outstanding/charged=%v", size, outstanding, charged), func(b *testing.B) {
+					var cfg ServeConfig
+					if charged {
+						cfg.Account = allow(1<<30, 1<<20).account
+					}
+					p := socketPair(b, pairOptions{askingLimit: 8 << 20, answeringLimit: 8 << 20})
+					if charged {
+						p.answering.(*Socket).SetReadTimeout(10 * time.Second) // as in the gateway
+					}
+					b.SetBytes(int64(size))
+					benchmarkServed(b, p.asking, p.answering, cfg, size, outstanding)
+				})
+			}
+		}
+	}
+}
+
 func benchmarkCalls(b *testing.B, askingEnd, answeringEnd Transport, size, outstanding int) {
-	serve(b, answeringEnd, ServeConfig{}, echoAll)
+	benchmarkServed(b, askingEnd, answeringEnd, ServeConfig{}, size, outstanding)
+}
+
+func benchmarkServed(b *testing.B, askingEnd, answeringEnd Transport, cfg ServeConfig, size, outstanding int) {
+	serve(b, answeringEnd, cfg, echoAll)
 	c := ask(b, askingEnd, Events{})
 	body := append(Body{0xc6, 0, byte(size >> 16), byte(size >> 8), byte(size)}, bytes.Repeat([]byte{7}, size)...)
 	b.ReportAllocs()

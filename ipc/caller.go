@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ringmasterd/ringmaster/internal/budget"
 )
 
 // Caller asks: it multiplexes any number of calls over one [Transport]. Its owner runs [Caller.Run] on one goroutine; calls may be started by many.
@@ -49,41 +51,51 @@ type Replies interface {
 type Call struct {
 	caller *Caller
 	id     uint64
-	window uint32       // immutable: replies without END the peer may have under way
-	queue  chan *Reply  // window replies and the END always fit; Run alone sends
-	done   func(*Error) // called once by Run or Close when the call has ended on the peer's side; nil if nobody cares
-	batch  uint64       // immutable: of which held requests it is one; 0: of none
-	due    time.Time    // immutable: until when the peer has to have read so much that the request can be sent; zero: no limit
+	queue  chan arrival   // all replies there may be credit for, and the END, always fit; Run alone sends
+	charge *budget.Charge // immutable: holds the bytes of replies that are here; may be nil
+	done   func(*Error)   // called once by Run or Close when the call has ended on the peer's side; nil if nobody cares
+	batch  uint64         // immutable: of which held requests it is one; 0: of none
+	due    time.Time      // immutable: until when the peer has to have read so much that the request can be sent; zero: no limit
 	sent   atomic.Bool
 
-	end      uint64        // position of the request's end in the outgoing stream; set before Start returns
-	consumed uint32        // Recv's: taken since credit was last granted
-	granted  atomic.Uint64 // credit, all in all
-	finished bool          // Recv's: END was returned or the call abandoned
+	end      uint64 // position of the request's end in the outgoing stream; set before Start returns
+	window   window // Recv's
+	taken    int64  // Recv's: bytes of the reply that it returned last
+	finished bool   // Recv's: END was returned or the call abandoned
 
-	received  uint64    // guarded by caller.mu: replies without END so far
+	granted   uint64    // guarded by caller.mu: replies without END that the peer may send in all
+	received  uint64    // guarded by caller.mu: that it has sent
 	abandoned time.Time // guarded by caller.mu: since when nobody waits for replies; zero while somebody does
 	reason    string    // guarded by caller.mu: why it was abandoned, or why the peer was told to cancel it
 }
 
+// arrival is a reply that waits for Recv.
+type arrival struct {
+	reply *Reply
+	size  int // bytes of its message
+}
+
+// replyOverhead is what a reply that waits takes beside its message, in bytes.
+const replyOverhead = 512
+
 // maxWindow is the most credit that a call has, whatever its requester is ready to take: so many replies may wait in this process for one that does not take them.
 const maxWindow = 1024
 
-// Start sends a request and returns its call; req.ID is set, req.Credit limited to 1024, and the rest of req may be reused. done, if not nil, is called once, on some other goroutine or this one, when the
-// peer has finished with the request (which may be long after the caller lost interest): with nil if the peer has ended it, else with what [Caller.Close] ended it with. It must not block. An error
-// means that nothing was sent and done is not called.
+// Start sends a request and returns its call; req.ID is set, req.Credit limited to 1024 (and to less for the beginning where a client is charged for the replies, see window), and the rest of req may be
+// reused. done, if not nil, is called once, on some other goroutine or this one, when the peer has finished with the request (which may be long after the caller lost interest): with nil if the peer has
+// ended it, else with what [Caller.Close] ended it with. It must not block. An error means that nothing was sent and done is not called.
 func (c *Caller) Start(req *Request, done func(*Error)) (*Call, error) {
 	for i := range req.Tensors {
 		if err := req.Tensors[i].Validate(); err != nil {
 			return nil, err
 		}
 	}
-	window := min(max(1, req.Credit), maxWindow)
-	call := &Call{caller: c, window: window, queue: make(chan *Reply, window+1), done: done}
+	most := min(max(1, req.Credit), maxWindow)
+	call := &Call{caller: c, queue: make(chan arrival, most+1), charge: req.charge, window: newWindow(most, req.charge != nil), done: done}
+	call.granted = uint64(call.window.size)
 	if req.Held {
 		call.batch = req.Batch
 	}
-	call.granted.Store(uint64(window))
 	c.mu.Lock()
 	if c.closed != nil {
 		err := c.closed
@@ -100,7 +112,7 @@ func (c *Caller) Start(req *Request, done func(*Error)) (*Call, error) {
 	c.mu.Unlock()
 	defer c.sending.Done()
 
-	req.ID, req.Credit = call.id, window
+	req.ID, req.Credit = call.id, call.window.size
 	e := newEncoder()
 	defer e.free()
 	e.request(req)
@@ -122,23 +134,27 @@ func (c *Caller) Start(req *Request, done func(*Error)) (*Call, error) {
 }
 
 // Recv returns the next reply. The END reply comes last, with End set; after it io.EOF. An END that carries an error, and a transport's death, are returned as that *[Error]. When ctx ends first the
-// peer is told to cancel, and the matching CANCELLED or DEADLINE_EXCEEDED is returned. Credit is granted as replies are taken.
+// peer is told to cancel, and the matching CANCELLED or DEADLINE_EXCEEDED is returned. Credit is granted as replies are taken. A client that is charged for replies is charged for the one that was
+// returned until the next Recv, or the request's end.
 func (c *Call) Recv(ctx context.Context) (*Reply, error) {
 	if c.finished {
 		return nil, io.EOF
 	}
-	var r *Reply
+	c.charge.Remove(c.taken)
+	c.taken = 0
+	var a arrival
 	select {
-	case r = <-c.queue:
+	case a = <-c.queue:
 	default:
 		select {
-		case r = <-c.queue:
+		case a = <-c.queue:
 		case <-ctx.Done():
 			err := AsError(context.Cause(ctx))
 			c.Cancel(err.Reason)
 			return nil, err
 		}
 	}
+	r := a.reply
 	if r.End {
 		c.finished = true
 		if r.Err != nil {
@@ -146,14 +162,20 @@ func (c *Call) Recv(ctx context.Context) (*Reply, error) {
 		}
 		return r, nil
 	}
-	if c.consumed++; 2*c.consumed >= c.window {
-		grant := Credit{ID: c.id, N: c.consumed}
-		c.consumed = 0
-		c.granted.Add(uint64(grant.N))
+	c.taken = int64(a.size) + replyOverhead
+	if n := c.window.take(a.size); n > 0 {
 		// An error here is the transport's death, which ends the call by itself.
-		_ = c.caller.send(func(e *encoder) { e.credit(grant) })
+		_ = c.caller.grant(c, n)
 	}
 	return r, nil
+}
+
+// grant gives the peer credit for n more replies.
+func (c *Caller) grant(call *Call, n uint32) error {
+	c.mu.Lock()
+	call.granted += uint64(n)
+	c.mu.Unlock()
+	return c.send(func(e *encoder) { e.credit(Credit{ID: call.id, N: n}) })
 }
 
 // Cancel abandons the call: the peer is told, and what it still sends is dropped. It does nothing after the end.
@@ -202,7 +224,7 @@ func (c *Caller) AppendOpen(list []OpenCall) []OpenCall {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, call := range c.open {
-		o := OpenCall{ID: call.id, Sent: call.sent.Load(), Due: call.due, Abandoned: call.abandoned, Reason: call.reason, Replies: call.received, Held: call.received >= call.granted.Load(), Batch: call.batch}
+		o := OpenCall{ID: call.id, Sent: call.sent.Load(), Due: call.due, Abandoned: call.abandoned, Reason: call.reason, Replies: call.received, Held: call.received >= call.granted, Batch: call.batch}
 		if o.Sent {
 			o.End = call.end
 		}
@@ -288,9 +310,9 @@ func (c *Caller) Run() error {
 	for {
 		b, err := c.t.Recv()
 		if err != nil {
-			var over *OversizeError
-			if errors.As(err, &over) {
-				return protocolErrorf("%v", over)
+			var skipped *SkippedError
+			if errors.As(err, &skipped) {
+				return protocolErrorf("%v", skipped.Why.Message)
 			}
 			return err
 		}
@@ -300,7 +322,7 @@ func (c *Caller) Run() error {
 		}
 		switch m := m.(type) {
 		case *Reply:
-			if err := c.deliver(m); err != nil {
+			if err := c.deliver(m, len(b)); err != nil {
 				return err
 			}
 		case *Hello:
@@ -317,8 +339,8 @@ func (c *Caller) Run() error {
 	}
 }
 
-// deliver gives a reply to its call. A reply to a call that is not open is late and dropped.
-func (c *Caller) deliver(r *Reply) error {
+// deliver gives a reply, which came in a message of size bytes, to its call. A reply to a call that is not open is late and dropped.
+func (c *Caller) deliver(r *Reply, size int) error {
 	if r.ID == 0 && r.Err != nil {
 		return r.Err // the peer ends the connection and says why
 	}
@@ -337,18 +359,51 @@ func (c *Caller) deliver(r *Reply) error {
 		call.received++
 	}
 	abandoned := !call.abandoned.IsZero()
+	breach := !abandoned && call.received > call.granted
 	c.mu.Unlock()
 
-	if !abandoned && !r.End && len(call.queue) >= int(call.window) {
+	if breach {
 		return protocolErrorf("the peer sent more replies to request %d than it was granted", r.ID)
 	}
 	if r.End && call.done != nil {
 		call.done(nil) // first: whoever sees the END may count on it
 	}
-	if !abandoned {
-		call.queue <- r // fits: see queue
+	switch {
+	case abandoned:
+	case call.charge.Add(int64(size) + replyOverhead):
+		call.queue <- arrival{r, size} // fits: see queue
+	default:
+		c.overdraw(call, r.End)
 	}
 	return nil
+}
+
+// overdraw ends a call for whose reply its client has no room left. The peer is told to cancel by a goroutine of its own: this one must go on receiving. Preconditions: the call is not abandoned.
+func (c *Caller) overdraw(call *Call, ended bool) {
+	e := Errorf(ResourceExhausted, "memory_full", "there is no room for the reply: this client's requests and replies hold its share of the server's memory; have fewer open at a time, or raise `memory`")
+	e.RetryAfter = fullPause
+	if len(call.queue) > 0 {
+		e = Errorf(ResourceExhausted, "slow_reader", "%d replies wait to be taken, and with them this client holds its share of the server's memory; read faster, or grant less credit", len(call.queue))
+	}
+	if !ended {
+		c.mu.Lock()
+		call.abandoned, call.reason = time.Now(), e.Reason
+		closed := c.closed != nil
+		if !closed {
+			c.sending.Add(1)
+		}
+		c.mu.Unlock()
+		if !closed {
+			go c.cancelOverdrawn(call.id)
+		}
+	}
+	call.queue <- arrival{reply: &Reply{ID: call.id, End: true, Err: e}} // fits: see queue
+}
+
+// cancelOverdrawn tells the peer. Close waits for it.
+func (c *Caller) cancelOverdrawn(id uint64) {
+	defer c.sending.Done()
+	_ = send(c.t, func(e *encoder) { e.cancel(Cancel{ID: id, Reason: "slow_reader"}) })
 }
 
 func (c *Caller) pong(p Ping) {
@@ -389,6 +444,6 @@ func (c *Caller) Close(refuse *Error, end func(sent uint64) *Error) {
 		if call.done != nil {
 			call.done(reply.Err)
 		}
-		call.queue <- reply // fits: see queue
+		call.queue <- arrival{reply: reply} // fits: see queue
 	}
 }

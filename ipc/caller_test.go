@@ -46,9 +46,9 @@ func TestCloseWaitsForWhoeverSends(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				tr := &clogged{freed: make(chan struct{}), leaving: make(chan struct{})}
 				c := NewCaller(tr, Events{})
-				call := &Call{caller: c, id: 1, window: 1, queue: make(chan *Reply, 2)}
+				call := &Call{caller: c, id: 1, window: newWindow(1, false), queue: make(chan arrival, 2)}
 				c.open[1], c.nextID = call, 1
-				call.queue <- &Reply{ID: 1}
+				call.queue <- arrival{reply: &Reply{ID: 1}}
 				sent := make(chan error)
 				go func() { sent <- send(c, call) }()
 				synctest.Wait() // it sends
@@ -152,7 +152,7 @@ func TestAppendOpen(t *testing.T) {
 		t.Errorf("at first %+v", o)
 	}
 	for range 2 {
-		if err := c.deliver(&Reply{ID: call.id}); err != nil {
+		if err := c.deliver(&Reply{ID: call.id}, 1); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -178,7 +178,7 @@ func TestAppendOpen(t *testing.T) {
 	if o := one(); o.Reason != "cancelled" || o.Abandoned.IsZero() {
 		t.Errorf("abandoned %+v", o)
 	}
-	if err := c.deliver(&Reply{ID: call.id, End: true}); err != nil {
+	if err := c.deliver(&Reply{ID: call.id, End: true}, 1); err != nil {
 		t.Fatal(err)
 	}
 	if open := c.AppendOpen(nil); len(open) > 0 {
@@ -194,11 +194,11 @@ func TestAppendOpen(t *testing.T) {
 // A caller that has seen the END may ask again at once: the place that its call had is free.
 func TestDoneComesBeforeTheEND(t *testing.T) {
 	for name, end := range map[string]func(*Caller){
-		"reply": func(c *Caller) { _ = c.deliver(&Reply{ID: 1, End: true}) },
+		"reply": func(c *Caller) { _ = c.deliver(&Reply{ID: 1, End: true}, 1) },
 		"close": func(c *Caller) { c.Close(errOwner, func(uint64) *Error { return errOwner }) },
 	} {
 		c := NewCaller(&clogged{}, Events{})
-		call := &Call{caller: c, id: 1, window: 1, queue: make(chan *Reply, 2)}
+		call := &Call{caller: c, id: 1, window: newWindow(1, false), queue: make(chan arrival, 2)}
 		call.done = func(*Error) {
 			if len(call.queue) > 0 {
 				t.Errorf("%s: the END is there before done was called", name)

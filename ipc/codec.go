@@ -455,11 +455,7 @@ func (r *reader) error() *Error {
 
 // ids reads what a batch is made of.
 func (r *reader) ids() []uint64 {
-	n := r.array()
-	if n > MaxBatch {
-		r.fail(fmt.Sprintf("at most %d ids", MaxBatch))
-		return nil
-	}
+	n := r.most(r.array(), MaxBatch, "ids in a batch")
 	ids := make([]uint64, 0, n)
 	for range n {
 		ids = append(ids, r.uint())
@@ -467,8 +463,25 @@ func (r *reader) ids() []uint64 {
 	return ids
 }
 
+// What one message may have of things that take far more memory decoded than their bytes do.
+const (
+	maxHeaders = 1024
+	maxTensors = 1024
+	maxDims    = 64
+)
+
+// most fails if there are more of something than a message may have, and returns how many are to be read.
+func (r *reader) most(n, most int, what string) int {
+	if n <= most || r.err != nil {
+		return n
+	}
+	r.err = fmt.Errorf("%d %s are more than the %d there may be", n, what, most)
+	r.b = nil
+	return 0
+}
+
 func (r *reader) headers() map[string]string {
-	n := r.mapping()
+	n := r.most(r.mapping(), maxHeaders, "headers")
 	if n == 0 {
 		return nil
 	}
@@ -484,7 +497,7 @@ func (r *reader) headers() map[string]string {
 }
 
 func (r *reader) tensors() []Tensor {
-	n := r.array()
+	n := r.most(r.array(), maxTensors, "tensors")
 	if n == 0 {
 		return nil
 	}
@@ -495,7 +508,7 @@ func (r *reader) tensors() []Tensor {
 			r.fail("a tensor of four positions")
 		}
 		t := Tensor{Name: r.str(), DType: r.str()}
-		if d := r.array(); d > 0 {
+		if d := r.most(r.array(), maxDims, "dimensions"); d > 0 {
 			t.Shape = make([]uint64, 0, min(d, 64))
 			for range d {
 				t.Shape = append(t.Shape, r.uint())

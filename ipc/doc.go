@@ -7,7 +7,7 @@
 //
 // The protocol is docs/protocol.md. Read in this order: message.go (what is said), scan.go (what a peer's bytes must survive before anything
 // else looks at them), wire.go and codec.go (bytes ⇄ messages), transport.go with socket.go and ring.go (how bytes travel), hello.go (versions),
-// caller.go (the asking side), serve.go (the answering side) with batch.go (several requests in one call).
+// caller.go with window.go (the asking side, and its credit), serve.go with admission.go (the answering side, and what it lets in) and batch.go (several requests in one call), pace.go (how slow a peer may be).
 //
 // # Who owns what
 //
@@ -17,6 +17,6 @@
 // # What a peer can do to us
 //
 // Every message is scanned before it is decoded, so no length in it can make us allocate more than it carries. A Caller holds at most the credit it
-// granted in replies for each open call; Serve holds at most MaxInFlight requests. A peer that breaks these rules gets [Error] DATA_LOSS/protocol or, where only one
+// granted in replies for each open call; Serve holds at most MaxInFlight requests, and, where a client has an account, both hold no more bytes than that has room for. A peer that breaks these rules gets [Error] DATA_LOSS/protocol or, where only one
 // request is concerned, INVALID_ARGUMENT for that request. When a transport dies every open call ends with the transport's error, exactly once.
 package ipc

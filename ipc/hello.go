@@ -39,10 +39,10 @@ func ClientHello(s *Socket, sdk string) (*Hello, error) {
 // version, and says so to it; the connection is then to be closed.
 func ServerHello(s *Socket, mine Hello) (*Hello, error) {
 	b, err := s.Recv()
-	var over *OversizeError
+	var skipped *SkippedError
 	switch {
-	case errors.As(err, &over):
-		return nil, Refuse(s, Errorf(InvalidArgument, "bad_message", "the first frame is %d bytes, a hello is at most %d; see docs/protocol.md, section 7", over.Size, over.Limit))
+	case errors.As(err, &skipped):
+		return nil, Refuse(s, Errorf(InvalidArgument, "bad_message", "the first frame is %d bytes, a hello is at most %d; see docs/protocol.md, section 7", skipped.Size, s.limit.Load()))
 	case err != nil:
 		return nil, err
 	}
@@ -84,6 +84,7 @@ func SendSignal(t Transport, k Kind) error {
 // Refuse tells a peer why its connection ends, as a reply with id 0, and returns the refusal. The connection is then to be closed.
 func Refuse(t Transport, refusal *Error) error {
 	_ = send(t, func(e *encoder) { e.reply(&Reply{End: true, Err: refusal}) })
+	flush(t)
 	return refusal
 }
 

@@ -1,6 +1,10 @@
 package ipc
 
-import "time"
+import (
+	"time"
+
+	"github.com/ringmasterd/ringmaster/internal/budget"
+)
 
 // Kind is the first element of every message.
 type Kind uint8
@@ -45,12 +49,14 @@ type Request struct {
 	Held    bool   // it is not to be run before a [Batch] names it; towards workers that can
 	Batch   uint64 // of which call it is one, if it is held; told by [Caller.AppendOpen], does not travel
 	Client  Client // set by whoever accepted the request; does not travel
+
+	charge *budget.Charge // what the request holds of its client's memory, set by Serve for the Caller that passes it on; nil: nobody is charged. Does not travel
 }
 
 // Client is a process that asks, as the kernel tells (SO_PEERCRED): the unit of fairness and of limits. The zero value is the supervisor's own process.
 type Client struct {
 	UID uint32
-	PID int32
+	PID int32 // of the process that connected; negative, and another for each connection, where the kernel cannot tell because it lives in a PID namespace that cannot be seen from here
 }
 
 // Tensor returns the request's tensor of this name, or nil.

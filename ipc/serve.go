@@ -3,9 +3,12 @@ package ipc
 import (
 	"context"
 	"errors"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ringmasterd/ringmaster/internal/budget"
 )
 
 // Handler answers requests, each on a goroutine of its own. ctx ends when the requester cancels, the request's deadline passes or the connection dies. ServeRequest must end the request
@@ -20,6 +23,12 @@ type ServeConfig struct {
 	Strict       bool          // a malformed message (a bad tensor apart) ends Serve, as towards a supervisor; otherwise it ends only its request
 	StallTimeout time.Duration // how long Responder.Send waits for credit before it gives up with RESOURCE_EXHAUSTED/slow_reader; 0: for ever
 	Drain, Stop  func()        // the peer said so; called on Serve's goroutine, must not block
+
+	// Account, if not nil, is charged for what the requester makes this process hold: its requests from before their bytes are read until their handlers have returned, and the replies that wait
+	// for it. What is too much is refused with RESOURCE_EXHAUSTED/memory_full, /too_many_requests or /slow_reader.
+	Account *budget.Account
+
+	Refused func(*Error) // a request was refused for want of room; called on Serve's goroutine, must not block
 
 	// Draining, once closed, makes Serve return nil as soon as no request is open. Requests that arrive while others are open are served.
 	Draining <-chan struct{}
@@ -36,8 +45,9 @@ func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 		cfg.MaxInFlight = 1024
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	s := &server{t: t, h: h, cfg: cfg, ctx: ctx, open: map[uint64]*Responder{}}
+	s := &server{t: t, h: h, cfg: cfg, ctx: ctx, open: map[uint64]*Responder{}, room: admission{account: cfg.Account}}
 	s.batches, _ = h.(BatchHandler)
+	s.room.watch(t)
 	if cfg.Draining != nil {
 		s.handlers.Go(s.awaitDraining)
 	}
@@ -62,6 +72,7 @@ type server struct {
 	cfg      ServeConfig
 	ctx      context.Context
 	handlers sync.WaitGroup // and awaitDraining
+	room     admission      // run only
 
 	held map[uint64]Member // Serve's: requests that no batch has named yet
 
@@ -88,22 +99,27 @@ func (s *server) awaitDraining() {
 
 func (s *server) drain() {
 	s.drained.Store(true)
+	flush(s.t)
 	_ = s.t.Close()
 }
 
 func (s *server) run() error {
+	defer s.room.settle()
 	for {
+		s.room.settle()
 		if s.drained.Load() {
 			return nil // what is still in the transport was never read
 		}
 		b, err := s.t.Recv()
-		var over *OversizeError
+		var skipped *SkippedError
 		switch {
-		case errors.As(err, &over):
-			if err := s.oversize(over); err != nil {
+		case errors.As(err, &skipped):
+			if err := s.skipped(skipped); err != nil {
 				return err
 			}
 			continue
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return s.hangUp(Errorf(DeadlineExceeded, "deadline", "a message that had begun did not go on; send each without a pause"))
 		case err != nil:
 			return err
 		}
@@ -170,28 +186,36 @@ func (s *server) start(req *Request) error {
 	} else {
 		ctx, w.cancel = context.WithCancelCause(s.ctx)
 	}
+	refusal := s.room.begin(req)
 	s.mu.Lock()
 	_, dup := s.open[req.ID]
 	full := len(s.open)-s.openHeld >= s.cfg.MaxInFlight
 	if w.held {
 		full = s.openHeld >= s.cfg.MaxInFlight*MaxBatch
 	}
-	if !dup && !full {
+	begun := !dup && !full && refusal == nil
+	if begun {
 		s.open[req.ID] = w
 		if w.held {
 			s.openHeld++
 		}
 	}
 	s.mu.Unlock()
-	switch {
-	case dup:
+	if !begun {
 		w.release()
-		return s.hangUp(Errorf(InvalidArgument, "duplicate_id", "request id %d is already open on this connection", req.ID))
-	case full:
-		w.release()
-		e := Errorf(ResourceExhausted, "too_many_requests", "%d requests are open on this connection, the most it may have; wait for some to end", s.cfg.MaxInFlight)
-		return send(s.t, func(enc *encoder) { enc.reply(&Reply{ID: req.ID, End: true, Err: e}) })
+		if refusal == nil {
+			s.cfg.Account.Leave()
+		}
+		if dup {
+			return s.hangUp(Errorf(InvalidArgument, "duplicate_id", "request id %d is already open on this connection", req.ID))
+		}
+		if full {
+			refusal = Errorf(ResourceExhausted, "too_many_requests", "%d requests are open on this connection, the most it may have; wait for some to end", s.cfg.MaxInFlight)
+			refusal.RetryAfter = fullPause
+		}
+		return s.refuse(req.ID, refusal)
 	}
+	s.room.hand(req, &w.charge)
 	if w.held {
 		s.hold(Member{ctx, req, w})
 		return nil
@@ -208,6 +232,7 @@ func (s *server) handle(ctx context.Context, req *Request, w *Responder) {
 			_ = w.End(&Reply{})
 		}
 		w.release()
+		w.charge.End()
 		s.returned(1)
 		s.handlers.Done()
 	}()
@@ -231,19 +256,26 @@ func (s *server) malformed(m any, err *Error) error {
 	return send(s.t, func(e *encoder) { e.reply(&Reply{ID: id, End: true, Err: err}) })
 }
 
-func (s *server) oversize(over *OversizeError) error {
-	e := tooLarge(int(over.Size), over.Limit)
-	k, id, ok := DecodeHead(over.Head)
+// skipped answers a message that was not kept.
+func (s *server) skipped(e *SkippedError) error {
+	k, id, ok := DecodeHead(e.Head)
 	if s.cfg.Strict || !ok || k != KindRequest || id == 0 || s.lookup(id) != nil {
-		return s.hangUp(e)
+		return s.hangUp(e.Why)
+	}
+	return s.refuse(id, e.Why)
+}
+
+// refuse ends a request that has not begun.
+func (s *server) refuse(id uint64, e *Error) error {
+	if s.cfg.Refused != nil {
+		s.cfg.Refused(e)
 	}
 	return send(s.t, func(enc *encoder) { enc.reply(&Reply{ID: id, End: true, Err: e}) })
 }
 
 // hangUp tells the peer why the connection ends.
 func (s *server) hangUp(e *Error) error {
-	_ = send(s.t, func(enc *encoder) { enc.reply(&Reply{End: true, Err: e}) })
-	return e
+	return Refuse(s.t, e)
 }
 
 func cancelCause(reason string) error {
@@ -260,7 +292,8 @@ type Responder struct {
 	cancel context.CancelCauseFunc
 	stop   context.CancelFunc // the deadline's timer; may be nil
 	ended  bool
-	held   bool // immutable: its request waited, or waits, for a batch
+	held   bool          // immutable: its request waited, or waits, for a batch
+	charge budget.Charge // until the handler has returned
 
 	mu     sync.Mutex
 	credit uint32        // guarded by mu
@@ -290,6 +323,7 @@ func (w *Responder) End(r *Reply) error {
 		w.s.openHeld--
 	}
 	w.s.mu.Unlock()
+	w.s.cfg.Account.Leave() // likewise
 	err := send(w.s.t, func(e *encoder) { e.reply(r) })
 	var e *Error
 	if errors.As(err, &e) && e.Reason == "too_large" {

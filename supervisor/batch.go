@@ -81,10 +81,11 @@ func together(a ipc.Action) bool { return a.Batchable && !a.Stream }
 // gatherings takes over for which actions requests are gathered, and how many: what the configuration says of those that the workers can run so. Before the first hello all of them are taken to be such. Preconditions: mu is
 // held, or nobody else knows the pool yet.
 func (p *pool) gatherings() {
+	cfg := p.cfg.Load()
 	for _, g := range p.queue.gathers {
 		g.max = 1 // unless it is named again: whoever waits goes
 	}
-	for name, a := range p.cfg.Actions {
+	for name, a := range cfg.Actions {
 		if a.Batch.Max == 0 {
 			continue
 		}
@@ -99,7 +100,7 @@ func (p *pool) gatherings() {
 				g = &gather{}
 				p.queue.gathers[name] = g
 			}
-			g.max, g.delay = min(a.Batch.Max, max(1, p.cfg.Queue)), a.Batch.Delay
+			g.max, g.delay = min(a.Batch.Max, max(1, cfg.Queue)), a.Batch.Delay
 		case !ok:
 			p.log.Warn("requests are not gathered into batches: the workers have no such action", "action", name, "actions", p.actionNames())
 		case known.Stream:

@@ -33,6 +33,15 @@ type hangLimits struct {
 	timeout time.Duration // without a reply, though there is credit; 0: for ever
 }
 
+// lookEvery is how often to look, at least every so often, so that what is found is not found much later than the limits say.
+func (l hangLimits) lookEvery(most time.Duration) time.Duration {
+	every := min(most, l.grace/4)
+	if l.timeout > 0 {
+		every = min(every, l.timeout/4)
+	}
+	return max(every, min(most, 10*time.Millisecond))
+}
+
 // finding is what there is to do about one request.
 type finding struct {
 	call   ipc.OpenCall

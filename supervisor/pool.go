@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ringmasterd/ringmaster/ipc"
@@ -24,11 +25,11 @@ type pool struct {
 	sup  *Supervisor
 	log  *slog.Logger
 
-	rolling  chan struct{} // capacity 1: held by whoever replaces workers
+	cfg      atomic.Pointer[PoolConfig] // written with mu held; what it points to is immutable, with defaults
+	rolling  chan struct{}              // capacity 1: held by whoever replaces workers
 	suspects suspects
 
 	mu       sync.Mutex
-	cfg      *PoolConfig           // guarded by mu; what it points to is immutable, with defaults
 	slots    []*slot               // guarded by mu; one for each place
 	extra    []*slot               // guarded by mu; those that are to take a place, or have left it and not ended yet
 	balancer *balancer             // guarded by mu
@@ -79,18 +80,14 @@ func newPool(sup *Supervisor, cfg *PoolConfig) *pool {
 
 // adopt takes over what can change while processes run. Preconditions: mu is held, or nobody else knows the pool yet.
 func (p *pool) adopt(cfg *PoolConfig) {
-	p.cfg = cfg
+	p.cfg.Store(cfg)
 	p.balancer = newBalancer(cfg.Balance, len(p.slots), cfg.Weights)
 	p.load = make([]int, len(p.slots))
 	p.gatherings()
 }
 
 // config returns what the pool is to be now.
-func (p *pool) config() *PoolConfig {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.cfg
-}
+func (p *pool) config() *PoolConfig { return p.cfg.Load() }
 
 // acquire takes a place in a worker for w, waiting in the queue if it must.
 func (p *pool) acquire(ctx context.Context, w *waiter) (*lease, error) {
@@ -168,7 +165,7 @@ func (p *pool) makeRoom(ctx context.Context, w *waiter) *ipc.Error {
 			return wouldExpire(p.name, ahead, p.pace.wait(ahead, places), left, p.pace.retryAfter(p.queue.len, places))
 		}
 	}
-	if p.queue.len < p.cfg.Queue {
+	if p.queue.len < p.config().Queue {
 		return nil
 	}
 	err := queueFull(p.name, p.queue.len, p.pace.retryAfter(p.queue.len, max(1, places)))

@@ -47,8 +47,10 @@ func (h *handler) runBatch(a Action, members []ipc.Member) {
 	}
 	ctx, stop := together(live)
 	defer stop()
+	h.running.Add(1)
 	h.status.begin(reqs[0].ID)
 	results, err := runTogether(ctx, a, reqs)
+	h.running.Add(-1)
 	h.status.end(live[0].Request.ID)
 	for i, m := range live {
 		// An error of End or Fail is the ring's: nobody is there to be told.

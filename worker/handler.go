@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync/atomic"
 
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -17,6 +18,7 @@ const maxTraceback = 16 << 10
 type handler struct {
 	actions Actions // immutable
 	status  *status
+	running atomic.Int64 // actions
 }
 
 func (h *handler) ServeRequest(ctx context.Context, req *Request, w *ipc.Responder) {
@@ -29,6 +31,7 @@ func (h *handler) ServeRequest(ctx context.Context, req *Request, w *ipc.Respond
 		h.runBatch(action, []ipc.Member{{Ctx: ctx, Request: req, W: w}})
 		return
 	}
+	h.running.Add(1)
 	h.status.begin(req.ID)
 	returned := false
 	var reply *ipc.Reply
@@ -37,6 +40,7 @@ func (h *handler) ServeRequest(ctx context.Context, req *Request, w *ipc.Respond
 		if !returned {
 			reply, err = nil, interrupted(recover())
 		}
+		h.running.Add(-1)
 		h.status.end(req.ID)
 		// An error of End or Fail is the ring's: nobody is there to be told.
 		if err != nil {

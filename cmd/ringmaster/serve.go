@@ -102,7 +102,10 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 		return err
 	}
 	s := &serving{app: a, sup: sup, ln: ln, log: logger, notify: notify, reloads: reloads, hangups: hangups, drain: running.drainTimeout()}
-	return s.run(ctx, gateway.Config{MaxMessage: running.file.Supervisor.MaxMessage, DrainTimeout: s.drain, Logger: logger})
+	front := running.file.Gateway.WithMemory()
+	front.DrainTimeout, front.Logger = s.drain, logger
+	limitHeap(front)
+	return s.run(ctx, front)
 }
 
 // serving is a server at work.
@@ -119,7 +122,7 @@ type serving struct {
 
 // run runs the pools and the gateway in front of them. When ctx ends the gateway drains first: what it lets finish needs the pools. The service manager hears of it all, until the last process is gone.
 func (s *serving) run(ctx context.Context, cfg gateway.Config) error {
-	s.log.Info("serving", "socket", s.ln.Path(), "version", version.Version, "pid", os.Getpid())
+	s.log.Info("serving", "socket", s.ln.Path(), "version", version.Version, "pid", os.Getpid(), "memory_mib", cfg.Memory>>20)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	poolsCtx, stopPools := context.WithCancel(context.WithoutCancel(ctx))

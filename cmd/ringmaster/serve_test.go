@@ -94,7 +94,7 @@ func TestStatus(t *testing.T) {
 			t.Errorf("%s has the keys\n%q, want\n%q", what, have, want)
 		}
 	}
-	keys("status", got, "version", "uptime_s", "pid", "pools")
+	keys("status", got, "version", "uptime_s", "pid", "goroutines", "pools")
 	bad, echo := got["pools"].([]any)[0].(map[string]any), got["pools"].([]any)[1].(map[string]any)
 	keys("a pool", echo, "name", "state", "queued", "in_flight", "actions", "workers")
 	worker := echo["workers"].([]any)[1]
@@ -186,13 +186,13 @@ func TestWorkerIsReplaced(t *testing.T) {
 	}
 }
 
-// Ctrl-C ends the call and reaches the worker.
+// Ctrl-C ends the call and reaches the worker; so does the death of whoever called.
 func TestInterruptedCall(t *testing.T) {
 	s := serve(t, echoPool)
 	for _, tt := range []struct {
 		signal syscall.Signal
 		code   int
-	}{{syscall.SIGINT, 130}, {syscall.SIGTERM, 143}} {
+	}{{syscall.SIGINT, 130}, {syscall.SIGTERM, 143}, {syscall.SIGKILL, 137}} {
 		p := s.begin("call", "echo", "sleep", "-d", `{"seconds":3600}`, "--timeout", "1h")
 		eventually(t, "the request to begin", func() bool { return s.worker().InFlight == 1 })
 		if err := p.Process.Signal(tt.signal); err != nil {

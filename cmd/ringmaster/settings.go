@@ -53,6 +53,8 @@ func needsRestart(running, now *settings) []string {
 		"socket":        running.socket != now.socket,
 		"socket_group":  running.file.SocketGroup != now.file.SocketGroup,
 		"max_message":   running.file.Supervisor.MaxMessage != now.file.Supervisor.MaxMessage,
+		"memory":        running.file.Gateway.Memory != now.file.Gateway.Memory,
+		"clients":       running.file.Gateway.Clients != now.file.Gateway.Clients,
 		"drain_timeout": running.drainTimeout() != now.drainTimeout(),
 		"log.format":    running.logFormat != now.logFormat,
 	} {

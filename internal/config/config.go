@@ -18,6 +18,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/ringmasterd/ringmaster/gateway"
 	"github.com/ringmasterd/ringmaster/internal/address"
 	"github.com/ringmasterd/ringmaster/supervisor"
 )
@@ -29,6 +30,7 @@ const maxFile = 4 << 20
 type File struct {
 	Path        string
 	Supervisor  supervisor.Config
+	Gateway     gateway.Config
 	Socket      string // address to listen on
 	SocketGroup string // name or number
 	Log         Log
@@ -54,8 +56,21 @@ var (
 				f.Supervisor.MaxMessage = int(min(n, 1<<62))
 			}
 		},
+		"memory": func(d *decoder, v value, f *File) {
+			var n uint64
+			if d.size(v, &n) && d.positive(v, n) {
+				f.Gateway.Memory = int64(n)
+			}
+		},
+		"clients": func(d *decoder, v value, f *File) {
+			object(d, v, clientFields, &f.Gateway.Clients, "connections and in_flight")
+		},
 		"drain_timeout": func(d *decoder, v value, f *File) { d.duration(v, &f.Supervisor.DrainTimeout, 1, "30s") },
 		"log":           func(d *decoder, v value, f *File) { object(d, v, logFields, &f.Log, "level and format") },
+	}
+	clientFields = fields[gateway.Limits]{
+		"connections": func(d *decoder, v value, l *gateway.Limits) { d.integer(v, &l.Connections, 1) },
+		"in_flight":   func(d *decoder, v value, l *gateway.Limits) { d.integer(v, &l.InFlight, 1) },
 	}
 	logFields = fields[Log]{
 		"level":  func(d *decoder, v value, l *Log) { d.oneOf(v, &l.Level, "debug", "info", "warn", "error") },
@@ -177,11 +192,19 @@ func Parse(path string, data []byte, lookup func(string) (string, bool)) (*File,
 	if err := f.Supervisor.Validate(); err != nil {
 		return nil, f.Locate(err)
 	}
+	f.Gateway.MaxMessage = f.Supervisor.MaxMessage
+	if err := f.Gateway.Validate(); err != nil {
+		return nil, f.Locate(err)
+	}
 	return f, nil
 }
 
-// Locate adds to a [*supervisor.FieldError] where in the file the field is. Other errors it returns as they are.
+// Locate adds to a [*supervisor.FieldError] or [*gateway.FieldError] where in the file the field is. Other errors it returns as they are.
 func (f *File) Locate(err error) error {
+	var front *gateway.FieldError
+	if errors.As(err, &front) {
+		return Errors{f.error(f.find(front.Field), front.Field, fmt.Sprint(front.Value), front.Want)}
+	}
 	var field *supervisor.FieldError
 	if !errors.As(err, &field) {
 		return err

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ringmasterd/ringmaster/gateway"
 	"github.com/ringmasterd/ringmaster/supervisor"
 )
 
@@ -47,7 +48,8 @@ func TestDesignExample(t *testing.T) {
 
 func TestEveryKey(t *testing.T) {
 	f := parseFile(t, "full.yaml")
-	if f.Socket != "unix:///run/rm.sock" || f.SocketGroup != "models" || f.Log != (Log{"debug", "json"}) || f.Supervisor.MaxMessage != 128<<20 || f.Supervisor.DrainTimeout != 2*time.Minute {
+	if f.Socket != "unix:///run/rm.sock" || f.SocketGroup != "models" || f.Log != (Log{"debug", "json"}) || f.Supervisor.MaxMessage != 128<<20 || f.Supervisor.DrainTimeout != 2*time.Minute ||
+		!reflect.DeepEqual(f.Gateway, gateway.Config{MaxMessage: 128 << 20, Memory: 2 << 30, Clients: gateway.Limits{Connections: 8, InFlight: 100}}) {
 		t.Errorf("got %+v", f)
 	}
 	b := supervisor.PoolConfig{Name: "b", Builtin: "echo", Devices: supervisor.Devices{None: true}, Queue: 7, CPUs: []int{2, 0},
@@ -118,6 +120,9 @@ func TestErrors(t *testing.T) {
 		{"a negative size", "max_message: -5\npools: {a: {builtin: echo}}\n", "f:1:14: max_message: -5: use a size such as 4GiB, 512MiB or a number of bytes (units: KiB, MiB, GiB, TiB)"},
 		{"a small message", "max_message: 1KiB\npools: {a: {builtin: echo}}\n", "f:1:14: max_message: 1024: use a size from 64KiB to 1GiB"},
 		{"an astronomical message", "max_message: 9000TiB\npools: {a: {builtin: echo}}\n", "f:1:14: max_message: 9895604649984000: use a size from 64KiB to 1GiB"},
+		{"no memory", "memory: 0\npools: {a: {builtin: echo}}\n", "f:1:9: memory: 0: use a positive size such as 4GiB, or remove the key for the default"},
+		{"little memory", "memory: 255MiB\npools: {a: {builtin: echo}}\n", "f:1:9: memory: 267386880: use at least 268435456 bytes, 4 times max_message, or a smaller max_message"},
+		{"clients", "clients: {connections: 0, inflight: 3}\npools: {a: {builtin: echo}}\n", "f:1:24: clients.connections: 0: use a whole number, 1 or more\nf:1:27: clients.inflight: unknown key: did you mean in_flight?"},
 		{"devices", "pools:\n  a: {builtin: echo, devices: all}\n", "f:2:31: pools.a.devices: all: use auto, none or [0, 1]"},
 		{"no devices", "pools:\n  a: {builtin: echo, devices: []}\n", "f:2:31: pools.a.devices: []: the list is empty; use auto, none, or a list of device numbers as in [0, 1]"},
 		{"a negative device", "pools:\n  a: {builtin: echo, devices: [0, -1]}\n", "f:2:35: pools.a.devices[1]: -1: use a whole number, 0 or more"},
@@ -188,8 +193,8 @@ func TestLocate(t *testing.T) {
 		err  error
 		want string
 	}{
-		{&supervisor.FieldError{Pool: "a", Field: "limits.rss", Value: 1, Want: "w"}, "full.yaml:23:12: pools.a.limits.rss: 1: w"},
-		{&supervisor.FieldError{Pool: "b", Field: "command", Value: "(none)", Want: "w"}, "full.yaml:33:6: pools.b.command: (none): w"},
+		{&supervisor.FieldError{Pool: "a", Field: "limits.rss", Value: 1, Want: "w"}, "full.yaml:25:12: pools.a.limits.rss: 1: w"},
+		{&supervisor.FieldError{Pool: "b", Field: "command", Value: "(none)", Want: "w"}, "full.yaml:35:6: pools.b.command: (none): w"},
 		{&supervisor.FieldError{Field: "nonsense", Value: 1, Want: "w"}, "full.yaml:1:1: nonsense: 1: w"},
 		{errors.New("other"), "other"},
 	} {

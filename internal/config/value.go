@@ -88,3 +88,11 @@ func (d *decoder) size(v value, into *uint64) bool {
 	*into = uint64(bytes)
 	return true
 }
+
+// positive reports whether a size is more than nothing, where nothing would be taken for the default.
+func (d *decoder) positive(v value, n uint64) bool {
+	if n == 0 {
+		d.fail(v, "0", "use a positive size such as 4GiB, or remove the key for the default")
+	}
+	return n > 0
+}

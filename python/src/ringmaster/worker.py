@@ -19,9 +19,14 @@ cancelled has its result sent as ever.
 What ends a worker: `drain` or SIGTERM (serve returns when the open requests have ended), `stop` (status 0, at once),
 end of file on the lifeline (status 1, at once, by a C thread that needs no GIL), a supervisor that breaks the
 protocol (status 70), an exception that is not an Exception, such as SystemExit.
+
+A worker that gets SIGTERM while it has a request, or does not end although it was drained, hangs or is late: first of
+all it writes to standard error where each thread is (faulthandler). That is done in C and needs no GIL.
 """
 
+import faulthandler
 import logging
+import os
 import queue
 import signal
 import threading
@@ -65,6 +70,7 @@ def serve(load: Callable[[], object] | None = None, actions: Iterable[Callable[.
     given = launch()
     given.segment.set_status(LOADING, 0)
     signal.signal(signal.SIGTERM, lambda _signal, _frame: leave(0))  # nothing is open yet
+    os.register_at_fork(after_in_child=_forget)
     if load is not None:
         try:
             load()
@@ -74,6 +80,24 @@ def serve(load: Callable[[], object] | None = None, actions: Iterable[Callable[.
     worker = (Inline if given.concurrency == 1 else Threaded)(given, chosen)
     signal.signal(signal.SIGTERM, worker.on_term)
     worker.run()
+    _tell_where(True)  # whatever keeps the program from its end now
+
+
+def _tell_where(yes: bool) -> None:
+    """Have SIGTERM show the stack of every thread before it is handled; a worker without work has nothing to tell.
+
+    The handler that was there is called afterwards; signal.signal would take ours away.
+    """
+    if yes:
+        faulthandler.register(signal.SIGTERM, file=2, all_threads=True, chain=True)
+    else:
+        faulthandler.unregister(signal.SIGTERM)
+
+
+def _forget() -> None:
+    """Let SIGTERM end a child that an action forked, as it ends any process: the child is no worker."""
+    _tell_where(False)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Worker(ABC):
@@ -86,9 +110,8 @@ class Worker(ABC):
         self._open: dict[int, Request] = {}
         self._held: dict[int, Request] = {}  # of them, those that wait for their batch; who receives has it alone
         self._draining = False
-        self._lock = (
-            threading.Condition()
-        )  # guards the requests' credit and _ended; notified when credit or a cancel comes
+        # Guards the requests' credit and _ended, and who comes to _open and leaves; notified of credit and of cancels.
+        self._lock = threading.Condition()
 
     def run(self) -> None:
         """Say hello, and serve until drained."""
@@ -145,7 +168,8 @@ class Worker(ABC):
             case _codec.Request():
                 if m.id in self._open:
                     leave(EXIT_PROTOCOL, f"the supervisor sent request {m.id} twice")
-                self._open[m.id] = request = Request(m, self)
+                request = Request(m, self)
+                self._begin(request)
                 if m.held:
                     self._held[m.id] = request
                 else:
@@ -190,6 +214,18 @@ class Worker(ABC):
 
     # ---- actions run ----
 
+    def _begin(self, request: Request) -> None:
+        with self._lock:
+            if not self._open:
+                _tell_where(True)
+            self._open[request.id] = request
+
+    def _finish(self, request: Request) -> None:
+        with self._lock:
+            del self._open[request.id]
+            if not self._open:
+                _tell_where(False)
+
     def _run(self, call: list[Request]) -> None:
         self._segment.set_status(BUSY, call[0].id)
         for request, end in self._answers(call):
@@ -201,7 +237,7 @@ class Worker(ABC):
     def _end(self, request: Request, end: list[Buffer]) -> None:
         if self._claim_end(request):
             self._send(end)
-        del self._open[request.id]
+        self._finish(request)
 
     def _answers(self, call: list[Request]) -> Iterator[tuple[Request, list[Buffer]]]:
         """Run the action for the requests and yield the END of each."""

@@ -139,6 +139,21 @@ def term(request):
     return "still here"
 
 
+@rm.action("terminate_child")
+def terminate_child(request):
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(theirs, b"x")
+        while True:
+            signal.pause()
+    os.read(ours, 1)
+    os.close(ours)
+    os.close(theirs)
+    os.kill(pid, signal.SIGTERM)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 def load():
     what = os.environ.get("ZOO_LOAD")
     if what == "raise":
@@ -150,3 +165,5 @@ def load():
 if __name__ == "__main__":
     rm.serve(load=load)
     print("served")
+    if os.environ.get("ZOO_LINGERS"):
+        threading.Event().wait()

@@ -1,0 +1,19 @@
+package main
+
+import (
+	"os"
+	"runtime/debug"
+
+	"github.com/ringmasterd/ringmaster/gateway"
+)
+
+// heapSlack is what the server takes beside the memory of its clients, in bytes: connections, workers, the runtime.
+const heapSlack = 128 << 20
+
+// limitHeap makes the garbage collector work harder before the heap is much larger than what clients may hold. By itself it waits until the heap has doubled, so that what
+// ended long ago would take as much again. $GOMEMLIMIT goes before it.
+func limitHeap(cfg gateway.Config) {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(cfg.Memory + cfg.Memory/4 + heapSlack)
+	}
+}
