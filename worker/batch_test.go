@@ -120,7 +120,7 @@ func TestBatches(t *testing.T) {
 func TestABatchIsCancelledByItsLastMember(t *testing.T) {
 	checkLeaks(t)
 	began, ended := make(chan struct{}), make(chan error, 1)
-	c := serveHere(t, Actions{"wait": {Batch: func(ctx context.Context, reqs []*Request) ([]Result, error) {
+	c := serveHere(t, Actions{"wait": {Batch: func(ctx context.Context, _ []*Request) ([]Result, error) {
 		close(began)
 		<-ctx.Done()
 		ended <- context.Cause(ctx)
