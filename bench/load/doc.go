@@ -14,5 +14,5 @@
 //
 // A [Result] belongs to whoever gets it; nothing of a run goes on after [Run] returns.
 //
-// Read in this order: run.go, requester.go, pace_linux.go, payload.go, result.go.
+// Read in this order: run.go (the two loops), requester.go, pace_linux.go, payload.go, result.go.
 package load

@@ -114,9 +114,9 @@ func TestOpenLoopOmitsNoWait(t *testing.T) {
 		}
 		return echo(ctx, p)
 	}
-	rs := []*requester{newRequester(call, NewPayload(64, 0), Echoed)}
-	missed := paced(t.Context(), rs, time.Now(), 1000, 2*stall)
-	r := rs[0].result
+	c := crew{cfg: &Config{Calls: []Call{call}, Size: 64, Outstanding: 1, Rate: 1000, Check: Echoed}}
+	_, missed := c.paced(t.Context(), 2*stall, false)
+	r := c.rs[0].result
 	if n := int64(missed) + int64(r.Requests); n != 400 || r.Latency.TotalCount() != n {
 		t.Errorf("%d sent, %d missed, %d recorded; want 400 in all", r.Requests, missed, r.Latency.TotalCount())
 	}
@@ -132,14 +132,24 @@ func TestOpenLoopCountsWhatItMissed(t *testing.T) {
 		<-release
 		return echo(ctx, p)
 	}
-	rs := []*requester{newRequester(call, NewPayload(64, 0), Echoed)}
-	time.AfterFunc(60*time.Millisecond, func() { close(release) })
-	missed := paced(t.Context(), rs, time.Now(), 100, 50*time.Millisecond)
+	c := crew{cfg: &Config{Calls: []Call{call}, Size: 64, Outstanding: 1, Rate: 100, Check: Echoed}}
+	time.AfterFunc(300*time.Millisecond, func() { close(release) })
+	_, missed := c.paced(t.Context(), 50*time.Millisecond, true)
+	rs := c.rs
 	if missed != 4 || rs[0].result.Requests != 1 || rs[0].result.Latency.TotalCount() != 5 {
 		t.Errorf("missed %d, sent %d", missed, rs[0].result.Requests)
 	}
 	if most := rs[0].result.Max(); most < 55_000 {
 		t.Errorf("the longest is %v µs", most)
+	}
+}
+
+// The bound of an open loop is not a load: there are as many requesters as are needed.
+func TestOpenLoopGrowsToWhatIsNeeded(t *testing.T) {
+	c := crew{cfg: &Config{Calls: []Call{after(10 * time.Millisecond)}, Size: 64, Outstanding: 1000, Rate: 1000, Check: Echoed}}
+	_, missed := c.paced(t.Context(), 200*time.Millisecond, true)
+	if n := gather(c.rs).Requests; n != 200 || missed != 0 || len(c.rs) < 5 || len(c.rs) > 200 {
+		t.Errorf("%d requests, %d missed, %d requesters", n, missed, len(c.rs))
 	}
 }
 

@@ -18,7 +18,7 @@ type Config struct {
 	Size        int    // bytes of payload
 	Outstanding int    // requests under way at a time; in an open loop the most that there may be
 	Rate        float64
-	Warmup      time.Duration // in a closed loop, each requester at least twice, with every answer checked to the last byte
+	Warmup      time.Duration // with every answer checked to the last byte; at least two requests of each requester
 	Duration    time.Duration
 	Check       Check // nil is Echoed
 
@@ -51,16 +51,11 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if cfg.Check == nil {
 		cfg.Check = Echoed
 	}
-	rs := make([]*requester, cfg.Outstanding)
-	for i := range rs {
-		rs[i] = newRequester(cfg.Calls[i%len(cfg.Calls)], NewPayload(cfg.Size, i), cfg.Check)
+	var l loop = &closedLoop{cfg: &cfg}
+	if cfg.Rate > 0 {
+		l = &openLoop{crew{cfg: &cfg}}
 	}
-	warm := rs
-	if cfg.Rate > 0 { // the bound of an open loop is not its load
-		warm = rs[:min(len(rs), max(8, len(cfg.Calls)))]
-	}
-	deadline := time.Now().Add(cfg.Warmup)
-	together(warm, func(r *requester) { r.warmUp(ctx, deadline) })
+	rs := l.warmUp(ctx)
 	warmup := gather(rs)
 	for _, r := range rs {
 		r.result = newResult()
@@ -74,16 +69,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 			return nil, err
 		}
 	}
-
-	begin := time.Now()
-	var missed int
-	if cfg.Rate > 0 {
-		missed = paced(ctx, rs, begin, cfg.Rate, cfg.Duration)
-	} else {
-		end := begin.Add(cfg.Duration)
-		together(rs, func(r *requester) { r.repeat(ctx, end) })
-	}
-	elapsed := time.Since(begin)
+	rs, elapsed, missed := l.measure(ctx)
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
@@ -92,6 +78,49 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	result.Compared = warmup.Requests
 	result.addFailures(warmup)
 	return result, nil
+}
+
+// loop is one of the two. Both of its methods return when nothing is under way.
+type loop interface {
+	warmUp(ctx context.Context) []*requester
+	measure(ctx context.Context) (rs []*requester, elapsed time.Duration, missed int)
+}
+
+type closedLoop struct {
+	cfg *Config
+	rs  []*requester
+}
+
+func (l *closedLoop) warmUp(ctx context.Context) []*requester {
+	for i := range l.cfg.Outstanding {
+		l.rs = append(l.rs, newRequester(l.cfg.Calls[i%len(l.cfg.Calls)], NewPayload(l.cfg.Size, i), l.cfg.Check))
+	}
+	deadline := time.Now().Add(l.cfg.Warmup)
+	together(l.rs, func(r *requester) { r.warmUp(ctx, deadline) })
+	return l.rs
+}
+
+func (l *closedLoop) measure(ctx context.Context) ([]*requester, time.Duration, int) {
+	begin := time.Now()
+	end := begin.Add(l.cfg.Duration)
+	together(l.rs, func(r *requester) { r.repeat(ctx, end) })
+	return l.rs, time.Since(begin), 0
+}
+
+type openLoop struct{ crew }
+
+// warmUp has one request answered before the pace begins.
+func (l *openLoop) warmUp(ctx context.Context) []*requester {
+	r := newRequester(l.cfg.Calls[0], NewPayload(l.cfg.Size, 0), l.cfg.Check)
+	l.rs = []*requester{r}
+	r.warmUp(ctx, time.Time{})
+	l.paced(ctx, l.cfg.Warmup, true)
+	return l.rs
+}
+
+func (l *openLoop) measure(ctx context.Context) ([]*requester, time.Duration, int) {
+	elapsed, missed := l.paced(ctx, l.cfg.Duration, false)
+	return l.rs, elapsed, missed
 }
 
 // together runs f for all requesters at once.
