@@ -88,7 +88,7 @@ func (c *Chart) draw(b *bytes.Buffer) {
 
 // line draws the i-th series and its entry in the legend.
 func (c *Chart) line(b *bytes.Buffer, s Series, x, y scale, i int) {
-	style := fmt.Sprintf(`stroke="%s" stroke-width="2" fill="none"`, colours[i%len(colours)])
+	style := `stroke-width="2" fill="none" stroke="` + colours[i%len(colours)] + `"`
 	if i >= len(colours) {
 		style += ` stroke-dasharray="6 4"`
 	}
