@@ -69,6 +69,7 @@ func (p *process) end() error {
 	err := p.cmd.Wait()
 	for _, fd := range family {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 5000) // until it has ended: it must not write files while they are removed
 		unix.Close(fd)
 	}
 	return err

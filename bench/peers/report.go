@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -98,7 +99,7 @@ func (r *report) row(t *peer, c cell) (row, bool) {
 	if len(samples) == 0 {
 		return row{}, false
 	}
-	m := func(f func(*sample) float64) float64 { return median(values(samples, f)) }
+	m := func(f func(*sample) float64) float64 { return digits(median(values(samples, f))) }
 	w := row{
 		Scenario: c.Scenario, Transport: t.name, Size: c.Size, Outstanding: c.Outstanding, Hops: t.hops, Runs: len(samples), Processes: samples[0].Processes,
 		PerSecond: m(perSecond), P50: m(p50), P99: m(p99), P999: m(p999), CPU: m(cpu), CPUPercent: m(cpuPercent), WakeUps: m(wakeUps), Others: m(others),
@@ -148,7 +149,7 @@ func (r *report) ratio(t *peer, c cell, f func(*sample) float64) *spread {
 	if len(ratios) == 0 {
 		return nil
 	}
-	return &spread{median(ratios), slices.Min(ratios), slices.Max(ratios)}
+	return &spread{digits(median(ratios)), digits(slices.Min(ratios)), digits(slices.Max(ratios))}
 }
 
 func (r *report) write(path string) error {
@@ -183,6 +184,12 @@ func cpu(s *sample) float64        { return s.CPU }
 func cpuPercent(s *sample) float64 { return s.CPUPercent }
 func wakeUps(s *sample) float64    { return s.WakeUps }
 func others(s *sample) float64     { return s.Others }
+
+// digits leaves a number the four that count; what follows is noise.
+func digits(v float64) float64 {
+	v, _ = strconv.ParseFloat(strconv.FormatFloat(v, 'g', 4, 64), 64)
+	return v
+}
 
 // median of v, 0 of nothing.
 func median(v []float64) float64 {
