@@ -15,6 +15,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/ringmasterd/ringmaster/internal/jsonbody"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -61,6 +62,7 @@ func (x *exchange) receive() ([]byte, *ipc.Error) {
 	if x.draining() {
 		return nil, errDraining
 	}
+	_ = x.out.SetReadDeadline(time.Now().Add(x.web.srv.cfg.ReadTimeout)) // also for what is read of the body of a request that is refused
 	size, limit := x.r.ContentLength, int64(x.web.srv.cfg.MaxMessage)
 	if size > limit {
 		return nil, tooLarge(limit)
@@ -71,7 +73,13 @@ func (x *exchange) receive() ([]byte, *ipc.Error) {
 		return nil, e
 	}
 	body, e := x.read(size, limit)
-	if e == nil && !utf8.Valid(body) {
+	if e != nil {
+		x.w.Header().Set("Connection", "close") // or the server would wait for the rest, which we do not want
+		_ = x.out.SetReadDeadline(time.Now())
+		return nil, e
+	}
+	_ = x.out.SetReadDeadline(time.Time{})
+	if !utf8.Valid(body) {
 		e = ipc.Errorf(ipc.InvalidArgument, "bad_body", "the body is not UTF-8, as JSON is")
 	}
 	return body, e
@@ -87,7 +95,6 @@ func (x *exchange) read(size, limit int64) ([]byte, *ipc.Error) {
 	if size > 0 {
 		body = make([]byte, 0, size)
 	}
-	defer func() { _ = x.out.SetReadDeadline(time.Time{}) }()
 	for {
 		if free := cap(body) - len(body); free < readPiece && size < 0 {
 			more := max(readPiece, len(body))
@@ -151,6 +158,41 @@ func (x *exchange) call(place *ipc.Place, req *ipc.Request) (replies ipc.Replies
 		err = ipc.AsError(err)
 	}
 	return replies, ctx, done, err
+}
+
+// one makes a request that is to have one reply.
+func (x *exchange) one(place *ipc.Place, req *ipc.Request) (*ipc.Reply, *ipc.Error) {
+	replies, ctx, done, err := x.call(place, req)
+	defer done()
+	if err != nil {
+		return nil, ipc.AsError(err)
+	}
+	reply, err := replies.Recv(ctx)
+	switch {
+	case err != nil:
+		return nil, ipc.AsError(err)
+	case !reply.End:
+		e := ipc.Errorf(ipc.Unimplemented, "stream", "action %q of pool %q answers in chunks; ask with Accept: text/event-stream", req.Action, req.Pool)
+		replies.Cancel(e.Reason)
+		return nil, e
+	}
+	return reply, nil
+}
+
+// encode turns a reply into JSON, which its client pays for.
+func (x *exchange) encode(place *ipc.Place, reply *ipc.Reply) (json.RawMessage, *ipc.Error) {
+	size := jsonFactor * len(reply.Body)
+	for i := range reply.Tensors {
+		size += 2 * len(reply.Tensors[i].Data)
+	}
+	if e := place.Add(int64(size)); e != nil {
+		return nil, e
+	}
+	b, err := jsonbody.EncodeMessage(reply.Body, reply.Tensors)
+	if err != nil {
+		return nil, ipc.AsError(err)
+	}
+	return b, nil
 }
 
 // traceparent returns a W3C traceparent if it is one, else "", as that standard wants it.

@@ -7,19 +7,14 @@ import (
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
-// controlPool is the pool under whose name the server itself answers; docs/protocol.md, section 10.
+// controlPool is the pool under whose name the server itself answers, as docs/protocol.md, section 7, says.
 const controlPool = "ringmaster"
 
 // control asks the server itself.
 func (x *exchange) control(action string) (ipc.Body, *ipc.Error) {
-	replies, ctx, done, err := x.call(x.place, &ipc.Request{Pool: controlPool, Action: action})
-	defer done()
-	if err != nil {
-		return nil, ipc.AsError(err)
-	}
-	reply, err := replies.Recv(ctx)
-	if err != nil {
-		return nil, ipc.AsError(err)
+	reply, e := x.one(x.place, &ipc.Request{Pool: controlPool, Action: action})
+	if e != nil {
+		return nil, e
 	}
 	return reply.Body, nil
 }

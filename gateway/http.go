@@ -67,6 +67,7 @@ func (w *web) start() {
 func (w *web) routes() {
 	w.mux.HandleFunc("GET /healthz", w.healthz)
 	w.mux.HandleFunc("GET /readyz", w.readyz)
+	w.mux.HandleFunc("POST /rpc", w.rpc)
 }
 
 // drain lets connections end once what they ask for is answered, and takes no more.
