@@ -212,7 +212,7 @@ func traceparent(s string) string {
 func (x *exchange) json(status int, document any) {
 	b, err := json.Marshal(document)
 	if err != nil {
-		status, b = http.StatusInternalServerError, []byte(`{}`)
+		status, b = http.StatusInternalServerError, errorDocument(ipc.Errorf(ipc.Internal, "internal", "the answer is nothing that JSON has: %v", err))
 	}
 	x.w.Header().Set("Content-Type", "application/json")
 	x.w.WriteHeader(status)

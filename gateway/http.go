@@ -68,6 +68,11 @@ func (w *web) routes() {
 	w.mux.HandleFunc("GET /healthz", w.healthz)
 	w.mux.HandleFunc("GET /readyz", w.readyz)
 	w.mux.HandleFunc("POST /rpc", w.rpc)
+	w.mux.HandleFunc("POST /v1/chat/completions", w.openai(chatForm))
+	w.mux.HandleFunc("POST /v1/completions", w.openai(completeForm))
+	w.mux.HandleFunc("POST /v1/embeddings", w.embeddings)
+	w.mux.HandleFunc("GET /v1/models", w.models)
+	w.mux.HandleFunc("GET /v1/models/{model}", w.models)
 }
 
 // drain lets connections end once what they ask for is answered, and takes no more.
