@@ -50,6 +50,19 @@ func (s *server) curls(t *testing.T) {
 	}
 }
 
+// metrics has what the tests before it did: one worker was killed, and each was asked something.
+func (s *server) metrics(t *testing.T) {
+	out := s.curl(t, "/metrics")
+	for _, want := range []string{
+		`ringmaster_worker_exits_total{cause="signal",pool="smollm2"} 1`, `ringmaster_workers{pool="smollm2",state="ready"} 2`, `ringmaster_requests_total{action="chat",code="ABORTED",pool="smollm2"} 1`,
+		`ringmaster_requests_total{action="",code="NOT_FOUND",pool=""} `, `ringmaster_request_compute_seconds_bucket{action="chat",pool="smollm2",le="+Inf"}`, `ringmaster_request_queue_seconds_count{pool="smollm2"}`,
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %s in\n%s", want, out)
+		}
+	}
+}
+
 // The same request has the same answer, and the same error, from the shell by frames and by JSON-RPC.
 func (s *server) sameByRPC(t *testing.T) {
 	for _, tt := range []struct{ pool, action, body string }{

@@ -28,6 +28,7 @@ func TestModel(t *testing.T) {
 	t.Run("OpenAI's own client", s.openai)
 	t.Run("curl", s.curls)
 	t.Run("the same by JSON-RPC", s.sameByRPC)
+	t.Run("metrics", s.metrics)
 }
 
 func (s *server) answers(t *testing.T) {

@@ -67,6 +67,7 @@ func (w *web) start() {
 func (w *web) routes() {
 	w.mux.HandleFunc("GET /healthz", w.healthz)
 	w.mux.HandleFunc("GET /readyz", w.readyz)
+	w.mux.HandleFunc("GET /metrics", w.metrics)
 	w.mux.HandleFunc("POST /rpc", w.rpc)
 	w.mux.HandleFunc("POST /v1/chat/completions", w.openai(chatForm))
 	w.mux.HandleFunc("POST /v1/completions", w.openai(completeForm))

@@ -37,8 +37,9 @@ func newServer(ctx context.Context, ln *Listener, backend Backend, cfg Config) *
 	s := &server{
 		cfg: cfg, door: ln.door, leaving: make(chan struct{}), conns: map[*conn]struct{}{},
 		clients: newClients(cfg, ln.door.uid), refused: newRefusals(cfg.Logger), parting: make(chan struct{}, maxParting),
-		handler: chain(backend.Call, logged(cfg.Logger)),
+		meters: newMeters(),
 	}
+	s.handler = chain(backend.Call, logged(cfg.Logger), s.meters.link)
 	s.base, s.cut = context.WithCancelCause(context.WithoutCancel(ctx))
 	s.web = newWeb(s)
 	return s
@@ -60,6 +61,7 @@ type server struct {
 	cfg     Config
 	door    door
 	handler Handler
+	meters  *meters
 	web     *web
 	base    context.Context // parent of every request's
 	cut     context.CancelCauseFunc
