@@ -145,9 +145,9 @@ func TestHTTPConnectionsAreCounted(t *testing.T) {
 
 // Whatever stops in the midst of its headers, or sends too many, is gone; others do not notice.
 func TestBadHTTP(t *testing.T) {
-	s := start(t, manager(newFake(), healthOf(true, "")), Config{ReadTimeout: 50 * time.Millisecond, helloTimeout: 50 * time.Millisecond, MaxMessage: 1 << 16})
-	neighbour := browser(t, s.path, 2)
-	for _, tt := range []struct{ name, sent, want string }{
+	patient, hasty := start(t, newFake(), Config{}), start(t, newFake(), Config{ReadTimeout: 50 * time.Millisecond, helloTimeout: 50 * time.Millisecond})
+	neighbour := browser(t, patient.path, 2)
+	for _, tt := range []struct{ name, sent, want string }{ // those that get an answer are given the time
 		{"half a method", "GE", "the first frame"},
 		{"a method alone", "GET ", ""},
 		{"half the headers", "GET / HTTP/1.1\r\nHost: x\r\nA: ", ""},
@@ -158,6 +158,10 @@ func TestBadHTTP(t *testing.T) {
 		{"a preface and noise", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + strings.Repeat("\xff", 100), ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			s := patient
+			if tt.want == "" || tt.want == "the first frame" {
+				s = hasty
+			}
 			conn := connect(t, s.path)
 			go func() { _, _ = conn.Write([]byte(tt.sent)) }()
 			_ = conn.SetReadDeadline(time.Now().Add(patience))

@@ -49,7 +49,7 @@ func (l *listed) Cancel(reason string) {
 	l.babel.tell(reason)
 }
 
-func (b *babel) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
+func (b *babel) Call(_ context.Context, req *ipc.Request) (ipc.Replies, error) {
 	if req.Pool == "nowhere" {
 		return nil, ipc.Errorf(ipc.NotFound, "unknown_pool", "there is no pool %q; there are p", req.Pool)
 	}
@@ -95,7 +95,7 @@ type rpcReply struct {
 	} `json:"error"`
 }
 
-func (r rpcReply) err() error {
+func (r rpcReply) err() *ipc.Error {
 	if r.Error == nil {
 		return nil
 	}
@@ -132,8 +132,9 @@ func TestRPCIsNative(t *testing.T) {
 			}
 		}
 		for code := range rpcCode {
-			_, want := recv(native.call(t, string(code)))
-			if got := rpc(t, c, "p."+string(code), "1"); !reflect.DeepEqual(got.err(), want) || got.Error.Code != rpcCode[code] {
+			_, err := recv(native.call(t, string(code)))
+			want := ipc.AsError(err)
+			if got := rpc(t, c, "p."+string(code), "1"); !reflect.DeepEqual(*got.err(), *want) || got.Error.Code != rpcCode[code] {
 				t.Errorf("%s: %#v, want %#v", code, got.err(), want)
 			}
 		}

@@ -59,7 +59,8 @@ func DecodeMessage(data []byte) (ipc.Body, []ipc.Tensor, error) {
 	case !found: // it was deeper down
 		body = data
 	case body == nil && len(rest) > 1:
-		body = append(rest, '}')
+		rest = append(rest, '}')
+		body = rest
 	case body == nil:
 		return nil, tensors, nil
 	case len(rest) > 1:
