@@ -219,7 +219,7 @@ func (x *exchange) json(status int, document any) {
 	x.write(append(b, '\n'))
 }
 
-// write sends bytes; a client that does not take them for the stall timeout has its request ended. It reports whether that went well.
+// write sends bytes, the last ones unless event is who sends them; a client that does not take them for the stall timeout has its request ended. It reports whether that went well.
 func (x *exchange) write(b []byte) bool {
 	for len(b) > 0 {
 		piece := b[:min(len(b), writePiece)]
@@ -238,6 +238,7 @@ func (x *exchange) stream() {
 	x.w.Header().Set("Cache-Control", "no-cache")
 	x.w.Header().Set("X-Accel-Buffering", "no") // or a proxy may collect them
 	x.w.WriteHeader(http.StatusOK)
+	_ = x.out.Flush() // the first event may be long in coming; an error is one that it meets, too
 }
 
 // event sends one event of a name, or without one, whose data has no line breaks. It reports whether that went well.
@@ -247,7 +248,9 @@ func (x *exchange) event(name string, data []byte) bool {
 		b = append(append(append(b, "event: "...), name...), '\n')
 	}
 	b = append(append(append(b, "data: "...), data...), "\n\n"...)
-	return x.write(b) && x.out.Flush() == nil
+	taken := x.write(b) && x.out.Flush() == nil
+	_ = x.out.SetWriteDeadline(time.Time{}) // the next one may be long in coming; HTTP/2 would reset the stream
+	return taken
 }
 
 // httpStatus is an error's status.

@@ -267,6 +267,31 @@ func TestRPCStream(t *testing.T) {
 	}
 }
 
+// pausing is an answer whose chunks are long in coming.
+type pausing struct {
+	left  int
+	pause time.Duration
+}
+
+func (p *pausing) Recv(context.Context) (*ipc.Reply, error) {
+	<-time.After(p.pause)
+	p.left--
+	return &ipc.Reply{Body: ipc.Body{byte(p.left)}, End: p.left == 0}, nil
+}
+func (p *pausing) Cancel(string) {}
+
+// A stream may pause for longer than any timeout of reading and writing.
+func TestRPCStreamMayPause(t *testing.T) {
+	const timeout = 50 * time.Millisecond
+	s := start(t, backendFunc(func(context.Context, *ipc.Request) (ipc.Replies, error) { return &pausing{4, 2 * timeout}, nil }), Config{StallTimeout: timeout, WriteTimeout: timeout, ReadTimeout: timeout})
+	for version := 1; version <= 2; version++ {
+		_, _, body := ask(t, browser(t, s.path, version), "POST", "h/rpc", `{"jsonrpc":"2.0","method":"p.x","id":1}`, "Accept", "text/event-stream")
+		if strings.Count(body, "event: chunk") != 3 || !strings.Contains(body, `"result":0,`) {
+			t.Errorf("HTTP/%d: %s", version, body)
+		}
+	}
+}
+
 // A client that hangs up in mid-request cancels it.
 func TestRPCHangUpCancels(t *testing.T) {
 	for version := 1; version <= 2; version++ {

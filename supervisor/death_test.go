@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"io"
 	"path/filepath"
 	"slices"
@@ -49,6 +50,9 @@ func TestKilledWorkerLosesItsRequest(t *testing.T) {
 		case w.PID == lost.pid || w.Restarts != 1 || w.LastExit == nil || w.LastExit.Cause != "signal" || w.LastExit.Detail != "signal: killed":
 			t.Errorf("after the restart: %+v, %+v", w, w.LastExit)
 		}
+	}
+	if !maps.Equal(st.Exits, map[string]uint64{"signal": 1}) {
+		t.Errorf("exits by cause: %v", st.Exits)
 	}
 	h.must("echo", nil, nil)
 }
