@@ -227,6 +227,7 @@ func (p *pool) resize(cfg *PoolConfig) {
 		s.accepting = false
 		s.ask(wantGone, "reloaded")
 	}
+	p.dispatch() // what is gathered may be due now
 	p.broadcast()
 	p.mu.Unlock()
 	for _, s := range removed {

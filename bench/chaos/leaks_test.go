@@ -143,8 +143,11 @@ func TestSharedMemoryFilesAreSeen(t *testing.T) {
 		t.Skip(err)
 	}
 	defer os.Remove(f.Name())
-	f.Close()
 	name := filepath.Base(f.Name())
+	if slices.Contains(sharedMemory(begun), name) {
+		t.Error("it is in use, and taken for left behind")
+	}
+	f.Close()
 	if !slices.Contains(sharedMemory(begun), name) {
 		t.Error("it is not seen")
 	}

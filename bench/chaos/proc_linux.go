@@ -171,16 +171,45 @@ func memfdUsers(inodes map[uint64]bool) []process {
 	})
 }
 
-// sharedMemory lists what there is in /dev/shm of this user's that was made since then.
+// sharedMemory lists what there is in /dev/shm of this user's that was made since then and that nobody uses: what other programs work with is theirs.
 func sharedMemory(since time.Time) []string {
 	entries, _ := os.ReadDir("/dev/shm")
+	if len(entries) == 0 {
+		return nil
+	}
+	used := sharedMemoryInUse()
 	var names []string
 	for _, e := range entries {
 		var st unix.Stat_t
-		if unix.Lstat(filepath.Join("/dev/shm", e.Name()), &st) != nil || int(st.Uid) != os.Getuid() || time.Unix(st.Ctim.Unix()).Before(since) {
+		if used[e.Name()] || unix.Lstat(filepath.Join("/dev/shm", e.Name()), &st) != nil || int(st.Uid) != os.Getuid() || time.Unix(st.Ctim.Unix()).Before(since) {
 			continue
 		}
 		names = append(names, e.Name())
 	}
 	return names
+}
+
+// sharedMemoryInUse returns the names in /dev/shm that any process has open or mapped.
+func sharedMemoryInUse() map[string]bool {
+	used := map[string]bool{}
+	use := func(path string) {
+		if name, ok := strings.CutPrefix(path, "/dev/shm/"); ok {
+			used[name] = true
+		}
+	}
+	for _, p := range processes() {
+		maps, _ := os.ReadFile(fmt.Sprintf("/proc/%d/maps", p.pid))
+		for line := range strings.Lines(string(maps)) {
+			if fields := strings.Fields(line); len(fields) > 5 {
+				use(fields[5])
+			}
+		}
+		links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", p.pid))
+		for _, link := range links {
+			if target, err := os.Readlink(link); err == nil {
+				use(target)
+			}
+		}
+	}
+	return used
 }
