@@ -141,6 +141,18 @@ func TestRPCIsNative(t *testing.T) {
 	}
 }
 
+// Large bodies and answers come whole, by either version, and leave nothing charged.
+func TestRPCLarge(t *testing.T) {
+	s := start(t, newBabel(), Config{Memory: 1 << 30})
+	large := `"` + strings.Repeat("0123456789abcdef", 1<<18) + `"`
+	for version := 1; version <= 2; version++ {
+		if r := rpc(t, browser(t, s.path, version), "p.echo", large); string(r.Result) != large {
+			t.Errorf("HTTP/%d: %d bytes came back, %v", version, len(r.Result), r.Error)
+		}
+	}
+	eventually(t, "everything to be given back", func() bool { return s.clients.memory.Used() == 0 })
+}
+
 func TestRPCHeaders(t *testing.T) {
 	s := start(t, newBabel(), Config{})
 	c := browser(t, s.path, 1)

@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -56,6 +57,7 @@ func (w *web) metrics(rw http.ResponseWriter, r *http.Request) {
 			w.srv.meters.learn(p.Name, a)
 		}
 	}
+	_ = x.out.SetWriteDeadline(time.Now().Add(w.srv.cfg.StallTimeout)) // fails only where the write will, too
 	promhttp.HandlerFor(prometheus.Gatherers{w.srv.meters.registry, now}, promhttp.HandlerOpts{DisableCompression: true}).ServeHTTP(rw, r)
 }
 
