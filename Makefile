@@ -100,7 +100,7 @@ test: build py ## go vet, every Go test, every Python test
 	@scripts/check test
 
 .PHONY: race
-race: build $(VENV)/.smollm2 ## the Go tests under the race detector
+race: build py ## the Go tests under the race detector
 	@scripts/check race
 
 .PHONY: fuzz

@@ -24,8 +24,9 @@ type conn struct {
 	client *client
 
 	mu       sync.Mutex
-	greeted  bool // guarded by mu: the hello is answered, other frames may follow
-	draining bool // guarded by mu: the client has been told, or will be once greeted
+	greeted  bool     // guarded by mu: the hello is answered, other frames may follow
+	draining bool     // guarded by mu: the client has been told, or will be once greeted
+	web      *webConn // guarded by mu: the connection, if it speaks HTTP
 }
 
 func newConn(srv *server, raw *net.UnixConn, peer Peer, client *client) *conn {
@@ -35,6 +36,12 @@ func newConn(srv *server, raw *net.UnixConn, peer Peer, client *client) *conn {
 // run serves the client until it is gone, and returns why.
 func (c *conn) run() error {
 	defer c.close()
+	if err := c.raw.SetReadDeadline(time.Now().Add(c.srv.cfg.helloTimeout)); err != nil {
+		return err
+	}
+	if overhear(c.raw) == speaksHTTP {
+		return c.srv.web.serve(c)
+	}
 	if err := c.greet(); err != nil {
 		return err
 	}
@@ -49,19 +56,15 @@ func (c *conn) run() error {
 	})
 }
 
-// greet exchanges hellos.
+// greet exchanges hellos, before the connection's read deadline.
 func (c *conn) greet() error {
-	timeout := c.srv.cfg.helloTimeout
-	if err := c.raw.SetReadDeadline(time.Now().Add(timeout)); err != nil {
-		return err
-	}
 	_, err := ipc.ServerHello(c.sock, ipc.Hello{
 		SDK:         version.SDK(),
 		MaxMessage:  uint64(c.srv.cfg.MaxMessage),
 		MaxInFlight: uint64(min(c.srv.cfg.MaxInFlight, c.srv.cfg.Clients.InFlight)),
 	})
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		_ = ipc.Refuse(c.sock, ipc.Errorf(ipc.DeadlineExceeded, "deadline", "no hello came within %v; a connection begins with one, see docs/protocol.md, section 7", timeout))
+		_ = ipc.Refuse(c.sock, ipc.Errorf(ipc.DeadlineExceeded, "deadline", "no hello came within %v; a connection begins with one, see docs/protocol.md, section 7", c.srv.cfg.helloTimeout))
 	}
 	if err != nil {
 		return err
@@ -102,12 +105,12 @@ func (c *conn) drain() {
 	}
 }
 
-// leave hangs up on a client that has not even said hello; others leave by server.leaving.
+// leave hangs up on a client that has not even said hello, or speaks HTTP and asks for nothing; others leave by server.leaving, or when web has answered them.
 func (c *conn) leave() {
 	c.mu.Lock()
-	greeted := c.greeted
+	greeted, web := c.greeted, c.web
 	c.mu.Unlock()
-	if !greeted {
+	if !greeted && !web.busy() {
 		c.close()
 	}
 }
