@@ -257,6 +257,16 @@ func (s *server) serves(t *testing.T, c *client.Client, pool string) (pids []int
 	return pids
 }
 
+// hasStopped reports whether every thread of a process has stopped: the signal reaches one after the other.
+func hasStopped(pid int) bool {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	return err == nil && len(tasks) > 0 && !slices.ContainsFunc(tasks, func(task string) bool {
+		b, err := os.ReadFile(task)
+		i := strings.LastIndex(string(b), ") ")
+		return err == nil && i >= 0 && b[i+2] != 'T'
+	})
+}
+
 // stoppedWhileIdle stops a worker that has nothing to do. What it is sent then it does not read: another one answers.
 func (s *server) stoppedWhileIdle(t *testing.T, pool string) {
 	before := s.bothReady(t, pool)
@@ -264,6 +274,7 @@ func (s *server) stoppedWhileIdle(t *testing.T, pool string) {
 	if err := unix.Kill(stopped, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, time.Minute, "the worker to stop", func() bool { return hasStopped(stopped) })
 	c := s.dial()
 	for len(s.steps(stopped)) == 0 { // until it was sent one
 		if pids := s.serves(t, c, pool); slices.Contains(pids, stopped) {

@@ -15,15 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cgroupPrefix begins the names of supervisors' cgroups; then follow the process's pid and time of start, and which supervisor of the process it is.
+// cgroupPrefix begins the names of supervisors' cgroups; then follow the process's id, for people, and a random number.
 const cgroupPrefix = "ringmaster."
-
-var cgroupsMade atomic.Uint64 // by this process
 
 // cgroups is the supervisor's own cgroup (v2) below the one that it runs in, with one for each worker process. They limit and count nothing: nothing that a worker starts can leave its cgroup as it can
 // its process group, and the kernel kills all of one at a word. A nil *cgroups stands for a machine where we may make none.
 type cgroups struct {
-	dir  string // immutable
+	dir  string   // immutable
+	lock *os.File // the open directory, locked (flock) for as long as the supervisor lives: the kernel lets go of it however it ends
 	next atomic.Uint64
 }
 
@@ -38,34 +37,46 @@ func openCgroups(log *slog.Logger) *cgroups {
 }
 
 func openCgroupsIn(parent string, log *slog.Logger) *cgroups {
-	stale, _ := filepath.Glob(filepath.Join(parent, cgroupPrefix+"*"))
-	for _, dir := range stale {
-		if abandoned(filepath.Base(dir)) {
-			removeCgroups(dir)
-		}
-	}
-	name := fmt.Sprintf("%s%d.%d.%d", cgroupPrefix, os.Getpid(), startedAt(os.Getpid()), cgroupsMade.Add(1))
-	c := &cgroups{dir: filepath.Join(parent, name)}
-	if err := os.Mkdir(c.dir, 0o755); err != nil {
+	removeStale(parent)
+	dir, err := os.MkdirTemp(parent, fmt.Sprintf("%s%d.*", cgroupPrefix, os.Getpid()))
+	if err != nil {
 		log.Debug("no cgroups for workers", "error", err)
 		return nil
 	}
-	if _, err := os.Stat(filepath.Join(c.dir, "cgroup.kill")); err != nil { // Linux 5.14
+	c := &cgroups{dir: dir}
+	if _, err = os.Stat(filepath.Join(dir, "cgroup.kill")); err == nil { // Linux 5.14
+		c.lock, err = lockCgroup(dir)
+	}
+	if err != nil {
 		log.Debug("no cgroups for workers", "error", err)
-		_ = os.Remove(c.dir)
+		_ = os.Remove(dir)
 		return nil
 	}
 	return c
 }
 
-// abandoned reports whether the process is gone that a supervisor's cgroup is named for.
-func abandoned(name string) bool {
-	var pid int
-	var started, n uint64
-	if _, err := fmt.Sscanf(name, cgroupPrefix+"%d.%d.%d", &pid, &started, &n); err != nil || pid <= 0 {
-		return false
+// removeStale ends what is in the cgroups below parent that no living supervisor holds the lock of. A process's id would not do to tell: in another container's eyes ours means nothing, or somebody else.
+func removeStale(parent string) {
+	found, _ := filepath.Glob(filepath.Join(parent, cgroupPrefix+"*"))
+	for _, dir := range found {
+		if lock, err := lockCgroup(dir); err == nil {
+			removeCgroups(dir)
+			lock.Close()
+		}
 	}
-	return startedAt(pid) != started
+}
+
+// lockCgroup takes the lock on a supervisor's cgroup, or fails if somebody has it.
+func lockCgroup(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return f, nil
 }
 
 // path returns the directory of the supervisor's cgroup, "" if there is none.
@@ -80,6 +91,7 @@ func (c *cgroups) path() string {
 func (c *cgroups) close() {
 	if c != nil {
 		removeCgroups(c.dir)
+		c.lock.Close()
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -322,6 +323,17 @@ func TestStaleCgroupsAreRemoved(t *testing.T) {
 	}
 	if _, err := os.Stat(c.dir); err != nil {
 		t.Errorf("that of a supervisor that runs: %v", err)
+	}
+	// A supervisor in another container sees it, too, and no process of its id.
+	other := exec.Command(testBinary(t), "sweep", parent)
+	other.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS}
+	if out, err := other.CombinedOutput(); errors.Is(err, unix.EPERM) {
+		t.Log("no process id namespace may be made here")
+	} else if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if _, err := os.Stat(c.dir); err != nil {
+		t.Errorf("that of a supervisor in another container: %v", err)
 	}
 	var exit *exec.ExitError
 	if err := left.Wait(); !errors.As(err, &exit) || exit.String() != "signal: killed" {
