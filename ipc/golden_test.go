@@ -129,6 +129,9 @@ func toGolden(m any) any {
 		if m.MaxInFlight > 0 {
 			g.Limits["max_in_flight"] = m.MaxInFlight
 		}
+		if m.Ring > 0 {
+			g.Limits["ring"] = m.Ring
+		}
 		return g
 	case Ping:
 		flags := uint64(0)
