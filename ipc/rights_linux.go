@@ -73,7 +73,7 @@ func (r *rightsReader) Read(p []byte) (int, error) {
 	if n == 0 && err == nil {
 		return r.conn.Read(p) // its end of file
 	}
-	return n, err
+	return max(n, 0), err // recvmsg's -1 stands for nothing
 }
 
 // keep keeps the first of the descriptors in a control message, and closes the others.

@@ -47,7 +47,10 @@ func (g Geometry) flags() uint32 {
 	return 0
 }
 
-func (g Geometry) segmentBytes() uint64 { return headerBytes + g.S2W + g.W2S }
+// Bytes is how large the segment is.
+//
+// Preconditions: the capacities are filled in.
+func (g Geometry) Bytes() uint64 { return headerBytes + g.S2W + g.W2S }
 
 // validate names the first field that breaks a rule.
 func (g Geometry) validate() error {
@@ -77,7 +80,7 @@ func encodeGeometry(b []byte, g Geometry, pid uint32) {
 	copy(b[offMagic:], magic)
 	le.PutUint32(b[offVersion:], version)
 	le.PutUint32(b[offHeaderBytes:], headerBytes)
-	le.PutUint64(b[offSegmentBytes:], g.segmentBytes())
+	le.PutUint64(b[offSegmentBytes:], g.Bytes())
 	le.PutUint64(b[offIncarnation:], g.Incarnation)
 	le.PutUint32(b[offPID:], pid)
 	le.PutUint32(b[offFlags:], g.flags())
@@ -121,8 +124,8 @@ func decodeGeometry(b []byte, size uint64) (Geometry, error) {
 		{"flags", uint64(le.Uint32(b[offFlags:])), uint64(g.flags())}, // no others are known
 		{"s2w offset", le.Uint64(b[offS2WOffset:]), headerBytes},
 		{"w2s offset", le.Uint64(b[offW2SOffset:]), headerBytes + g.S2W},
-		{"segment size", le.Uint64(b[offSegmentBytes:]), g.segmentBytes()},
-		{"file size", size, g.segmentBytes()},
+		{"segment size", le.Uint64(b[offSegmentBytes:]), g.Bytes()},
+		{"file size", size, g.Bytes()},
 	} {
 		if field.got != field.want {
 			return Geometry{}, geometryError("%s is %#x, want %#x", field.name, field.got, field.want)

@@ -42,12 +42,12 @@ func Create(g Geometry) (*Segment, error) {
 	if err := checkHost(); err != nil {
 		return nil, fmt.Errorf("shm: create segment: %w", err)
 	}
-	file, err := createMemfd(int64(g.segmentBytes()))
+	file, err := createMemfd(int64(g.Bytes()))
 	if err != nil {
 		return nil, fmt.Errorf("shm: create segment: %w", err)
 	}
 	// Fd puts a file into blocking mode; a memfd has no other.
-	mem, err := mapMemory(int(file.Fd()), g.segmentBytes())
+	mem, err := mapMemory(int(file.Fd()), g.Bytes())
 	if err != nil {
 		file.Close()
 		return nil, fmt.Errorf("shm: create segment: %w", err)
@@ -77,7 +77,7 @@ func open(fd int, bell bool) (*Segment, error) {
 	if g.Bell != bell {
 		return nil, fmt.Errorf("shm: open segment: %w", geometryError("flags are %#x, want %#x", g.flags(), Geometry{Bell: bell}.flags()))
 	}
-	mem, err := mapMemory(fd, g.segmentBytes())
+	mem, err := mapMemory(fd, g.Bytes())
 	if err != nil {
 		return nil, fmt.Errorf("shm: open segment: %w", err)
 	}
@@ -94,7 +94,7 @@ func NewHeap(g Geometry) (*Segment, error) {
 	if err := checkHost(); err != nil {
 		return nil, fmt.Errorf("shm: new heap segment: %w", err)
 	}
-	mem := heapBytes(g.segmentBytes())
+	mem := heapBytes(g.Bytes())
 	format(mem, g, uint32(os.Getpid()))
 	return newSegment(mem, g, false, nil), nil
 }
