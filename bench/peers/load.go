@@ -16,6 +16,8 @@ import (
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/ringmasterd/ringmaster/client"
 )
 
 // caller sends a payload to the worker and returns what the worker sent back. Any number of goroutines call it at a time.
@@ -28,6 +30,8 @@ func dial(ctx context.Context, transport, socket string) (caller, error) {
 	switch transport {
 	case "ringmaster":
 		return dialRingmaster(ctx, socket)
+	case "ringmaster-socket":
+		return dialRingmaster(ctx, socket, client.WithRing(0))
 	case "ringmaster-embedded":
 		return startEmbedded(ctx)
 	case "grpc-uds":

@@ -1,6 +1,7 @@
 // Command peers measures an echo from an app to a worker process and back, through Ringmaster and, in the same run, through the plain control: gRPC over Unix sockets.
 //
-//	ringmaster            client ──Unix socket──▶ gateway + supervisor ══ring══▶ worker
+//	ringmaster            client ══ring══▶ gateway + supervisor ══ring══▶ worker
+//	ringmaster-socket     client ──Unix socket──▶ gateway + supervisor ══ring══▶ worker
 //	ringmaster-embedded   client + supervisor ══ring══▶ worker
 //	grpc-uds              client ──Unix socket──▶ gRPC server ──Unix socket──▶ gRPC worker
 //

@@ -41,7 +41,7 @@ func TestEveryTransportInEveryCell(t *testing.T) {
 		found[s.Transport+"/"+s.Cell] = s
 	}
 	// A client, a server, a worker; Ringmaster's servers have a guard process as well.
-	processes := map[string]int{"ringmaster": 4, "ringmaster-embedded": 3, "grpc-uds": 3}
+	processes := map[string]int{"ringmaster": 4, "ringmaster-socket": 4, "ringmaster-embedded": 3, "grpc-uds": 3}
 	for _, c := range cells {
 		for _, transport := range transports {
 			s := found[transport+"/"+c.Name]

@@ -6,7 +6,7 @@ import (
 )
 
 // transports are measured one after the other in every cell.
-var transports = []string{"ringmaster", "ringmaster-embedded", "grpc-uds"}
+var transports = []string{"ringmaster", "ringmaster-socket", "ringmaster-embedded", "grpc-uds"}
 
 // control is the transport that the others are compared with.
 const control = "grpc-uds"

@@ -75,18 +75,18 @@ func logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
-// viaSocket calls through `ringmaster serve`.
-type viaSocket struct{ c *client.Client }
+// viaServer calls through `ringmaster serve`, over rings or over the socket.
+type viaServer struct{ c *client.Client }
 
-func dialRingmaster(ctx context.Context, socket string) (caller, error) {
-	c, err := client.Dial(ctx, client.WithAddress("unix://"+socket))
+func dialRingmaster(ctx context.Context, socket string, opts ...client.DialOption) (caller, error) {
+	c, err := client.Dial(ctx, append(opts, client.WithAddress("unix://"+socket))...)
 	if err != nil {
 		return nil, err
 	}
-	return viaSocket{c}, nil
+	return viaServer{c}, nil
 }
 
-func (v viaSocket) call(ctx context.Context, payload []byte) ([]byte, error) {
+func (v viaServer) call(ctx context.Context, payload []byte) ([]byte, error) {
 	r, err := v.c.Call(ctx, "echo", "echo", nil, client.WithTensors(tensor(payload)))
 	if err != nil {
 		return nil, err
@@ -94,7 +94,7 @@ func (v viaSocket) call(ctx context.Context, payload []byte) ([]byte, error) {
 	return data(r.Tensors)
 }
 
-func (v viaSocket) close() error { return v.c.Close() }
+func (v viaServer) close() error { return v.c.Close() }
 
 // embedded calls the supervisor in its own process.
 type embedded struct {
