@@ -2,9 +2,10 @@
 //
 //	Listen ─▶ Serve ─accept─▶ conn ─hello─▶ native ─▶ Handler ─▶ … ─▶ Backend.Call
 //	                           │                         └ the call chain: small wrappers
-//	                           └ who is it? (SO_PEERCRED)
+//	                           ├ who is it? (SO_PEERCRED)
+//	                           └ rings of its own come with the hello, if it asks (SCM_RIGHTS)
 //
-// Read in this order: config.go, listen.go (one server per path), inherit.go (or a socket that systemd made), peer.go (who may come in), clients.go (and how much of everything), serve.go (accept, drain), conn.go (one connection),
+// Read in this order: config.go, listen.go (one server per path), inherit.go (or a socket that systemd made), peer.go (who may come in), clients.go (and how much of everything), serve.go (accept, drain), conn.go (one connection), rings.go (its rings, if it gets any),
 // native.go (frames ⇄ the chain), handler.go (the chain), logged.go (its first link), refusals.go (what of all this is logged).
 //
 // # Who may connect
@@ -18,6 +19,7 @@
 //	Serve itself     accept              ctx, a broken listener          its caller
 //	conn.run         frames              hang-up, drain, write timeout   Serve
 //	ipc.Serve's      a request           its END                         ipc.Serve, in conn.run
+//	a Ring's         its client's bell   hang-up                         conn.endRing, in conn.run
 //	conn.drain       once, at drain      its one frame is written        Serve
 //	turnAway         a refused client    its hello, or refuseTimeout     Serve
 //
@@ -33,7 +35,10 @@
 //	sends large ones                            its share of Memory, before their bytes    RESOURCE_EXHAUSTED/memory_full
 //	                                            are read
 //	takes its replies slowly                    credit; its share of Memory; StallTimeout  RESOURCE_EXHAUSTED/slow_reader
-//	does not read its socket                    WriteTimeout                               nothing, hung up on
+//	does not read its socket, or its ring       WriteTimeout                               nothing, hung up on
+//	writes anything into its ring, or rings     each word is read once and checked; its    nothing, hung up on
+//	like mad                                    own connection's goroutine
+//	asks for large rings                        ringCapacity, its share of Memory          nothing: it gets smaller ones, or none
 //	sends pings, cancels, credits without end   its own connection's reader: one           nothing
 //	                                            goroutine, which waits for it to read
 //	dies                                                                                   its requests are cancelled
@@ -41,5 +46,5 @@
 // Whatever it meets, its requests that end so are cancelled where they run. A write blocks nobody but those who write to the same client. The last connections (a sixteenth, at most 16) are for root
 // and the server's own user. A refusal is logged once in refusalPause for each reason.
 //
-// Beside Memory, a connection takes two buffers of 16 KiB and a goroutine, and each worker's reader may hold one reply that nobody has been charged for yet.
+// Beside Memory, a connection takes two buffers of 16 KiB and a goroutine (two with rings), and each worker's reader may hold one reply that nobody has been charged for yet.
 package gateway
