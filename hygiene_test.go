@@ -32,7 +32,7 @@ var layers = map[string][]string{
 	"client":          {"detail", "shm", "ipc"},
 	"gateway":         {"detail", "shm", "ipc"},
 	"internal/config": {"detail", "shm", "ipc", "supervisor", "gateway"},
-	"cmd":             {"detail", "shm", "ipc", "worker", "supervisor", "client", "gateway", "internal/config"},
+	"cmd":             {"detail", "shm", "ipc", "worker", "supervisor", "client", "gateway", "internal/config", "bench"},
 }
 
 // vague names tell a reader nothing about what a package is for.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,6 +29,9 @@ var (
 
 // TestMain makes what the tests need, unless `make` has done so already.
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "worker" {
+		os.Exit(serveTestWorker())
+	}
 	var err error
 	if root, err = filepath.Abs(".."); err != nil {
 		panic(err)
@@ -51,7 +55,7 @@ type server struct {
 	cmd    *exec.Cmd
 	socket string
 	marker string // in the environment of every process of its tree
-	log    *bytes.Buffer
+	log    *record
 	ended  chan error
 	gone   bool
 }
@@ -66,11 +70,11 @@ func serve(t testing.TB, config string, pools ...string) *server {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	file := filepath.Join(dir, "ringmaster.yaml")
 	if err := os.WriteFile(file, []byte(os.Expand(config, func(name string) string {
-		return map[string]string{"PYTHON": python, "ROOT": root}[name]
+		return map[string]string{"PYTHON": python, "ROOT": root, "SELF": os.Args[0]}[name]
 	})), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := &server{t: t, socket: filepath.Join(dir, "s.sock"), marker: "RINGMASTER_E2E=" + filepath.Base(dir), log: &bytes.Buffer{}, ended: make(chan error, 1)}
+	s := &server{t: t, socket: filepath.Join(dir, "s.sock"), marker: "RINGMASTER_E2E=" + filepath.Base(dir), log: &record{}, ended: make(chan error, 1)}
 	s.cmd = exec.Command(binary, "serve", "--config", file, "--socket", s.socket)
 	s.cmd.Dir = root
 	s.cmd.Env = append(os.Environ(), s.marker, "SMOLLM2_THREADS=1")
@@ -92,6 +96,24 @@ func serve(t testing.TB, config string, pools ...string) *server {
 		})
 	}
 	return s
+}
+
+// record is what a process prints, to be looked at while it does.
+type record struct {
+	mu   sync.Mutex
+	text bytes.Buffer // guarded by mu
+}
+
+func (r *record) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.Write(p)
+}
+
+func (r *record) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.String()
 }
 
 func (s *server) stop() {
@@ -144,7 +166,10 @@ type worker struct {
 	State    string
 	InFlight int `json:"in_flight"`
 	Restarts int
-	LastExit *struct{ Cause, Detail string } `json:"last_exit"`
+	LastExit *struct {
+		Cause, Detail string
+		Stderr        []string
+	} `json:"last_exit"`
 }
 
 func (s *server) workers(pool string) []worker {

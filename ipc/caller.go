@@ -54,6 +54,7 @@ type Call struct {
 	queue  chan arrival   // all replies there may be credit for, and the END, always fit; Run alone sends
 	charge *budget.Charge // immutable: holds the bytes of replies that are here; may be nil
 	done   func(*Error)   // called once by Run or Close when the call has ended on the peer's side; nil if nobody cares
+	batch  uint64         // immutable: of which held requests it is one; 0: of none
 	due    time.Time      // immutable: until when the peer has to have read so much that the request can be sent; zero: no limit
 	sent   atomic.Bool
 
@@ -92,6 +93,9 @@ func (c *Caller) Start(req *Request, done func(*Error)) (*Call, error) {
 	most := min(max(1, req.Credit), maxWindow)
 	call := &Call{caller: c, queue: make(chan arrival, most+1), charge: req.charge, window: newWindow(most, req.charge != nil), done: done}
 	call.granted = uint64(call.window.size)
+	if req.Held {
+		call.batch = req.Batch
+	}
 	c.mu.Lock()
 	if c.closed != nil {
 		err := c.closed
@@ -189,6 +193,9 @@ func (c *Call) Cancel(reason string) {
 	}
 }
 
+// ID returns the number by which the peer knows the call.
+func (c *Call) ID() uint64 { return c.id }
+
 // Recalled returns the reason given to [Caller.Recall] for this call, or "".
 func (c *Call) Recalled() string {
 	c.caller.mu.Lock()
@@ -209,6 +216,7 @@ type OpenCall struct {
 	Reason    string    // why it was abandoned, or the peer told to cancel it
 	Replies   uint64    // without END, so far
 	Held      bool      // the peer may not send: it has used all its credit
+	Batch     uint64    // as in its [Request]; 0: it shares its run with no other
 }
 
 // AppendOpen appends a description of every open call to list, in no order.
@@ -216,7 +224,7 @@ func (c *Caller) AppendOpen(list []OpenCall) []OpenCall {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, call := range c.open {
-		o := OpenCall{ID: call.id, Sent: call.sent.Load(), Due: call.due, Abandoned: call.abandoned, Reason: call.reason, Replies: call.received, Held: call.received >= call.granted}
+		o := OpenCall{ID: call.id, Sent: call.sent.Load(), Due: call.due, Abandoned: call.abandoned, Reason: call.reason, Replies: call.received, Held: call.received >= call.granted, Batch: call.batch}
 		if o.Sent {
 			o.End = call.end
 		}
@@ -284,6 +292,11 @@ func (c *Caller) Ping(ctx context.Context) error {
 	case <-ctx.Done():
 		return AsError(context.Cause(ctx))
 	}
+}
+
+// Batch has the peer run held requests as one call.
+func (c *Caller) Batch(ids []uint64) error {
+	return c.send(func(e *encoder) { e.batch(&Batch{IDs: ids}) })
 }
 
 // Drain asks the peer to finish what it has and go; Stop to go at once.

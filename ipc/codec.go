@@ -13,7 +13,7 @@ import (
 
 func (e *encoder) request(m *Request) {
 	n := lastSet(m.Pool != "", m.Action != "", m.TraceID != "", len(m.Context) > 0, m.Timeout > 0, m.Credit > 1,
-		len(m.Headers) > 0, m.Body.set(), len(m.Tensors) > 0)
+		len(m.Headers) > 0, m.Body.set(), len(m.Tensors) > 0, m.Held)
 	e.array(n)
 	e.uint(uint64(KindRequest))
 	e.uint(m.ID)
@@ -48,9 +48,15 @@ func (e *encoder) request(m *Request) {
 	if n > 10 {
 		e.tensors(m.Tensors)
 	}
+	if n > 11 {
+		e.uint(flagHeld)
+	}
 }
 
-const flagEnd = 1
+const (
+	flagEnd  = 1 // of a reply
+	flagHeld = 1 // of a request
+)
 
 func (e *encoder) reply(m *Reply) {
 	n := lastSet(m.End, len(m.Headers) > 0, m.Body.set(), len(m.Tensors) > 0, m.Err != nil)
@@ -161,6 +167,19 @@ func (e *encoder) ping(m Ping) {
 	}
 }
 
+func (e *encoder) batch(m *Batch) {
+	n := lastSet(len(m.IDs) > 0)
+	e.array(n)
+	e.uint(uint64(KindBatch))
+	e.uint(0)
+	if n > 2 {
+		e.array(len(m.IDs))
+		for _, id := range m.IDs {
+			e.uint(id)
+		}
+	}
+}
+
 func (e *encoder) headers(h map[string]string) {
 	e.mapping(len(h))
 	if len(h) == 0 {
@@ -235,7 +254,7 @@ func (a Action) flags() uint64 {
 	return f
 }
 
-// Decode decodes one message: a *Request, *Reply, Cancel, Credit, *Hello, Ping or a bare Kind (drain, stop, and kinds this version does not know). The message aliases b.
+// Decode decodes one message: a *Request, *Reply, Cancel, Credit, *Hello, Ping, *Batch or a bare Kind (drain, stop, and kinds this version does not know). The message aliases b.
 // Errors are INVALID_ARGUMENT/bad_message (or bad_tensor) and say what is wrong; the message returned beside one is a *Request or *Reply if at least kind and id could be
 // read, so that the error can be answered, and nil otherwise.
 func Decode(b []byte) (any, error) {
@@ -316,6 +335,9 @@ func decodeFields(r *reader, s *scanner, k Kind, id uint64, n int) any {
 		if n > 8 {
 			m.Tensors = r.tensors()
 		}
+		if n > 9 {
+			m.Held = r.uint()&flagHeld != 0
+		}
 		return m
 	case KindReply:
 		m := &Reply{ID: id}
@@ -353,6 +375,12 @@ func decodeFields(r *reader, s *scanner, k Kind, id uint64, n int) any {
 		m := Ping{ID: id}
 		if n > 0 {
 			m.Answer = r.uint()&1 != 0
+		}
+		return m
+	case KindBatch:
+		m := &Batch{}
+		if n > 0 {
+			m.IDs = r.ids()
 		}
 		return m
 	}
@@ -428,6 +456,16 @@ func (r *reader) error() *Error {
 	}
 	r.skip(n - 5)
 	return e
+}
+
+// ids reads what a batch is made of.
+func (r *reader) ids() []uint64 {
+	n := r.most(r.array(), MaxBatch, "ids in a batch")
+	ids := make([]uint64, 0, n)
+	for range n {
+		ids = append(ids, r.uint())
+	}
+	return ids
 }
 
 // What one message may have of things that take far more memory decoded than their bytes do.

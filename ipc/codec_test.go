@@ -205,7 +205,7 @@ func TestDecodeIgnoresPositionsItDoesNotKnow(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Fill up to the last position that is known, with nil, which stands for every default; then two more.
-		known := map[Kind]int{KindRequest: 11, KindReply: 7, KindCancel: 3, KindCredit: 3, KindHello: 7, KindDrain: 2, KindStop: 2, KindPing: 3}[Kind(b[1])]
+		known := map[Kind]int{KindRequest: 12, KindReply: 7, KindCancel: 3, KindCredit: 3, KindHello: 7, KindDrain: 2, KindStop: 2, KindPing: 3, KindBatch: 3}[Kind(b[1])]
 		have := int(b[0] & 0x0f)
 		b[0] = 0x90 + byte(known+2)
 		b = append(b, bytes.Repeat([]byte{codeNil}, known-have)...)
@@ -242,6 +242,10 @@ func TestDecodeReadsWhatLaterVersionsMaySend(t *testing.T) {
 		{"credit beyond 32 bits", "93 04 01 cf0000000100000000", Credit{1, math.MaxUint32}},
 		{"a timeout beyond what Go can count", "97 01 01 c0c0c0c0 cfffffffffffffffff", &Request{ID: 1, Credit: 1, Timeout: math.MaxInt64 / 1000 * 1000}},
 		{"nil for every default", "9b 01 01 c0c0c0c0c0c0c0c0c0", &Request{ID: 1, Credit: 1}},
+		{"request flags that do not exist yet", "9c 01 01 c0c0c0c0c0c0c0c0c0 02", &Request{ID: 1, Credit: 1}},
+		{"a batch of more than one call may have", "93 0c 00 dc0401" + strings.Repeat("01", MaxBatch+1), nil},
+		{"a batch of something else", "93 0c 00 91 a178", nil},
+		{"a batch that is no array", "93 0c 00 05", nil},
 		{"credit 0", "98 01 01 c0c0c0c0c0 00", &Request{ID: 1, Credit: 1}},
 	} {
 		got, err := Decode(unhex(t, c.hex))

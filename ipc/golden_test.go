@@ -45,6 +45,12 @@ type goldenRequest struct {
 	Headers map[string]string `json:"headers"`
 	Body    hexBytes          `json:"body_hex"` // empty: nil
 	Tensors []goldenTensor    `json:"tensors"`
+	Flags   uint64            `json:"flags,omitempty"`
+}
+
+type goldenBatch struct {
+	Kind string   `json:"kind"`
+	IDs  []uint64 `json:"ids"`
 }
 
 type goldenError struct {
@@ -101,10 +107,16 @@ func (b *hexBytes) UnmarshalText(text []byte) (err error) {
 func toGolden(m any) any {
 	switch m := m.(type) {
 	case *Request:
-		return goldenRequest{
+		g := goldenRequest{
 			Kind: "request", ID: m.ID, Pool: m.Pool, Action: m.Action, TraceID: m.TraceID, Context: m.Context, Timeout: uint64(m.Timeout / time.Microsecond),
 			Credit: m.Credit, Headers: orEmpty(m.Headers), Body: hexBytes(m.Body), Tensors: toGoldenTensors(m.Tensors),
 		}
+		if m.Held {
+			g.Flags = 1
+		}
+		return g
+	case *Batch:
+		return goldenBatch{"batch", append([]uint64{}, m.IDs...)}
 	case *Reply:
 		g := goldenReply{Kind: "reply", ID: m.ID, Headers: orEmpty(m.Headers), Body: hexBytes(m.Body), Tensors: toGoldenTensors(m.Tensors)}
 		if m.End {
@@ -180,6 +192,8 @@ func encodeMessage(m any) []byte {
 		e.hello(m)
 	case Ping:
 		e.ping(m)
+	case *Batch:
+		e.batch(m)
 	case Kind:
 		e.signal(m)
 	default:
@@ -338,6 +352,18 @@ func goldenCases() []goldenCase {
 	add(Ping{ID: 1}, "ping")
 	add(Ping{ID: 1, Answer: true}, "ping, the answer")
 	add(Ping{ID: math.MaxUint64}, "ping, the largest id")
+	add(&Request{ID: 1, Credit: 1, Held: true}, "request, flags only: held")
+	add(&Request{ID: 7, Pool: "p", Action: "embed", Credit: 1, Timeout: time.Second, Body: body, Tensors: []Tensor{vector}, Held: true}, "request, held")
+	add(&Batch{}, "batch, of none")
+	add(&Batch{IDs: []uint64{1}}, "batch, of one")
+	add(&Batch{IDs: uints}, "batch, ids of every length")
+	for _, n := range []int{15, 16, MaxBatch} {
+		ids := make([]uint64, n)
+		for i := range ids {
+			ids[i] = uint64(i + 1)
+		}
+		add(&Batch{IDs: ids}, "batch, of %d", n)
+	}
 	return cases
 }
 
@@ -445,6 +471,12 @@ func normal(m any) any {
 			e := *n.Err
 			e.Details = normalMap(e.Details)
 			n.Err = &e
+		}
+		return n
+	case *Batch:
+		n := *m
+		if len(n.IDs) == 0 {
+			n.IDs = nil
 		}
 		return n
 	case *Hello:

@@ -19,6 +19,7 @@ const (
 	KindDrain   Kind = 6
 	KindStop    Kind = 7
 	KindPing    Kind = 8
+	KindBatch   Kind = 12 // 9 to 11 are reserved
 )
 
 // Protocol versions this package speaks.
@@ -29,6 +30,9 @@ const (
 
 // DefaultMaxMessage is the largest message, in bytes, unless a server is configured otherwise.
 const DefaultMaxMessage = 64 << 20
+
+// MaxBatch is the most requests that one call may have.
+const MaxBatch = 1024
 
 // Request asks a pool's worker to run an action.
 type Request struct {
@@ -42,6 +46,8 @@ type Request struct {
 	Headers map[string]string // never nil-checked: nil is empty
 	Body    Body
 	Tensors []Tensor
+	Held    bool   // it is not to be run before a [Batch] names it; towards workers that can
+	Batch   uint64 // of which call it is one, if it is held; told by [Caller.AppendOpen], does not travel
 	Client  Client // set by whoever accepted the request; does not travel
 
 	charge *budget.Charge // what the request holds of its client's memory, set by Serve for the Caller that passes it on; nil: nobody is charged. Does not travel
@@ -88,12 +94,17 @@ type Credit struct {
 	N  uint32
 }
 
+// Batch says that held requests are one call, and to be run now. Ids that are not those of held requests are ignored.
+type Batch struct {
+	IDs []uint64 // at most [MaxBatch]
+}
+
 // Action is what a worker says of one of its actions.
 type Action struct {
 	Name       string
 	Stream     bool // answers in chunks
 	Idempotent bool // may be run a second time when a worker dies in mid-request
-	Batchable  bool
+	Batchable  bool // one call may answer several requests
 }
 
 // Hello opens a connection: a worker says that it is ready, a client which versions it speaks, a server which one it chose.

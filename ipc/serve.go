@@ -19,7 +19,7 @@ type Handler interface {
 
 // ServeConfig tunes [Serve].
 type ServeConfig struct {
-	MaxInFlight  int           // open requests at a time; more are refused with RESOURCE_EXHAUSTED/too_many_requests. 0: 1024
+	MaxInFlight  int           // open requests at a time; more are refused with RESOURCE_EXHAUSTED/too_many_requests. Held ones have a limit of their own, [MaxBatch] times as many. 0: 1024
 	Strict       bool          // a malformed message (a bad tensor apart) ends Serve, as towards a supervisor; otherwise it ends only its request
 	StallTimeout time.Duration // how long Responder.Send waits for credit before it gives up with RESOURCE_EXHAUSTED/slow_reader; 0: for ever
 	Drain, Stop  func()        // the peer said so; called on Serve's goroutine, must not block
@@ -46,6 +46,7 @@ func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	s := &server{t: t, h: h, cfg: cfg, ctx: ctx, open: map[uint64]*Responder{}, room: admission{account: cfg.Account}}
+	s.batches, _ = h.(BatchHandler)
 	s.room.watch(t)
 	if cfg.Draining != nil {
 		s.handlers.Go(s.awaitDraining)
@@ -56,6 +57,7 @@ func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 	if s.drained.Load() {
 		err = nil
 	}
+	s.forgetHeld()
 	if cfg.Ending != nil {
 		cfg.Ending(err)
 	}
@@ -66,17 +68,21 @@ func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 type server struct {
 	t        Transport
 	h        Handler
+	batches  BatchHandler // h, if it is one
 	cfg      ServeConfig
 	ctx      context.Context
 	handlers sync.WaitGroup // and awaitDraining
 	room     admission      // run only
 
-	active   atomic.Int64 // handlers that have not returned
+	held map[uint64]Member // Serve's: requests that no batch has named yet
+
+	active   atomic.Int64 // requests whose handlers have not returned, or not begun: held ones
 	draining atomic.Bool
 	drained  atomic.Bool // draining, and active was seen 0: nothing more is received
 
-	mu   sync.Mutex
-	open map[uint64]*Responder // guarded by mu
+	mu       sync.Mutex
+	open     map[uint64]*Responder // guarded by mu
+	openHeld int                   // guarded by mu: of open, those that came held
 }
 
 // awaitDraining passes cfg.Draining on. Of it and the last handler, whoever comes second finds the other's mark.
@@ -130,6 +136,9 @@ func (s *server) run() error {
 				return err
 			}
 		case Cancel:
+			if s.letGo(m) {
+				break
+			}
 			if w := s.lookup(m.ID); w != nil {
 				w.cancel(cancelCause(m.Reason))
 			}
@@ -143,6 +152,8 @@ func (s *server) run() error {
 					return err
 				}
 			}
+		case *Batch:
+			s.startBatch(m)
 		case Kind:
 			switch {
 			case m == KindDrain && s.cfg.Drain != nil:
@@ -165,7 +176,7 @@ func (s *server) start(req *Request) error {
 	if req.ID == 0 {
 		return s.hangUp(Errorf(InvalidArgument, "bad_message", "a request's id must be at least 1"))
 	}
-	w := &Responder{s: s, id: req.ID, credit: req.Credit}
+	w := &Responder{s: s, id: req.ID, credit: req.Credit, held: req.Held && s.batches != nil}
 	var ctx context.Context
 	if req.Timeout > 0 {
 		var stop context.CancelFunc
@@ -178,10 +189,16 @@ func (s *server) start(req *Request) error {
 	refusal := s.room.begin(req)
 	s.mu.Lock()
 	_, dup := s.open[req.ID]
-	full := len(s.open) >= s.cfg.MaxInFlight
+	full := len(s.open)-s.openHeld >= s.cfg.MaxInFlight
+	if w.held {
+		full = s.openHeld >= s.cfg.MaxInFlight*MaxBatch
+	}
 	begun := !dup && !full && refusal == nil
 	if begun {
 		s.open[req.ID] = w
+		if w.held {
+			s.openHeld++
+		}
 	}
 	s.mu.Unlock()
 	if !begun {
@@ -199,6 +216,10 @@ func (s *server) start(req *Request) error {
 		return s.refuse(req.ID, refusal)
 	}
 	s.room.hand(req, &w.charge)
+	if w.held {
+		s.hold(Member{ctx, req, w})
+		return nil
+	}
 	s.active.Add(1)
 	s.handlers.Add(1)
 	go s.handle(ctx, req, w)
@@ -212,9 +233,7 @@ func (s *server) handle(ctx context.Context, req *Request, w *Responder) {
 		}
 		w.release()
 		w.charge.End()
-		if s.active.Add(-1) == 0 && s.draining.Load() {
-			s.drain()
-		}
+		s.returned(1)
 		s.handlers.Done()
 	}()
 	s.h.ServeRequest(ctx, req, w)
@@ -273,6 +292,7 @@ type Responder struct {
 	cancel context.CancelCauseFunc
 	stop   context.CancelFunc // the deadline's timer; may be nil
 	ended  bool
+	held   bool          // immutable: its request waited, or waits, for a batch
 	charge budget.Charge // until the handler has returned
 
 	mu     sync.Mutex
@@ -299,6 +319,9 @@ func (w *Responder) End(r *Reply) error {
 	// The id is free before the peer can know, so that it may use it again at once.
 	w.s.mu.Lock()
 	delete(w.s.open, w.id)
+	if w.held {
+		w.s.openHeld--
+	}
 	w.s.mu.Unlock()
 	w.s.cfg.Account.Leave() // likewise
 	err := send(w.s.t, func(e *encoder) { e.reply(r) })

@@ -112,9 +112,13 @@ func (a *answer) send(ctx context.Context, again, alone bool) error {
 		req := a.req
 		req.Timeout = max(time.Microsecond, time.Until(deadline))
 		req.Credit = min(req.Credit, maxCredit)
+		if req.Held = l.batch != nil; req.Held {
+			req.Batch = l.batch.number
+		}
 		call, err := l.inc.caller.Start(&req, l.release)
 		if err == nil {
 			a.lease, a.call = l, call
+			l.sent(call.ID())
 			return nil
 		}
 		l.unused(died(err))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
@@ -46,6 +47,18 @@ type PoolConfig struct {
 	Rlimits      map[string]uint64 // soft and hard limits by setrlimit(2)'s names: as, core (if not given: 0), data, fsize, memlock, nofile, nproc, stack; [Unlimited] takes one away
 	User, Group  string            // whom workers run as, names or numbers; "": as the supervisor. Needs root
 	CPUs         []int             // that workers run on; nil: wherever the supervisor may
+	Actions      map[string]ActionConfig
+}
+
+// ActionConfig is what is to be done about one of the workers' actions.
+type ActionConfig struct {
+	Batch Batch
+}
+
+// Batch says how requests for an action are gathered, to be answered by one call of a worker that can. The zero value does not gather.
+type Batch struct {
+	Max   int           // requests in one call, from 2 on
+	Delay time.Duration // that a request waits for others although there is a place in a worker; not where a worker is idle and nobody else waits
 }
 
 // Replace says in which order a worker is replaced by another that takes its place.
@@ -96,6 +109,7 @@ const (
 	minMessage          = 64 << 10
 	maxMaxMessage       = 1 << 30
 	maxDrainTimeout     = 24 * time.Hour
+	maxBatchDelay       = time.Second
 )
 
 // FieldError is a bad value in a [Config]: which field, the value, and what would be right.
@@ -192,7 +206,28 @@ func (p *PoolConfig) validate() error {
 	default:
 		return bad("balance", string(p.Balance), "use least-connection, round-robin or weighted")
 	}
+	if err := p.validateActions(); err != nil {
+		return err
+	}
 	return p.validateConfinement()
+}
+
+func (p *PoolConfig) validateActions() error {
+	for _, name := range slices.Sorted(maps.Keys(p.Actions)) {
+		b, field := p.Actions[name].Batch, "actions."+name+".batch"
+		switch {
+		case name == "":
+			return &FieldError{p.Name, "actions", `""`, "an action has a name"}
+		case b == Batch{}:
+		case b.Max < 2 || b.Max > ipc.MaxBatch:
+			return &FieldError{p.Name, field + ".max", b.Max, fmt.Sprintf("use 2 to %d", ipc.MaxBatch)}
+		case b.Delay < 0 || b.Delay > maxBatchDelay:
+			return &FieldError{p.Name, field + ".delay", b.Delay, fmt.Sprintf("use a duration up to %v, such as 2ms", maxBatchDelay)}
+		case p.Queue < 0:
+			return &FieldError{p.Name, field, b.Max, "requests are gathered in the queue; give the pool one, or remove `queue: 0`"}
+		}
+	}
+	return nil
 }
 
 // withDefaults returns a copy in which every default is filled in.

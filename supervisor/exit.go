@@ -10,7 +10,7 @@ func (e *Exit) planned() bool {
 	return e.Cause == "stopped" || e.Cause == "restarted" || e.Cause == "recycled" || e.Cause == "reloaded"
 }
 
-// describe is an exit in a few words, with the last thing the process said.
+// describe is an exit in a few words, with the last thing the process said, unless it was told to say where it hangs.
 func (e *Exit) describe() string {
 	d := e.Cause
 	switch {
@@ -18,6 +18,9 @@ func (e *Exit) describe() string {
 		d = e.Detail
 	case e.Detail != "":
 		d += ": " + e.Detail
+	}
+	if e.Cause == "hung" { // its last lines are then where its threads were, of which the very last says nothing
+		return d
 	}
 	for _, line := range slices.Backward(e.Stderr) {
 		if line = strings.TrimSpace(line); line != "" {

@@ -33,6 +33,15 @@ type hangLimits struct {
 	timeout time.Duration // without a reply, though there is credit; 0: for ever
 }
 
+// lookEvery is how often to look, at least every so often, so that what is found is not found much later than the limits say.
+func (l hangLimits) lookEvery(most time.Duration) time.Duration {
+	every := min(most, l.grace/4)
+	if l.timeout > 0 {
+		every = min(every, l.timeout/4)
+	}
+	return max(every, min(most, 10*time.Millisecond))
+}
+
 // finding is what there is to do about one request.
 type finding struct {
 	call   ipc.OpenCall
@@ -50,6 +59,7 @@ func (h *hangWatch) look(now time.Time, lim hangLimits, open []ipc.OpenCall, tak
 	read := func(c ipc.OpenCall) bool { return c.Sent && c.End <= taken }
 	busy := slices.ContainsFunc(open, read)
 	marks := make(map[uint64]sight, len(open))
+	batches := h.owed(open)
 	for _, c := range open {
 		m, seen := h.marks[c.ID]
 		if !seen || c.Reason == "" && (m.replies != c.Replies || c.Held) {
@@ -57,7 +67,11 @@ func (h *hangWatch) look(now time.Time, lim hangLimits, open []ipc.OpenCall, tak
 		}
 		f := finding{call: c}
 		quiet := now.Sub(m.since)
-		switch owed := owedSince(c, m); {
+		owed := owedSince(c, m)
+		if c.Batch != 0 {
+			owed = batches[c.Batch]
+		}
+		switch {
 		case !owed.IsZero() && now.After(owed):
 			f.late, m.warned = !m.warned, true
 			if late := now.Sub(owed); late > lim.grace {
@@ -76,6 +90,25 @@ func (h *hangWatch) look(now time.Time, lim hangLimits, open []ipc.OpenCall, tak
 	}
 	h.marks = marks
 	return findings
+}
+
+// owed is since when the worker owes the end of each batch, whose requests it may only be able to end together: since the last that somebody waited for was cancelled. Zero: somebody still waits.
+func (h *hangWatch) owed(open []ipc.OpenCall) map[uint64]time.Time {
+	var batches map[uint64]time.Time
+	for _, c := range open {
+		if c.Batch == 0 {
+			continue
+		}
+		owed := owedSince(c, h.marks[c.ID])
+		last, known := batches[c.Batch]
+		switch {
+		case batches == nil:
+			batches = map[uint64]time.Time{c.Batch: owed}
+		case !known, owed.IsZero(), !last.IsZero() && owed.After(last):
+			batches[c.Batch] = owed
+		}
+	}
+	return batches
 }
 
 // owedSince is since when the worker owes the end of a call; zero if it does not.

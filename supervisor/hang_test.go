@@ -232,3 +232,21 @@ func TestHangWatch(t *testing.T) {
 		t.Errorf("%d marks of what has ended", len(h.marks))
 	}
 }
+
+// One who asks for a short grace is not to wait for a long tick.
+func TestHangsAreLookedForAsOftenAsTheLimitsSay(t *testing.T) {
+	for _, test := range []struct {
+		limits     hangLimits
+		most, want time.Duration
+	}{
+		{hangLimits{grace: 5 * time.Second}, time.Second, time.Second},
+		{hangLimits{grace: 200 * time.Millisecond}, time.Second, 50 * time.Millisecond},
+		{hangLimits{grace: 5 * time.Second, timeout: time.Second}, time.Second, 250 * time.Millisecond},
+		{hangLimits{grace: time.Millisecond}, time.Second, 10 * time.Millisecond},
+		{hangLimits{grace: time.Millisecond}, time.Millisecond, time.Millisecond},
+	} {
+		if got := test.limits.lookEvery(test.most); got != test.want {
+			t.Errorf("%+v, at most %v: every %v, want %v", test.limits, test.most, got, test.want)
+		}
+	}
+}

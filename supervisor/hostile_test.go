@@ -39,7 +39,11 @@ var villainies = map[string]func(*villain){
 	"message: cut off":             func(v *villain) { v.send(0x93, 2) },
 	"message: trailing bytes":      func(v *villain) { v.send(0x92, 9, 0, 0) },
 	"message: field of wrong type": func(v *villain) { v.send(0x93, 2, byte(v.id), 0xa1, 'x') },
-	"message: over the limit":      func(v *villain) { v.send(make([]byte, 4<<20)...) },
+	"message: batch of no ids":     func(v *villain) { v.send(0x93, 12, 0, 0x91, 0xa1, 'x') },
+	"message: huge batch": func(v *villain) {
+		v.send(append([]byte{0x93, 12, 0, 0xdc, 0x04, 0x01}, make([]byte, ipc.MaxBatch+1)...)...)
+	},
+	"message: over the limit": func(v *villain) { v.send(make([]byte, 4<<20)...) },
 	"message: goodbye": func(v *villain) {
 		v.send(0x97, 2, 0, 1, 0x80, 0xc0, 0x90, 0x95, 0xa1, 'X', 0xa1, 'y', 0xa1, 'z', 0, 0x80)
 	},

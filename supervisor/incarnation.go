@@ -58,11 +58,13 @@ type incarnation struct {
 	waiter  sync.WaitGroup // proc.wait
 
 	// Guarded by the pool's mu.
-	inFlight int
-	served   uint64    // requests that it ended
-	lastEnd  time.Time // of them
-	alone    bool      // it has a request that shares it with no other
-	probing  bool      // processes before it answered nothing: it is given one request at a time until it answers
+	inFlight int                   // requests
+	taken    int                   // places: the requests of a batch have one
+	actions  map[string]ipc.Action // what it said it can do; what it points to is immutable
+	served   uint64                // requests that it ended
+	lastEnd  time.Time             // of them
+	alone    bool                  // it has a request that shares it with no other
+	probing  bool                  // processes before it answered nothing: it is given one request at a time until it answers
 
 	// How calls end that the process had read when it died. Set before bury; blame before lost.
 	lost  atomic.Pointer[ipc.Error]

@@ -6,7 +6,7 @@ import (
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
-// lease is the right to send one request to one worker: a place there, taken from before the request is sent until the worker has ended it (not until its caller lost interest).
+// lease is the right to send one request to one worker: a place there, or a part of one that is a batch's, taken from before the request is sent until the worker has ended it (not until its caller lost interest).
 type lease struct {
 	pool   *pool
 	slot   *slot
@@ -16,6 +16,8 @@ type lease struct {
 	action string
 	cost   time.Duration // what the client was charged
 	alone  bool          // no other request is given to the worker meanwhile
+	batch  *batch        // whose place it is; nil: its own
+	member int           // of the batch: which
 
 	abandoned uint64 // guarded by pool.mu: digest of the request, if its caller has lost interest; 0 otherwise
 }
@@ -27,8 +29,8 @@ func (p *pool) take(w *waiter) *lease {
 		switch {
 		case !s.accepting, s.inc.alone:
 		case w.alone && s.inc.inFlight > 0, !w.alone && s == p.reserved:
-		case s.inc.inFlight < s.places():
-			p.load[i] = s.inc.inFlight
+		case s.inc.taken < s.places():
+			p.load[i] = s.inc.taken
 		}
 	}
 	i := p.balancer.pick(p.load)
@@ -37,6 +39,7 @@ func (p *pool) take(w *waiter) *lease {
 	}
 	s := p.slots[i]
 	s.inc.inFlight++
+	s.inc.taken++
 	s.inc.alone = w.alone
 	if w.alone {
 		p.reserved = nil
@@ -68,6 +71,12 @@ func (l *lease) release(lost *ipc.Error) {
 		l.inc.lastEnd = now
 		l.slot.place.served++
 		took := now.Sub(l.at)
+		if g := p.queue.gathers[l.action]; g != nil {
+			g.took = running(g.took, took)
+		}
+		if l.batch != nil {
+			took /= time.Duration(l.batch.size) // its part
+		}
 		p.pace.learn(l.action, took)
 		p.queue.spent(l.client, l.cost, took)
 		if l.abandoned != 0 && p.suspects.any() {
@@ -86,21 +95,35 @@ func (l *lease) abandon(digest uint64) {
 	l.abandoned = digest
 }
 
+// sent says that the request was sent, and under which id.
+func (l *lease) sent(id uint64) {
+	if l.batch != nil {
+		l.batch.settle(l.member, id)
+	}
+}
+
 // unused gives the place back of a request that was never sent; gone says that the process cannot be sent any.
 func (l *lease) unused(gone bool) {
 	l.pool.mu.Lock()
-	defer l.pool.mu.Unlock()
 	if gone && l.slot.inc == l.inc {
 		l.slot.accepting = false // its slot's goroutine is about to notice
 	}
 	l.pool.giveBack(l)
+	l.pool.mu.Unlock()
+	l.sent(0)
 }
 
-// giveBack frees a place and gives it to whose turn it is. Preconditions: mu is held.
+// giveBack frees a place, unless others of a batch have a part in it, and gives it to whose turn it is. Preconditions: mu is held.
 func (p *pool) giveBack(l *lease) {
 	l.inc.inFlight--
 	l.inc.alone = l.inc.alone && !l.alone
-	p.dispatch()
+	if l.batch != nil {
+		l.batch.open--
+	}
+	if l.batch == nil || l.batch.open == 0 {
+		l.inc.taken--
+		p.dispatch()
+	}
 	if p.draining || l.inc.inFlight == 0 && !l.slot.accepting {
 		p.broadcast()
 	}

@@ -35,7 +35,7 @@ func (l *life) run() (cause string) {
 	s, inc := l.slot, l.inc
 	loading := time.NewTimer(s.pool.config().StartTimeout)
 	defer loading.Stop()
-	tick := time.NewTicker(s.pool.sup.tickEvery)
+	tick := time.NewTimer(l.limits().lookEvery(s.pool.sup.tickEvery))
 	defer tick.Stop()
 	var hello <-chan *ipc.Hello // one, and not before the handshake: the two travel different ways and may arrive in any order
 	for {
@@ -80,6 +80,7 @@ func (l *life) run() (cause string) {
 				l.tell(inc.caller.Stop)
 			}
 		case now := <-tick.C:
+			tick.Reset(l.limits().lookEvery(s.pool.sup.tickEvery))
 			l.lookForHangs(now)
 			if why := l.overLimit(now); why != "" {
 				s.pool.recycle(s, inc, why)
@@ -105,12 +106,11 @@ func (l *life) lookForHangs(now time.Time) {
 	if l.cut {
 		return
 	}
-	cfg := l.slot.pool.config()
-	lim := hangLimits{grace: l.slot.pool.sup.hungGrace, timeout: cfg.HangTimeout}
-	if cfg.Grace > 0 {
-		lim.grace = cfg.Grace
-	}
+	lim := l.limits()
 	for _, f := range l.hangs.look(now, lim, l.inc.caller.AppendOpen(nil), l.inc.ring.Taken()) {
+		if f.late {
+			l.log.Info("a request was cancelled, and the worker told so", "request", f.call.ID, "why", reasonOf(f.call))
+		}
 		switch {
 		case f.hangs != "":
 			l.detail = f.hangs
@@ -122,10 +122,18 @@ func (l *life) lookForHangs(now time.Time) {
 		case f.recall:
 			l.log.Warn("a request makes no progress: the worker is told to cancel it", "request", f.call.ID, "hang_timeout", lim.timeout)
 			l.inc.run.Go(func() { l.inc.caller.Recall(f.call.ID, hangReason) }) // the ring may be full; its closing ends that
-		case f.late:
-			l.log.Info("a request was cancelled, and the worker told so", "request", f.call.ID, "why", reasonOf(f.call))
 		}
 	}
+}
+
+// limits are the pool's at this time: a reload may change them.
+func (l *life) limits() hangLimits {
+	cfg := l.slot.pool.config()
+	lim := hangLimits{grace: l.slot.pool.sup.hungGrace, timeout: cfg.HangTimeout}
+	if cfg.Grace > 0 {
+		lim.grace = cfg.Grace
+	}
+	return lim
 }
 
 // hangReason is why a request is cancelled that makes no progress.
@@ -151,10 +159,12 @@ func (l *life) ready(hello *ipc.Hello) {
 	l.slot.set(stateReady, func() {
 		l.slot.sdk = clip(hello.SDK)
 		l.inc.probing, l.slot.tripped = l.slot.tripped, false
-		l.slot.pool.actions = map[string]ipc.Action{}
+		l.inc.actions = make(map[string]ipc.Action, len(hello.Actions))
 		for _, a := range hello.Actions {
-			l.slot.pool.actions[a.Name] = a
+			l.inc.actions[a.Name] = a
 		}
+		l.slot.pool.actions = l.inc.actions
+		l.slot.pool.gatherings()
 	})
 	l.log.Info("worker ready", "sdk", clip(hello.SDK), "after", time.Since(l.inc.started).Round(time.Millisecond))
 }

@@ -48,7 +48,7 @@ func (l *life) overLimit(now time.Time) string {
 	}
 	p := l.slot.pool
 	p.mu.Lock()
-	lim := p.cfg.Limits.jittered(l.jitter)
+	lim := p.config().Limits.jittered(l.jitter)
 	u := usage{age: now.Sub(l.inc.started), requests: l.inc.served}
 	if l.inc.inFlight == 0 && l.inc.served > 0 {
 		u.idle = now.Sub(l.inc.lastEnd)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ringmasterd/ringmaster/ipc"
@@ -24,17 +25,19 @@ type pool struct {
 	sup  *Supervisor
 	log  *slog.Logger
 
-	rolling  chan struct{} // capacity 1: held by whoever replaces workers
+	cfg      atomic.Pointer[PoolConfig] // written with mu held; what it points to is immutable, with defaults
+	rolling  chan struct{}              // capacity 1: held by whoever replaces workers
 	suspects suspects
 
 	mu       sync.Mutex
-	cfg      *PoolConfig           // guarded by mu; what it points to is immutable, with defaults
 	slots    []*slot               // guarded by mu; one for each place
 	extra    []*slot               // guarded by mu; those that are to take a place, or have left it and not ended yet
 	balancer *balancer             // guarded by mu
 	load     []int                 // guarded by mu; scratch for pick
 	queue    fairQueue             // guarded by mu
 	again    list.List             // guarded by mu; of *waiter: requests that were accepted before and go first
+	timer    *time.Timer           // guarded by mu; calls dispatch at alarm
+	alarm    time.Time             // guarded by mu; when requests that are being gathered are due; zero: there are none, or there is no place for them
 	reserved *slot                 // guarded by mu; gets no request but one that runs alone; nil: there is none that waits
 	draining bool                  // guarded by mu: no request is accepted
 	actions  map[string]ipc.Action // guarded by mu; what the workers said they can do; nil before the first hello
@@ -53,6 +56,11 @@ type waiter struct {
 	granted chan grant    // capacity 1; nil until it has to wait
 	element *list.Element // in flow.waiting, or pool.again
 	flow    *flow         // nil in pool.again
+
+	gather   *gather       // if it may be run together with others, by which
+	since    time.Time     // since when it waits for others
+	latest   time.Time     // until when at most; zero: as long as its gather says
+	gathered *list.Element // in gather.waiting, if it waits
 }
 
 // grant is a lease, or why there will be none.
@@ -72,17 +80,14 @@ func newPool(sup *Supervisor, cfg *PoolConfig) *pool {
 
 // adopt takes over what can change while processes run. Preconditions: mu is held, or nobody else knows the pool yet.
 func (p *pool) adopt(cfg *PoolConfig) {
-	p.cfg = cfg
+	p.cfg.Store(cfg)
 	p.balancer = newBalancer(cfg.Balance, len(p.slots), cfg.Weights)
 	p.load = make([]int, len(p.slots))
+	p.gatherings()
 }
 
 // config returns what the pool is to be now.
-func (p *pool) config() *PoolConfig {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.cfg
-}
+func (p *pool) config() *PoolConfig { return p.cfg.Load() }
 
 // acquire takes a place in a worker for w, waiting in the queue if it must.
 func (p *pool) acquire(ctx context.Context, w *waiter) (*lease, error) {
@@ -111,6 +116,9 @@ func (p *pool) acquire(ctx context.Context, w *waiter) (*lease, error) {
 
 // enter gives w a place, or puts it into the queue if there is none (a nil lease), or refuses it. Preconditions: mu is held.
 func (p *pool) enter(ctx context.Context, w *waiter) (*lease, *ipc.Error) {
+	if !w.alone {
+		w.gather = p.queue.gathers[w.action]
+	}
 	if w.again {
 		if err := p.hopeless(); err != nil {
 			return nil, err
@@ -124,7 +132,7 @@ func (p *pool) enter(ctx context.Context, w *waiter) (*lease, *ipc.Error) {
 		return nil, err
 	}
 	w.cost = p.pace.cost(w.action)
-	if p.waiting() == 0 {
+	if p.waiting() == 0 && (w.gather == nil || p.idle()) {
 		if l := p.take(w); l != nil {
 			return l, nil
 		}
@@ -133,9 +141,17 @@ func (p *pool) enter(ctx context.Context, w *waiter) (*lease, *ipc.Error) {
 		return nil, err
 	}
 	w.granted = make(chan grant, 1)
+	if w.gather != nil {
+		deadline, _ := ctx.Deadline()
+		if now := time.Now(); w.gather.waiting.Len() == 0 && p.idle() {
+			w.gather.join(w, now, now) // only others' requests are being gathered
+		} else {
+			w.gather.join(w, now, deadline)
+		}
+	}
 	p.queue.push(w, p.pace.quantum())
-	if w.alone {
-		p.dispatch() // so that a worker is reserved for it
+	if w.alone || len(p.queue.gathers) > 0 {
+		p.dispatch() // so that a worker is reserved for it; while requests are gathered there may be a place
 	}
 	return nil, nil
 }
@@ -149,7 +165,7 @@ func (p *pool) makeRoom(ctx context.Context, w *waiter) *ipc.Error {
 			return wouldExpire(p.name, ahead, p.pace.wait(ahead, places), left, p.pace.retryAfter(p.queue.len, places))
 		}
 	}
-	if p.queue.len < p.cfg.Queue {
+	if p.queue.len < p.config().Queue {
 		return nil
 	}
 	err := queueFull(p.name, p.queue.len, p.pace.retryAfter(p.queue.len, max(1, places)))
@@ -175,27 +191,35 @@ func (p *pool) places() int {
 
 // giveUp takes w out of the queue at the end of its context, and returns the error.
 func (p *pool) giveUp(ctx context.Context, w *waiter) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	select {
-	case g := <-w.granted: // while we were giving up
-		if g.lease != nil {
-			p.giveBack(g.lease)
-		}
-	default:
-		if w.flow != nil {
-			p.queue.remove(w)
-		} else {
-			p.again.Remove(w.element)
-		}
-		p.dispatch() // it may have been what others waited for
-		p.broadcast()
+	if late := p.leave(w); late != nil {
+		late.unused(false)
 	}
 	err := ipc.AsError(context.Cause(ctx))
 	if err.Code == ipc.DeadlineExceeded {
+		p.mu.Lock()
+		defer p.mu.Unlock()
 		err = ipc.Errorf(ipc.DeadlineExceeded, "deadline", "the deadline passed while the request waited for a worker: pool %s is %s, %d requests wait", p.name, p.state(), p.waiting())
 	}
 	return err
+}
+
+// leave takes w out of the queue, or returns the lease that it was given meanwhile.
+func (p *pool) leave(w *waiter) *lease {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case g := <-w.granted:
+		return g.lease
+	default:
+	}
+	if w.flow != nil {
+		p.queue.remove(w)
+	} else {
+		p.again.Remove(w.element)
+	}
+	p.dispatch() // it may have been what others waited for
+	p.broadcast()
+	return nil
 }
 
 // waiting counts the requests without a place. Preconditions: mu is held.
@@ -249,7 +273,10 @@ func (p *pool) hopeless() *ipc.Error {
 const minCrashRetry = time.Second
 
 // dispatch gives free places to waiters: first to those that come again. Preconditions: mu is held.
-func (p *pool) dispatch() {
+func (p *pool) dispatch() { p.wakeAt(p.dispatchDue()) }
+
+// dispatchDue is dispatch's inner half; it returns when those are due that were left waiting for company though there is a place.
+func (p *pool) dispatchDue() (due time.Time) {
 	alone := false // somebody waits for a worker of his own
 	var next *list.Element
 	for e := p.again.Front(); e != nil; e = next {
@@ -259,32 +286,40 @@ func (p *pool) dispatch() {
 		switch {
 		case l != nil:
 			p.again.Remove(e)
-			w.granted <- grant{lease: l}
+			p.grant(w, l)
+			next = p.again.Front() // others may have gone with it
 		case w.alone:
 			alone = true
 			p.reserve()
 		default:
-			return // there is no place for anybody
+			return due // there is no place for anybody
 		}
 	}
 	if !alone {
 		p.reserved = nil
 	}
 	for p.queue.len > 0 && p.free() {
+		if len(p.queue.gathers) > 0 {
+			due = p.queue.look(time.Now())
+		}
 		w := p.queue.pop(p.pace.quantum())
+		if w == nil {
+			return due
+		}
 		if l := p.take(w); l != nil {
-			w.granted <- grant{lease: l}
+			p.grant(w, l)
 			continue
 		}
 		w.element, w.flow = p.again.PushBack(w), nil // it is to run alone: it had its turn, and waits for a worker of its own
 		p.reserve()
 	}
+	return time.Time{}
 }
 
 // free reports whether an ordinary request would find a place. Preconditions: mu is held.
 func (p *pool) free() bool {
 	for _, s := range p.slots {
-		if s.accepting && s != p.reserved && !s.inc.alone && s.inc.inFlight < s.places() {
+		if s.accepting && s != p.reserved && !s.inc.alone && s.inc.taken < s.places() {
 			return true
 		}
 	}
@@ -296,10 +331,15 @@ func (p *pool) refuseWaiters(err *ipc.Error) {
 	for e := p.again.Front(); e != nil; e = p.again.Front() {
 		p.again.Remove(e).(*waiter).granted <- grant{err: err}
 	}
+	for _, g := range p.queue.gathers {
+		g.waits = false
+	}
+	p.queue.held = 0
 	for w := p.queue.pop(minCost); w != nil; w = p.queue.pop(minCost) {
 		w.granted <- grant{err: err}
 	}
 	p.reserved = nil
+	p.wakeAt(time.Time{})
 	p.broadcast()
 }
 

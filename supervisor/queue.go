@@ -21,6 +21,9 @@ type fairQueue struct {
 	old   list.List      // of *flow
 	users map[uint32]int // flows by user
 	len   int            // waiting requests
+
+	gathers map[string]*gather // by action: the pool's, see there
+	held    int                // set by look: requests that wait for others of their kind, and have no turn meanwhile
 }
 
 // flow is one client's part of the queue. It is in one of the two lists.
@@ -50,6 +53,9 @@ func (q *fairQueue) push(w *waiter, quantum time.Duration) {
 	}
 	w.flow = f
 	w.element = f.waiting.PushBack(w)
+	if w.gather != nil {
+		w.gathered = w.gather.waiting.PushBack(w)
+	}
 	q.len++
 }
 
@@ -58,9 +64,9 @@ func (q *fairQueue) share(f *flow, quantum time.Duration) time.Duration {
 	return max(minCost, quantum/time.Duration(q.users[f.client.UID]))
 }
 
-// pop removes the request whose turn it is; nil if there is none.
+// pop removes the request whose turn it is; nil if there is none. Clients all of whose requests are being gathered keep their place in line.
 func (q *fairQueue) pop(quantum time.Duration) *waiter {
-	if q.len == 0 {
+	if q.len == q.held {
 		return nil
 	}
 	for passed := 0; ; passed++ {
@@ -77,7 +83,7 @@ func (q *fairQueue) pop(quantum time.Duration) *waiter {
 		case f.waiting.Len() == 0:
 			q.forget(f)
 		default:
-			w := f.waiting.Front().Value.(*waiter)
+			w := f.next()
 			f.deficit -= max(minCost, w.cost)
 			q.remove(w)
 			return w
@@ -89,7 +95,7 @@ func (q *fairQueue) pop(quantum time.Duration) *waiter {
 func (q *fairQueue) settle(quantum time.Duration) {
 	turns := int64(math.MaxInt64)
 	for _, f := range q.flows {
-		if f.waiting.Len() > 0 {
+		if f.next() != nil {
 			turns = min(turns, int64(max(0, -f.deficit)/q.share(f, quantum)))
 		}
 	}
@@ -98,11 +104,26 @@ func (q *fairQueue) settle(quantum time.Duration) {
 	}
 }
 
+// first is the flow whose turn may be. Preconditions: there is a request that is not being gathered.
 func (q *fairQueue) first() *flow {
-	if e := q.fresh.Front(); e != nil {
-		return e.Value.(*flow)
+	for _, flows := range []*list.List{&q.fresh, &q.old} {
+		for e := flows.Front(); e != nil; e = e.Next() {
+			if f := e.Value.(*flow); q.held == 0 || f.waiting.Len() == 0 || f.next() != nil {
+				return f
+			}
+		}
 	}
-	return q.old.Front().Value.(*flow)
+	panic("nobody's turn, though somebody waits")
+}
+
+// next is the client's request that came first, of those that are not being gathered; nil if there is none.
+func (f *flow) next() *waiter {
+	for e := f.waiting.Front(); e != nil; e = e.Next() {
+		if w := e.Value.(*waiter); w.gather == nil || !w.gather.waits {
+			return w
+		}
+	}
+	return nil
 }
 
 func (q *fairQueue) toEnd(f *flow) {
@@ -130,6 +151,9 @@ func (q *fairQueue) forget(f *flow) {
 // remove takes a request out: it was granted, gave up or is turned away. With the last one the past is forgotten: who does not wait for anybody owes nobody anything.
 func (q *fairQueue) remove(w *waiter) {
 	w.flow.waiting.Remove(w.element)
+	if w.gather != nil {
+		w.gather.waiting.Remove(w.gathered)
+	}
 	if q.len--; q.len == 0 {
 		q.flows, q.users = nil, nil
 		q.fresh.Init()

@@ -157,7 +157,7 @@ func sameProcess(a, b *PoolConfig) bool {
 	x, y := *a, *b
 	for _, c := range []*PoolConfig{&x, &y} {
 		c.Workers, c.Balance, c.Weights, c.Queue, c.Timeout, c.StartTimeout = 0, "", nil, 0, 0, 0
-		c.HangTimeout, c.Grace, c.Replace, c.Limits = 0, 0, "", Limits{}
+		c.HangTimeout, c.Grace, c.Replace, c.Limits, c.Actions = 0, 0, "", Limits{}, nil
 	}
 	return reflect.DeepEqual(x, y)
 }

@@ -193,7 +193,7 @@ func (p *pool) recycle(s *slot, inc *incarnation, limit string) {
 		}
 		defer func() { <-p.rolling }()
 		p.mu.Lock()
-		cfg, stays := p.cfg, slices.Contains(p.slots, s) && s.want == wantProcess && s.inc == inc
+		cfg, stays := p.config(), slices.Contains(p.slots, s) && s.want == wantProcess && s.inc == inc
 		p.mu.Unlock()
 		if !stays {
 			return // it is replaced already
@@ -227,6 +227,7 @@ func (p *pool) resize(cfg *PoolConfig) {
 		s.accepting = false
 		s.ask(wantGone, "reloaded")
 	}
+	p.dispatch() // what is gathered may be due now
 	p.broadcast()
 	p.mu.Unlock()
 	for _, s := range removed {

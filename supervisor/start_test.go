@@ -149,7 +149,7 @@ func TestTalkativeWorker(t *testing.T) {
 func TestOnlyTheLastLinesAreKept(t *testing.T) {
 	h := runWith(t, func(s *Supervisor) { s.backoffFirst = time.Hour }, shell("i=0; while test $i -lt 100; do echo line $i >&2; i=$((i+1)); done; printf '\\377half' >&2; exit 1"))
 	got := h.lastExit().Stderr
-	if len(got) != tailLines || got[0] != "line 81" || got[tailLines-1] != "\uFFFDhalf" {
+	if len(got) != tailLines || got[0] != "line 61" || got[tailLines-1] != "\uFFFDhalf" {
 		t.Errorf("kept %q", got)
 	}
 }

@@ -2,10 +2,13 @@ package supervisor
 
 // Status is what `ringmaster status --json` prints.
 type Status struct {
-	Version string       `json:"version" msgpack:"version"`
-	UptimeS float64      `json:"uptime_s" msgpack:"uptime_s"`
-	PID     int          `json:"pid" msgpack:"pid"`
-	Pools   []PoolStatus `json:"pools" msgpack:"pools"`
+	Version string  `json:"version" msgpack:"version"`
+	UptimeS float64 `json:"uptime_s" msgpack:"uptime_s"`
+	PID     int     `json:"pid" msgpack:"pid"`
+
+	Goroutines int `json:"goroutines" msgpack:"goroutines"` // of the supervisor's process
+
+	Pools []PoolStatus `json:"pools" msgpack:"pools"`
 }
 
 // PoolStatus describes one pool. State is ready (a worker can take requests), loading, draining, drained, backoff or failed.

@@ -11,7 +11,7 @@ import (
 
 const (
 	maxLogLine  = 8 << 10 // bytes of one line that are logged; the rest of it is dropped
-	tailLines   = 20      // last lines kept for status
+	tailLines   = 40      // last lines kept for status: enough for where the threads of a worker that hangs are
 	maxTailLine = 512     // bytes of each, and of whatever else a worker says about itself
 )
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -178,7 +179,7 @@ func (s *Supervisor) WaitReady(ctx context.Context) error {
 
 // Status describes every pool, in order of name.
 func (s *Supervisor) Status() Status {
-	st := Status{Version: version.Version, UptimeS: time.Since(s.begin).Seconds(), PID: os.Getpid()}
+	st := Status{Version: version.Version, UptimeS: time.Since(s.begin).Seconds(), PID: os.Getpid(), Goroutines: runtime.NumGoroutine()}
 	for _, p := range s.all() {
 		st.Pools = append(st.Pools, p.status())
 	}

@@ -15,6 +15,7 @@ const (
 	poisonDeaths = 2               // of workers that had a request in hand: then it is poison
 	suspectTTL   = 5 * time.Minute // from the last death
 	maxSuspects  = 1024            // in one pool
+	expireEvery  = time.Second
 )
 
 // suspects remembers requests that a pool's workers died of, or at least with: by a digest of what they ask, so that one that is sent again is known. A suspect that its worker survives is cleared.
@@ -24,6 +25,7 @@ type suspects struct {
 	mu   sync.Mutex
 	seed maphash.Seed // guarded by mu until set; secret, so that nobody can make his request look like somebody else's
 	list map[uint64]suspect
+	next time.Time // when the list is next gone through for what has expired
 }
 
 type suspect struct {
@@ -87,9 +89,14 @@ func (s *suspects) died(digest, serial uint64, now time.Time) int {
 func (s *suspects) look(digest uint64, now time.Time) (deaths int, left time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.expire(now)
+	if !now.Before(s.next) {
+		s.expire(now)
+	}
 	known := s.list[digest]
-	return known.deaths, known.until.Sub(now)
+	if left = known.until.Sub(now); left <= 0 {
+		return 0, 0
+	}
+	return known.deaths, left
 }
 
 // clear forgets a request that its worker has ended, whatever the outcome, unless it is known as poison.
@@ -107,6 +114,7 @@ func (s *suspects) any() bool { return s.count.Load() > 0 }
 
 // Preconditions: mu is held.
 func (s *suspects) expire(now time.Time) {
+	s.next = now.Add(expireEvery)
 	for d, k := range s.list {
 		if !now.Before(k.until) {
 			delete(s.list, d)

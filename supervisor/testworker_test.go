@@ -31,6 +31,7 @@ func serveTestWorker() error {
 		"frail":  {Stream: frail, Idempotent: true},
 		"fatal":  {Stream: frail},
 		"quiet":  {Stream: quiet, Idempotent: true},
+		"bundle": {Batch: bundle, Idempotent: true},
 		"print":  {Unary: printLines},
 		"fork":   {Unary: fork},
 		"swell":  {Unary: swell},
@@ -63,14 +64,19 @@ func until(_ context.Context, req *worker.Request) (*worker.Reply, error) {
 	if err := req.Body.Decode(&args); err != nil {
 		return nil, err
 	}
+	await(args.File)
+	return &worker.Reply{}, nil
+}
+
+// await waits until the file is there.
+func await(file string) {
 	poll := time.NewTicker(time.Millisecond)
 	defer poll.Stop()
 	for range poll.C {
-		if _, err := os.Stat(args.File); err == nil {
-			break
+		if _, err := os.Stat(file); err == nil {
+			return
 		}
 	}
-	return &worker.Reply{}, nil
 }
 
 type recordArgs struct {
@@ -157,6 +163,52 @@ func quiet(ctx context.Context, req *worker.Request, send func(*worker.Reply) er
 	}
 	<-ctx.Done()
 	return context.Cause(ctx)
+}
+
+type bundleArgs struct {
+	recordArgs
+	Deaths int    `msgpack:"deaths"` // so many runs die
+	Fail   bool   `msgpack:"fail"`   // with an error of its own
+	Until  string `msgpack:"until"`  // the run lasts until this file is there
+}
+
+// bundle records the lines of its requests as one, and answers each with how many there are.
+func bundle(_ context.Context, reqs []*worker.Request) ([]worker.Result, error) {
+	results := make([]worker.Result, len(reqs))
+	args := make([]bundleArgs, len(reqs))
+	var lines []string
+	for i, req := range reqs {
+		if err := req.Body.Decode(&args[i]); err != nil {
+			return nil, err
+		}
+		lines = append(lines, args[i].Line)
+	}
+	file, err := os.OpenFile(args[0].File, os.O_APPEND|os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	if _, err := file.WriteString(strings.Join(lines, " ") + "\n"); err != nil {
+		return nil, err
+	}
+	all, err := os.ReadFile(args[0].File)
+	if err != nil {
+		return nil, err
+	}
+	for i, a := range args {
+		if strings.Count(string(all), a.Line) <= a.Deaths {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+		if a.Until != "" {
+			await(a.Until)
+		}
+		results[i].Reply = &worker.Reply{Body: len(reqs)}
+		if a.Fail {
+			results[i].Err = errors.New("as it was told to")
+		}
+	}
+	return results, nil
 }
 
 var gauged, gaugedMost atomic.Int64

@@ -20,7 +20,7 @@ type Reply struct {
 	Tensors []ipc.Tensor
 }
 
-// Action is one thing that a worker can do. Exactly one of Unary and Stream is set. Both are called on a goroutine of their own, at most as many at a time as the pool's
+// Action is one thing that a worker can do. Exactly one of Unary, Stream and Batch is set. Each is called on a goroutine of their own, at most as many at a time as the pool's
 // concurrency says; ctx ends when the caller cancels or its deadline passes. An [ipc.Error] that they return reaches the caller as it is, any other error as INTERNAL/handler.
 type Action struct {
 	// Unary returns the whole answer. A nil Reply is an empty one.
@@ -28,8 +28,11 @@ type Action struct {
 	// Stream sends the answer in chunks. send blocks while the caller is behind; its error means that nobody is listening any more, and is to be returned.
 	Stream func(ctx context.Context, req *Request, send func(*Reply) error) error
 
+	// Batch answers several requests in one call, with one result for each in their order; an error is everybody's. How many come together the pool's configuration says
+	// (`actions: {NAME: {batch: {max: 32, delay: 2ms}}}`); without it, and while others are idle, they come one at a time. ctx ends when nobody waits for any of them any more.
+	Batch func(ctx context.Context, reqs []*Request) ([]Result, error)
+
 	Idempotent bool // may be run again elsewhere if this worker dies in the middle
-	Batchable  bool // requests may be gathered into one
 }
 
 // Actions are a worker's actions by name.
@@ -40,11 +43,18 @@ func (a Actions) validate() error {
 		return errors.New("worker: there are no actions to serve; give at least one")
 	}
 	for _, name := range a.names() {
-		switch action := a[name]; {
+		action := a[name]
+		kinds := 0
+		for _, set := range []bool{action.Unary != nil, action.Stream != nil, action.Batch != nil} {
+			if set {
+				kinds++
+			}
+		}
+		switch {
 		case name == "":
 			return errors.New("worker: an action has no name")
-		case (action.Unary == nil) == (action.Stream == nil):
-			return fmt.Errorf("worker: action %q: set exactly one of Unary and Stream", name)
+		case kinds != 1:
+			return fmt.Errorf("worker: action %q: set exactly one of Unary, Stream and Batch", name)
 		}
 	}
 	return nil
@@ -57,7 +67,7 @@ func (a Actions) describe() []ipc.Action {
 	var list []ipc.Action
 	for _, name := range a.names() {
 		action := a[name]
-		list = append(list, ipc.Action{Name: name, Stream: action.Stream != nil, Idempotent: action.Idempotent, Batchable: action.Batchable})
+		list = append(list, ipc.Action{Name: name, Stream: action.Stream != nil, Idempotent: action.Idempotent, Batchable: action.Batch != nil})
 	}
 	return list
 }

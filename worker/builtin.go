@@ -14,8 +14,15 @@ var builtins = Actions{
 	"sum":   {Unary: sum, Idempotent: true},
 }
 
-// Builtin returns the builtin action set of this name. Every builtin action's name is one, and all stand for the same set, so that a pool `{builtin: echo}` serves them all.
+// chaos names the set for which there is no builtin action of that name.
+const chaos = "chaos"
+
+// Builtin returns the builtin action set of this name. Every builtin action's name is one, and all stand for the same set, so that a pool `{builtin: echo}` serves them all. The set chaos,
+// for `ringmaster bench --chaos`, has these and more.
 func Builtin(name string) (Actions, bool) {
+	if name == chaos {
+		return chaosActions(), true
+	}
 	if _, ok := builtins[name]; !ok {
 		return nil, false
 	}
@@ -23,4 +30,8 @@ func Builtin(name string) (Actions, bool) {
 }
 
 // BuiltinNames returns the names that [Builtin] takes, sorted.
-func BuiltinNames() []string { return slices.Clone(builtins.names()) }
+func BuiltinNames() []string {
+	names := append(builtins.names(), chaos)
+	slices.Sort(names)
+	return names
+}

@@ -39,15 +39,15 @@ func (a *args) fail(key string, v any, want string) {
 	}
 }
 
-// number reads a number from low to high.
-func (a *args) number(key string, fallback, low, high float64) float64 {
+// number reads a number from 0 to high.
+func (a *args) number(key string, fallback, high float64) float64 {
 	v, ok := a.body[key]
 	if !ok {
 		return fallback
 	}
 	n, ok := toFloat(v)
-	if !ok || !(n >= low && n <= high) { // also no NaN
-		a.fail(key, v, fmt.Sprintf("use a number from %v to %v", low, high))
+	if !ok || !(n >= 0 && n <= high) { // also no NaN
+		a.fail(key, v, fmt.Sprintf("use a number from 0 to %v", high))
 		return fallback
 	}
 	return n

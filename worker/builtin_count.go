@@ -9,7 +9,7 @@ import (
 func count(ctx context.Context, req *Request, send func(*Reply) error) error {
 	a := parseArgs(req, `{"n": 3}`)
 	n := a.integer("n", 0, 0, 1_000_000_000)
-	delay := time.Duration(a.number("delay_ms", 0, 0, 3_600_000) * float64(time.Millisecond))
+	delay := time.Duration(a.number("delay_ms", 0, 3_600_000) * float64(time.Millisecond))
 	text := a.text("text")
 	if a.err != nil {
 		return a.err

@@ -8,7 +8,7 @@ import (
 // sleep waits for body.seconds, or until it is cancelled.
 func sleep(ctx context.Context, req *Request) (*Reply, error) {
 	a := parseArgs(req, `{"seconds": 0.5}`)
-	seconds := a.number("seconds", 0, 0, 86400)
+	seconds := a.number("seconds", 0, 86400)
 	if a.err != nil {
 		return nil, a.err
 	}

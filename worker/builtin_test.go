@@ -13,15 +13,18 @@ import (
 )
 
 func TestBuiltinNames(t *testing.T) {
-	want := []string{"count", "crash", "echo", "env", "hang", "leak", "sleep", "sum"}
+	want := []string{"chaos", "count", "crash", "echo", "env", "hang", "leak", "sleep", "sum"}
 	if got := BuiltinNames(); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	for _, name := range want {
 		a, ok := Builtin(name)
-		if !ok || len(a) != len(want) {
-			t.Errorf("%s: %d actions, %v; every name stands for all of them", name, len(a), ok)
+		if !ok || name != chaos && len(a) != len(want)-1 {
+			t.Errorf("%s: %d actions, %v; every name but chaos stands for all of them", name, len(a), ok)
 		}
+	}
+	if a, _ := Builtin(chaos); len(a) != len(builtins)+6 || a["once"].Idempotent || !a["transform"].Idempotent || a["lie"].Idempotent {
+		t.Errorf("chaos: %v", a.names())
 	}
 	if _, ok := Builtin("nothing"); ok {
 		t.Error("there is a builtin that does not exist")

@@ -18,7 +18,7 @@
 //	}
 //
 // [Serve] follows docs/protocol.md, sections 1 and 6. Read in this order: action.go (what an action is), serve.go (a worker's life), start.go (what
-// the supervisor hands over, and the handshake), lifeline.go, handler.go (one request), status.go (what the worker says about itself), builtin.go
+// the supervisor hands over, and the handshake), lifeline.go, handler.go (one request) and batch.go (several), status.go (what the worker says about itself), builtin.go
 // and its neighbours (the actions every ringmaster binary can serve).
 //
 // # Who owns what

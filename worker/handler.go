@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync/atomic"
 
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -13,10 +14,11 @@ import (
 // maxTraceback is the most of a panicking goroutine's stack, in bytes, that goes to the caller.
 const maxTraceback = 16 << 10
 
-// handler runs one request after another through their actions, several at a time. It is an [ipc.Handler].
+// handler runs one request after another through their actions, several at a time. It is an [ipc.BatchHandler].
 type handler struct {
 	actions Actions // immutable
 	status  *status
+	running atomic.Int64 // actions
 }
 
 func (h *handler) ServeRequest(ctx context.Context, req *Request, w *ipc.Responder) {
@@ -25,6 +27,11 @@ func (h *handler) ServeRequest(ctx context.Context, req *Request, w *ipc.Respond
 		_ = w.Fail(ipc.Errorf(ipc.NotFound, "unknown_action", "there is no action %q; this worker has %s", req.Action, strings.Join(h.actions.names(), ", ")))
 		return
 	}
+	if action.Batch != nil {
+		h.runBatch(action, []ipc.Member{{Ctx: ctx, Request: req, W: w}})
+		return
+	}
+	h.running.Add(1)
 	h.status.begin(req.ID)
 	returned := false
 	var reply *ipc.Reply
@@ -33,6 +40,7 @@ func (h *handler) ServeRequest(ctx context.Context, req *Request, w *ipc.Respond
 		if !returned {
 			reply, err = nil, interrupted(recover())
 		}
+		h.running.Add(-1)
 		h.status.end(req.ID)
 		// An error of End or Fail is the ring's: nobody is there to be told.
 		if err != nil {

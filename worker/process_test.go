@@ -229,8 +229,8 @@ func TestHandshakeAndHello(t *testing.T) {
 			t.Errorf("the hello says %+v of an action, want %+v", got[want.Name], want)
 		}
 	}
-	if len(got) != len(BuiltinNames()) {
-		t.Errorf("%d actions, want %d", len(got), len(BuiltinNames()))
+	if len(got) != len(builtins) {
+		t.Errorf("%d actions, want %d", len(got), len(builtins))
 	}
 	// What was inherited must not be inherited further.
 	for _, fd := range []int{3, 4} {
@@ -414,6 +414,50 @@ func TestDrainFinishesWhatRuns(t *testing.T) {
 			}
 			c.wantStatus("exit status 0")
 		})
+	}
+}
+
+// A worker that does not end what it should says where it hangs, last of all the goroutine that does.
+func TestSIGTERMSaysWhereItHangs(t *testing.T) {
+	for _, how := range []string{"block", "spin"} {
+		t.Run(how, func(t *testing.T) {
+			c := start(t, setup{})
+			c.ready()
+			c.start("hang", 1, map[string]string{"how": how})
+			poll(t, "the action to run", func() bool { return c.seg.WorkerStatus().Request != 0 })
+			for told := 0; !strings.Contains(c.log.String(), "worker.hang("); { // the first may come before it is there
+				if err := drains["SIGTERM"](c); err != nil {
+					t.Fatal(err)
+				}
+				poll(t, "the stacks", func() bool { return strings.Count(c.log.String(), "ServeRequest") > told })
+				told = strings.Count(c.log.String(), "ServeRequest")
+			}
+			_, last, _ := strings.Cut(c.log.String(), "worker.hang(")
+			if strings.Contains(last, "\ngoroutine ") {
+				t.Errorf("others come after it:\n%s", last)
+			}
+			select {
+			case <-c.exited:
+				t.Errorf("it ended: %s", c.status())
+			default:
+			}
+		})
+	}
+}
+
+func TestSIGTERMOfAnIdleWorkerIsQuiet(t *testing.T) {
+	c := start(t, setup{})
+	c.ready()
+	if _, err := c.call("echo", nil); err != nil {
+		t.Fatal(err)
+	}
+	poll(t, "it to be idle", func() bool { return c.seg.WorkerStatus().State == shm.WorkerReady })
+	if err := drains["SIGTERM"](c); err != nil {
+		t.Fatal(err)
+	}
+	c.wantStatus("exit status 0")
+	if got := c.log.String(); got != "" {
+		t.Errorf("it says %q", got)
 	}
 }
 

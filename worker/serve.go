@@ -37,6 +37,8 @@ func WithLoad(load func(ctx context.Context) error) Option {
 //
 // Serve ends the process itself when the supervisor is gone (status 1) or breaks the protocol (status 70): there is nobody left to serve.
 //
+// On SIGTERM a worker that has requests first writes the stacks of all goroutines to stderr: the supervisor sends it to those that do not end what they should.
+//
 // Preconditions: it is called once in a process, and nothing was written to stdout.
 func Serve(ctx context.Context, a Actions, opts ...Option) error {
 	var o options
@@ -73,11 +75,12 @@ func Serve(ctx context.Context, a Actions, opts ...Option) error {
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	status := newStatus(seg)
 	w := &worker{
-		actions: a,
 		load:    o.load,
 		ring:    ipc.WorkerRing(seg, s.maxMessage),
-		status:  newStatus(seg),
+		status:  status,
+		handler: handler{actions: a, status: status},
 		drain:   make(chan struct{}),
 		stop:    make(chan struct{}),
 		loaded:  make(chan error, 1),
@@ -94,10 +97,10 @@ func exitProtocol(err error) {
 
 // worker is one Serve after the handshake.
 type worker struct {
-	actions Actions
 	load    func(context.Context) error
 	ring    *ipc.Ring
 	status  *status
+	handler handler
 
 	drainOnce, stopOnce sync.Once
 	drain, stop         chan struct{} // closed when the supervisor says so
@@ -126,6 +129,9 @@ func (w *worker) run(ctx context.Context, concurrency int) error {
 				return fmt.Errorf("worker: hello: %w", err)
 			}
 		case <-signals:
+			if w.handler.running.Load() > 0 { // it hangs, or is late
+				_, _ = os.Stderr.Write(stacks())
+			}
 			w.startDrain()
 		case <-w.stop:
 			return nil
@@ -146,7 +152,7 @@ func (w *worker) runLoad(ctx context.Context) {
 }
 
 func (w *worker) runServe(ctx context.Context, concurrency int) {
-	_ = ipc.Serve(ctx, w.ring, &handler{actions: w.actions, status: w.status}, ipc.ServeConfig{
+	_ = ipc.Serve(ctx, w.ring, &w.handler, ipc.ServeConfig{
 		MaxInFlight: concurrency,
 		Strict:      true,
 		Drain:       w.startDrain,
@@ -175,5 +181,5 @@ func (w *worker) ended(err error) error {
 }
 
 func (w *worker) hello() ipc.Hello {
-	return ipc.Hello{MinVersion: ipc.MinVersion, MaxVersion: ipc.MaxVersion, SDK: version.SDK(), Actions: w.actions.describe()}
+	return ipc.Hello{MinVersion: ipc.MinVersion, MaxVersion: ipc.MaxVersion, SDK: version.SDK(), Actions: w.handler.actions.describe()}
 }

@@ -37,8 +37,10 @@ func (a *app) restartCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restart POOL",
 		Short: "Replace a pool's workers, one after the other",
-		Long: `Replace a pool's workers, one after the other: each finishes the requests it has and is
-started anew. The command returns when all new workers are ready.`,
+		Long: `Replace a pool's workers, one after the other; no request is lost. Workers without a GPU
+are replaced by ones that are ready already, others finish what they have before the next
+one starts ("replace" in ringmaster.yaml changes that). The command returns when all new
+workers are ready; if one does not come up, it fails, and the old workers go on.`,
 		Example:           "  ringmaster restart smollm2",
 		Args:              onePool,
 		ValidArgsFunction: a.completePool,

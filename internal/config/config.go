@@ -122,6 +122,30 @@ var (
 		"user":  func(d *decoder, v value, p *supervisor.PoolConfig) { d.text(v, &p.User, "a user's name or number") },
 		"group": func(d *decoder, v value, p *supervisor.PoolConfig) { d.text(v, &p.Group, "a group's name or number") },
 		"cpus":  (*decoder).cpus,
+		"actions": func(d *decoder, v value, p *supervisor.PoolConfig) {
+			entries, ok := d.entries(v, "actions by name, as in {embed: {batch: {max: 32, delay: 2ms}}}")
+			if !ok {
+				return
+			}
+			p.Actions = map[string]supervisor.ActionConfig{}
+			for _, e := range entries {
+				var a supervisor.ActionConfig
+				object(d, e.value, actionFields, &a, "keys such as batch")
+				p.Actions[e.name] = a
+			}
+		},
+	}
+	actionFields = fields[supervisor.ActionConfig]{
+		"batch": func(d *decoder, v value, a *supervisor.ActionConfig) {
+			object(d, v, batchFields, &a.Batch, "max and delay, as in {max: 32, delay: 2ms}")
+			if _, given := d.file.at[v.key+".max"]; !given && len(d.errs) == 0 {
+				d.fail(v, "(none)", "say how many requests may be one call, as in {max: 32}")
+			}
+		},
+	}
+	batchFields = fields[supervisor.Batch]{
+		"max":   func(d *decoder, v value, b *supervisor.Batch) { d.integer(v, &b.Max, 2) },
+		"delay": func(d *decoder, v value, b *supervisor.Batch) { d.duration(v, &b.Delay, 0, "2ms") },
 	}
 	limitFields = fields[supervisor.Limits]{
 		"rss":      func(d *decoder, v value, l *supervisor.Limits) { d.size(v, &l.RSS) },

@@ -52,7 +52,8 @@ func TestEveryKey(t *testing.T) {
 		!reflect.DeepEqual(f.Gateway, gateway.Config{MaxMessage: 128 << 20, Memory: 2 << 30, Clients: gateway.Limits{Connections: 8, InFlight: 100}}) {
 		t.Errorf("got %+v", f)
 	}
-	b := supervisor.PoolConfig{Name: "b", Builtin: "echo", Devices: supervisor.Devices{None: true}, Queue: 7, CPUs: []int{2, 0}}
+	b := supervisor.PoolConfig{Name: "b", Builtin: "echo", Devices: supervisor.Devices{None: true}, Queue: 7, CPUs: []int{2, 0},
+		Actions: map[string]supervisor.ActionConfig{"embed": {Batch: supervisor.Batch{Max: 32, Delay: 2 * time.Millisecond}}, "rank": {Batch: supervisor.Batch{Max: 8}}}}
 	c := b
 	c.Name = "c"
 	want := []supervisor.PoolConfig{{
@@ -108,6 +109,11 @@ func TestErrors(t *testing.T) {
 		{"no unit", "pools:\n  a: {builtin: echo, timeout: 60}\n", "f:2:31: pools.a.timeout: 60: use a number with a unit (ms, s, m, h), such as 60s"},
 		{"a drain of days", "drain_timeout: 48h\npools: {a: {builtin: echo}}\n", "f:1:16: drain_timeout: 48h0m0s: use a duration up to 24h, such as 30s"},
 		{"no time", "pools:\n  a: {builtin: echo, timeout: 0s}\n", "f:2:31: pools.a.timeout: 0s: use a positive duration such as 60s"},
+		{"a batch of one", "pools:\n  a: {builtin: echo, actions: {x: {batch: {max: 1}}}}\n", "f:2:49: pools.a.actions.x.batch.max: 1: use a whole number, 2 or more"},
+		{"a large batch", "pools:\n  a: {builtin: echo, actions: {x: {batch: {max: 4096}}}}\n", "f:2:49: pools.a.actions.x.batch.max: 4096: use 2 to 1024"},
+		{"a batch of how many", "pools:\n  a: {builtin: echo, actions: {x: {batch: {delay: 2ms}}}}\n", "f:2:43: pools.a.actions.x.batch: (none): say how many requests may be one call, as in {max: 32}"},
+		{"a long delay", "pools:\n  a: {builtin: echo, actions: {x: {batch: {max: 2, delay: 2s}}}}\n", "f:2:59: pools.a.actions.x.batch.delay: 2s: use a duration up to 1s, such as 2ms"},
+		{"an action's unknown key", "pools:\n  a: {builtin: echo, actions: {x: {btach: {max: 2}}}}\n", "f:2:36: pools.a.actions.x.btach: unknown key: did you mean batch?"},
 		{"an order that is none", "pools:\n  a: {builtin: echo, replace: first}\n", "f:2:31: pools.a.replace: first: use auto, start-first or stop-first"},
 		{"negative time", "pools:\n  a: {builtin: echo, limits: {lifetime: -1h}}\n", "f:2:41: pools.a.limits.lifetime: -1h: use a positive duration such as 24h"},
 		{"a decimal unit", "pools:\n  a: {builtin: echo, limits: {rss: 4GB}}\n", "f:2:36: pools.a.limits.rss: 4GB: use a size such as 4GiB, 512MiB or a number of bytes (units: KiB, MiB, GiB, TiB)"},

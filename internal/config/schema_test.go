@@ -48,6 +48,8 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 		{"a pool", pool, slices.Sorted(maps.Keys(poolFields))},
 		{"limits", pool.Properties["limits"], slices.Sorted(maps.Keys(limitFields))},
 		{"rlimits", pool.Properties["rlimits"], slices.Sorted(maps.Keys(rlimitFields))},
+		{"an action", s.Defs["action"], slices.Sorted(maps.Keys(actionFields))},
+		{"batch", s.Defs["action"].Properties["batch"], slices.Sorted(maps.Keys(batchFields))},
 	} {
 		if got := slices.Sorted(maps.Keys(tt.schema.Properties)); !slices.Equal(got, tt.keys) {
 			t.Errorf("%s: the schema knows\n%q, the loader\n%q", tt.name, got, tt.keys)

@@ -123,8 +123,8 @@ class Worker:
 
     def log(self) -> str:
         """Return what it has written to standard error."""
-        self.stderr.seek(0)
-        return self.stderr.read().decode()
+        fd = self.stderr.fileno()
+        return os.pread(fd, os.fstat(fd).st_size, 0).decode()  # not read: the offset is the worker's, too
 
     def end_if_dead(self) -> str:
         status = self.process.poll()

@@ -37,7 +37,9 @@ KINDS: dict[str, Any] = {
         m["headers"],
         body_of(m),
         tensors_of(m),
+        bool(m.get("flags", 0) & 1),
     ),
+    "batch": lambda m: _codec.Batch(m["ids"]),
     "reply": lambda m: _codec.Reply(
         m["id"], bool(m["flags"] & 1), m["headers"], body_of(m), tensors_of(m), error_from(m["error"])
     ),
@@ -250,7 +252,7 @@ def test_what_is_no_tensor(fields: tuple[object, ...]) -> None:
 
 def test_what_may_be_left_off_or_nil_or_added() -> None:
     expected = _codec.Request(9, "p")
-    for positions in ([1, 9, "p"], [1, 9, "p"] + [None] * 8, [1, 9, "p"] + [None] * 8 + ["new", {}, [1]]):
+    for positions in ([1, 9, "p"], [1, 9, "p"] + [None] * 8, [1, 9, "p"] + [None] * 9 + ["new", {}, [1]]):
         assert same(decode(msgpack.packb(positions)), expected)
     tensors = [["x", "uint8", [1], b"1", 1, 2, 3, "newer"]]
     m = decode(msgpack.packb([1, 9, "p", "", "", b"", 0, 0, {}, None, tensors]))

@@ -372,8 +372,61 @@ def test_sigterm_is_drain(concurrency: int) -> None:
         until(lambda: memory.u32(S2W + ITEMS + 4) == 1)  # it sleeps
         w.process.send_signal(signal.SIGTERM)
         assert w.wait() == 0
-        assert "served" in w.log()
+        assert w.log() == "served\n"  # an idle worker is somewhere, but hangs nowhere
         memory.bytes.close()
+
+
+STACKS = "(most recent call first):"
+
+
+@CONCURRENCIES
+def test_sigterm_after_a_request_is_quiet(concurrency: int) -> None:
+    with Worker("zoo.py", concurrency=concurrency) as w:
+        memory = Memory(w.fd)
+        w.start()
+        assert body_of(w.call("echo", 1)) == 1
+        until(lambda: memory.u32(0x100) == 2)  # READY
+        w.process.send_signal(signal.SIGTERM)
+        assert w.wait() == 0
+        assert w.log() == "served\n"
+        memory.bytes.close()
+
+
+@CONCURRENCIES
+def test_sigterm_says_where_it_hangs(concurrency: int) -> None:
+    with Worker("zoo.py", concurrency=concurrency) as w:
+        memory = Memory(w.fd)
+        w.start()
+        w.request("hold_the_gil")
+        until(lambda: memory.u32(0x100) == 3)  # BUSY
+        memory.bytes.close()
+
+        def told() -> bool:
+            before = w.log().count(" in serve\n")  # the main thread comes last
+            w.process.send_signal(signal.SIGTERM)
+            until(lambda: w.log().count(" in serve\n") > before)
+            return " in hold_the_gil\n" in w.log()
+
+        until(told)  # the first signal may have come before it was there
+        assert STACKS in w.log()
+        assert w.process.poll() is None
+
+
+def test_sigterm_says_why_it_does_not_end() -> None:
+    with Worker("zoo.py", env={"ZOO_LINGERS": "1"}) as w:
+        w.start()
+        w.send(Drain())
+        until(lambda: "served\n" in w.log())
+        w.process.send_signal(signal.SIGTERM)
+        until(lambda: " in wait\n" in w.log())
+
+
+@CONCURRENCIES
+def test_a_forked_child_is_no_worker(concurrency: int) -> None:
+    with Worker("zoo.py", concurrency=concurrency) as w:
+        w.start()
+        assert body_of(w.call("terminate_child")) == -signal.SIGTERM
+        assert STACKS not in w.log()
 
 
 @CONCURRENCIES

@@ -23,6 +23,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from ringmaster._actions import action
+from ringmaster._batch import Batch
 from ringmaster._errors import (
     Aborted,
     Cancelled,
@@ -49,6 +50,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Aborted",
+    "Batch",
     "Cancelled",
     "Client",
     "DataLoss",

@@ -27,10 +27,14 @@ SDK = "ringmaster-python/0.1.0"
 MAX_MESSAGE = 64 << 20  # bytes; unless the supervisor or the server says otherwise
 
 REQUEST, REPLY, CANCEL, CREDIT, HELLO, DRAIN, STOP, PING = range(1, 9)
+BATCH = 12  # 9 to 11 are reserved
+
+MAX_BATCH = 1024  # requests in one call
 
 STREAM, IDEMPOTENT, BATCHABLE = 1, 2, 4  # an action's flags
 _END = 1  # a reply's flag
 _ANSWER = 1  # a ping's flag
+_HELD = 1  # a request's flag
 
 
 @dataclass(slots=True)
@@ -47,6 +51,7 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: object = None
     tensors: Mapping[str, ArrayLike] = field(default_factory=dict)
+    held: bool = False  # not to be run before a Batch names it
 
 
 @dataclass(slots=True)
@@ -106,7 +111,14 @@ class Ping:
     answer: bool = False
 
 
-Message = Request | Reply | Cancel | Credit | Hello | Drain | Stop | Ping
+@dataclass(slots=True)
+class Batch:
+    """Says that held requests are one call, and to be run now."""
+
+    ids: Sequence[int] = ()
+
+
+Message = Request | Reply | Cancel | Credit | Hello | Drain | Stop | Ping | Batch
 
 
 class BadMessage(ValueError):
@@ -143,11 +155,11 @@ def encode(m: Message) -> list[Buffer]:
                 m.credit or 1,
                 _sorted(m.headers),
             )
-            return _with_content(fields, (None, None, "", "", "", b"", 0, 1, {}), m.body, m.tensors, None)
+            held = pack(_HELD) if m.held else b""
+            return _with_content(fields, (None, None, "", "", "", b"", 0, 1, {}), m.body, m.tensors, held)
         case Reply():
-            return _with_content(
-                (REPLY, m.id, int(m.end), _sorted(m.headers)), (None, None, 0, {}), m.body, m.tensors, m.error
-            )
+            said = (REPLY, m.id, int(m.end), _sorted(m.headers))
+            return _with_content(said, (None, None, 0, {}), m.body, m.tensors, _packed(m.error))
         case Cancel():
             return [_short((CANCEL, m.id, m.reason), (None, None, ""))]
         case Credit():
@@ -161,6 +173,8 @@ def encode(m: Message) -> list[Buffer]:
             return [b"\x92\x07\x00"]
         case Ping():
             return [_short((PING, m.id, int(m.answer)), (None, None, 0))]
+        case Batch():
+            return [_short((BATCH, 0, list(m.ids)), (None, None, []))]
 
 
 _HELLO: tuple[object, ...] = (None, None, 0, 0, "", [], {})  # its defaults
@@ -183,25 +197,31 @@ def _with_content(
     defaults: tuple[object, ...],
     body: object,
     tensors: Mapping[str, ArrayLike],
-    error: Error | None,
+    last: bytes,
 ) -> list[Buffer]:
-    """Encode fields, body, tensors, error: what a request and a reply have in common."""
-    if not tensors and error is None:
+    """Encode fields, body, tensors, and last, which is encoded: what a request and a reply have in common."""
+    if not tensors and not last:
         if body is None:
             return [_short(fields, defaults)]
         if type(body) is not Encoded:
             return [pack((*fields, body))]
-    n = len(fields) + (3 if error is not None else 2 if tensors else 1)
+    n = len(fields) + (3 if last else 2 if tensors else 1)
     head = array_head(n) + pack(fields)[1:] + (bytes(body.data) if type(body) is Encoded else pack(body))
     parts: list[Buffer] = [head]
     if tensors:
         parts += encode_tensors(tensors)
-    elif error is not None:
+    elif last:
         parts.append(array_head(0))
-    if error is not None:
-        retry_after_ms = round((error.retry_after or 0) * 1000)
-        parts.append(pack((error.code, error.reason, error.message, retry_after_ms, _sorted(error.details))))
+    if last:
+        parts.append(last)
     return parts
+
+
+def _packed(error: Error | None) -> bytes:
+    if error is None:
+        return b""
+    retry_after_ms = round((error.retry_after or 0) * 1000)
+    return pack((error.code, error.reason, error.message, retry_after_ms, _sorted(error.details)))
 
 
 def _sorted(m: Mapping[str, V]) -> Mapping[str, V]:
@@ -233,7 +253,7 @@ class _Layout:
 
 _LAYOUTS = {
     REQUEST: _Layout(
-        (str, str, str, memoryview, int, int, slice, object, slice), ("", "", "", b"", 0, 1, None, None, None)
+        (str, str, str, memoryview, int, int, slice, object, slice, int), ("", "", "", b"", 0, 1, None, None, None, 0)
     ),
     REPLY: _Layout((int, slice, object, slice, slice), (0, None, None, None, None)),
     CANCEL: _Layout((str,), ("",)),
@@ -242,6 +262,7 @@ _LAYOUTS = {
     DRAIN: _Layout((), ()),
     STOP: _Layout((), ()),
     PING: _Layout((int,), (0,)),
+    BATCH: _Layout((slice,), (None,)),
 }
 _ERROR = _Layout((str, str, str, int, slice), ("", "", "", 0, None))
 
@@ -273,7 +294,7 @@ def decode(data: Buffer) -> Message | None:
 def _message(kind: int, id: int, view: memoryview, v: list[Any]) -> Message:
     match kind:
         case 1:
-            pool, action, trace_id, context, timeout_us, credit, headers, body, tensors = v
+            pool, action, trace_id, context, timeout_us, credit, headers, body, tensors, flags = v
             return Request(
                 id,
                 pool,
@@ -285,6 +306,7 @@ def _message(kind: int, id: int, view: memoryview, v: list[Any]) -> Message:
                 _str_map(view, headers),
                 _body(view, body),
                 _tensors(view, tensors),
+                bool(flags & _HELD),
             )
         case 2:
             flags, headers, body, tensors, error = v
@@ -306,6 +328,8 @@ def _message(kind: int, id: int, view: memoryview, v: list[Any]) -> Message:
             return Drain()
         case 7:
             return Stop()
+        case 12:
+            return Batch(_ids(view, v[0]))
         case _:
             return Ping(id, bool(v[0] & _ANSWER))
 
@@ -335,6 +359,15 @@ def _body(view: memoryview, value: object) -> object:
 
 def _tensors(view: memoryview, at: slice | None) -> dict[str, Array]:
     return decode_tensors(view[at]) if at is not None else {}
+
+
+def _ids(view: memoryview, at: slice | None) -> list[int]:
+    ids = split(view[at], MAX_BATCH + 1) if at is not None else ()
+    if len(ids) > MAX_BATCH:
+        raise ValueError(f"a batch of more than {MAX_BATCH} requests")
+    if not all(id is None or type(id) is int for id in ids):
+        raise ValueError("an id is not an unsigned integer")
+    return [id or 0 for id in ids]  # type: ignore[misc]  # integers, as was just seen
 
 
 def _error(view: memoryview, at: slice | None) -> Error | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ringmaster import _codec
-from ringmaster._errors import Cancelled, DeadlineExceeded, InvalidArgument
+from ringmaster._errors import Cancelled, DeadlineExceeded, Error, InvalidArgument
 from ringmaster._tensors import Array
 from ringmaster._values import Encoded
 
@@ -79,6 +79,10 @@ class Request:
     def check(self) -> None:
         """Raise Cancelled or DeadlineExceeded if nobody waits any more; a long action calls it now and then."""
         if self.cancelled:
-            if self._reason in (None, "deadline"):
-                raise DeadlineExceeded("the request's deadline has passed")
-            raise Cancelled("the request was cancelled by its caller")
+            raise self._outcome()
+
+    def _outcome(self) -> Error:
+        """Return the error of a request that nobody waits for any more."""
+        if self._reason in (None, "deadline"):
+            return DeadlineExceeded("the request's deadline has passed")
+        return Cancelled("the request was cancelled by its caller")

@@ -9,6 +9,9 @@
 Inline (concurrency 1): one thread does it all. While an action runs the ring is looked at between chunks, by
 request.cancelled, and while a chunk waits for credit. Threaded: the main thread receives, others run the actions.
 
+Requests that are held wait until the supervisor says which of them are one call; that call occupies one thread. To an
+action that takes batches a request that comes alone is a batch of one.
+
 A request ends in exactly one END. A stream that is cancelled is closed at its yield: the generator sees
 GeneratorExit, so `finally` and `with` work, and the END carries CANCELLED. An action that returns although it was
 cancelled has its result sent as ever.
@@ -16,21 +19,27 @@ cancelled has its result sent as ever.
 What ends a worker: `drain` or SIGTERM (serve returns when the open requests have ended), `stop` (status 0, at once),
 end of file on the lifeline (status 1, at once, by a C thread that needs no GIL), a supervisor that breaks the
 protocol (status 70), an exception that is not an Exception, such as SystemExit.
+
+A worker that gets SIGTERM while it has a request, or does not end although it was drained, hangs or is late: first of
+all it writes to standard error where each thread is (faulthandler). That is done in C and needs no GIL.
 """
 
+import faulthandler
 import logging
+import os
 import queue
 import signal
 import threading
 import traceback
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
 from ringmaster import _codec
 from ringmaster._actions import Action, select
+from ringmaster._batch import Batch, Unequal
 from ringmaster._codec import BadMessage, Hello, Ping, Reply, decode, encode, size_of
 from ringmaster._errors import Cancelled, Error, Internal, InvalidArgument, NotFound, ResourceExhausted, error_of
 from ringmaster._launch import EXIT_PROTOCOL, Launch, launch, leave
@@ -46,7 +55,7 @@ TRACEBACK_BYTES = 16 << 10
 MESSAGE_BYTES = 4 << 10  # of an error's message
 
 
-def serve(load: Callable[[], object] | None = None, actions: Iterable[Callable[[Request], Any]] | None = None) -> None:
+def serve(load: Callable[[], object] | None = None, actions: Iterable[Callable[..., Any]] | None = None) -> None:
     """Serve requests until the supervisor drains this worker.
 
     load     called after the handshake and before the first request: the place for what takes long, importing a
@@ -61,6 +70,7 @@ def serve(load: Callable[[], object] | None = None, actions: Iterable[Callable[[
     given = launch()
     given.segment.set_status(LOADING, 0)
     signal.signal(signal.SIGTERM, lambda _signal, _frame: leave(0))  # nothing is open yet
+    os.register_at_fork(after_in_child=_forget)
     if load is not None:
         try:
             load()
@@ -70,6 +80,24 @@ def serve(load: Callable[[], object] | None = None, actions: Iterable[Callable[[
     worker = (Inline if given.concurrency == 1 else Threaded)(given, chosen)
     signal.signal(signal.SIGTERM, worker.on_term)
     worker.run()
+    _tell_where(True)  # whatever keeps the program from its end now
+
+
+def _tell_where(yes: bool) -> None:
+    """Have SIGTERM show the stack of every thread before it is handled; a worker without work has nothing to tell.
+
+    The handler that was there is called afterwards; signal.signal would take ours away.
+    """
+    if yes:
+        faulthandler.register(signal.SIGTERM, file=2, all_threads=True, chain=True)
+    else:
+        faulthandler.unregister(signal.SIGTERM)
+
+
+def _forget() -> None:
+    """Let SIGTERM end a child that an action forked, as it ends any process: the child is no worker."""
+    _tell_where(False)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Worker(ABC):
@@ -80,10 +108,10 @@ class Worker(ABC):
         self._max_message = given.max_message
         self._actions = actions
         self._open: dict[int, Request] = {}
+        self._held: dict[int, Request] = {}  # of them, those that wait for their batch; who receives has it alone
         self._draining = False
-        self._lock = (
-            threading.Condition()
-        )  # guards the requests' credit and _ended; notified when credit or a cancel comes
+        # Guards the requests' credit and _ended, and who comes to _open and leaves; notified of credit and of cancels.
+        self._lock = threading.Condition()
 
     def run(self) -> None:
         """Say hello, and serve until drained."""
@@ -102,8 +130,8 @@ class Worker(ABC):
         """Receive, and see that what was received is run; return when drained."""
 
     @abstractmethod
-    def _accept(self, request: Request) -> None:
-        """See that the request is run."""
+    def _accept(self, call: list[Request]) -> None:
+        """See that the requests are run: one, or several that are one call."""
 
     @abstractmethod
     def look(self) -> None:
@@ -140,8 +168,16 @@ class Worker(ABC):
             case _codec.Request():
                 if m.id in self._open:
                     leave(EXIT_PROTOCOL, f"the supervisor sent request {m.id} twice")
-                self._open[m.id] = request = Request(m, self)
-                self._accept(request)
+                request = Request(m, self)
+                self._begin(request)
+                if m.held:
+                    self._held[m.id] = request
+                else:
+                    self._accept([request])
+            case _codec.Batch():
+                call = [self._held.pop(id) for id in m.ids if id in self._held]
+                if call:
+                    self._accept(call)
             case _codec.Cancel():
                 self._cancel(m)
             case _codec.Credit():
@@ -159,6 +195,8 @@ class Worker(ABC):
             with self._lock:
                 request._reason = m.reason or "cancelled"
                 self._lock.notify_all()
+            if self._held.pop(m.id, None) is not None:
+                self._end(request, self._failure(request, request._outcome()))
 
     def _grant(self, m: _codec.Credit) -> None:
         request = self._open.get(m.id)
@@ -176,15 +214,94 @@ class Worker(ABC):
 
     # ---- actions run ----
 
-    def _run(self, request: Request) -> None:
-        self._segment.set_status(BUSY, request.id)
-        end = self._answer(request)
-        if self._claim_end(request):
-            self._send(end)
-        del self._open[request.id]
+    def _begin(self, request: Request) -> None:
+        with self._lock:
+            if not self._open:
+                _tell_where(True)
+            self._open[request.id] = request
+
+    def _finish(self, request: Request) -> None:
+        with self._lock:
+            del self._open[request.id]
+            if not self._open:
+                _tell_where(False)
+
+    def _run(self, call: list[Request]) -> None:
+        self._segment.set_status(BUSY, call[0].id)
+        for request, end in self._answers(call):
+            self._end(request, end)
         others = list(self._open)
         state = BUSY if others else DRAINING if self._draining else READY
         self._segment.set_status(state, others[0] if others else 0)
+
+    def _end(self, request: Request, end: list[Buffer]) -> None:
+        if self._claim_end(request):
+            self._send(end)
+        self._finish(request)
+
+    def _answers(self, call: list[Request]) -> Iterator[tuple[Request, list[Buffer]]]:
+        """Run the action for the requests and yield the END of each."""
+        by_action: dict[str, list[Request]] = {}
+        for request in call:  # all are for one action, if the supervisor means well
+            by_action.setdefault(request.action, []).append(request)
+        for name, requests in by_action.items():
+            action = self._actions.get(name)
+            if action is not None and action.batch:
+                yield from self._answer_batch(action, requests)
+            else:
+                yield from ((request, self._answer(request)) for request in requests)
+
+    def _answer_batch(self, action: Action, requests: list[Request]) -> Iterator[tuple[Request, list[Buffer]]]:
+        """Run the action for those of the requests that somebody waits for, and yield the END of each."""
+        live = []
+        for request in requests:
+            if request.cancelled:
+                yield request, self._failure(request, request._outcome())
+            else:
+                live.append(request)
+        groups = [live] if live else []
+        while groups:
+            group = groups.pop(0)
+            try:
+                results = self._run_batch(action, group)
+            except Unequal as e:
+                groups[:0] = e.groups
+                continue
+            for request, result in zip(group, results, strict=True):
+                yield request, self._result(request, result)
+
+    def _run_batch(self, action: Action, requests: list[Request]) -> list[Any]:
+        """Return each request's result, in order: what the action returned for it, or an exception.
+
+        Unequal if they are to be run in groups.
+        """
+        batch = Batch(requests)
+        try:
+            results = action.handler(batch)
+        except Exception as e:
+            if isinstance(e, Unequal) and sum(map(len, e.groups)) == len(requests):
+                raise
+            return [e if isinstance(e, Error) else _logged(batch, e)] * len(requests)
+        if type(results) is list and len(results) == len(requests):
+            return results
+        what = f"{len(results)} results" if type(results) is list else f"a {type(results).__name__}"
+        wrong = Internal(
+            f"the action returned {what} for a batch of {len(requests)}; "
+            "it has to return a list with one result for each request, in their order",
+            reason="handler",
+            details={"type": "batch"},
+        )
+        logger.error("%r failed: %s", batch, wrong.message)
+        return [wrong] * len(requests)
+
+    def _result(self, request: Request, result: Any) -> list[Buffer]:
+        """Return a request's END."""
+        if isinstance(result, Exception):
+            return self._raised(request, result)
+        try:
+            return self._encode(request, result, end=True)
+        except Exception as e:
+            return self._raised(request, e)
 
     def _answer(self, request: Request) -> list[Buffer]:
         """Run the action, send its chunks, and return its END."""
@@ -200,12 +317,8 @@ class Worker(ABC):
                 self._stream(request, action.handler(request))
                 return encode(Reply(request.id, True))
             return self._encode(request, action.handler(request), end=True)
-        except Error as e:
-            return self._failure(request, e)
         except Exception as e:
-            error = _sendable(_internal(e))
-            logger.error("%r failed\n%s", request, error.details["traceback"])
-            return self._failure(request, error)
+            return self._raised(request, e)
 
     def _stream(self, request: Request, chunks: Iterable[Any]) -> None:
         iterator = iter(chunks)
@@ -243,6 +356,9 @@ class Worker(ABC):
             )
         return parts
 
+    def _raised(self, request: Request, e: Exception) -> list[Buffer]:
+        return self._failure(request, e if isinstance(e, Error) else _logged(request, e))
+
     def _failure(self, request: Request, e: Error) -> list[Buffer]:
         parts = encode(Reply(request.id, True, error=_sendable(e)))
         if size_of(parts) > self._max_message:
@@ -267,19 +383,19 @@ class Inline(Worker):
 
     def __init__(self, given: Launch, actions: Mapping[str, Action]) -> None:
         super().__init__(given, actions)
-        self._waiting: deque[Request] = deque()
+        self._waiting: deque[list[Request]] = deque()
         self._thread = threading.get_ident()
 
     def _loop(self) -> None:
         while True:
             while self._waiting:
                 self._run(self._waiting.popleft())
-            if self._draining:
+            if self._draining and not self._held:
                 return
             self._receive(None)
 
-    def _accept(self, request: Request) -> None:
-        self._waiting.append(request)
+    def _accept(self, call: list[Request]) -> None:
+        self._waiting.append(call)
 
     def look(self) -> None:
         """See Ring. A thread that the action started sees what the main thread has seen."""
@@ -297,7 +413,7 @@ class Threaded(Worker):
 
     def __init__(self, given: Launch, actions: Mapping[str, Action]) -> None:
         super().__init__(given, actions)
-        self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[Request] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"action-{i}", daemon=True) for i in range(given.concurrency)
         ]
@@ -314,16 +430,16 @@ class Threaded(Worker):
 
     def _work(self) -> None:
         try:
-            while (request := self._queue.get()) is not None:
-                self._run(request)
+            while (call := self._queue.get()) is not None:
+                self._run(call)
                 if self._draining:
                     self._segment.nudge()  # it may have been the last
         except BaseException:
             traceback.print_exc()
             leave(1)
 
-    def _accept(self, request: Request) -> None:
-        self._queue.put(request)
+    def _accept(self, call: list[Request]) -> None:
+        self._queue.put(call)
 
     def look(self) -> None:
         """See Ring. The main thread looks."""
@@ -336,6 +452,12 @@ class Threaded(Worker):
 
 
 # ---- errors for the wire ----
+
+
+def _logged(what: object, e: Exception) -> Error:
+    error = _sendable(_internal(e))
+    logger.error("%r failed\n%s", what, error.details["traceback"])
+    return error
 
 
 def _internal(e: Exception) -> Internal:

@@ -93,6 +93,37 @@ def hold_the_gil(request):
     sum(range(1 << 62))
 
 
+runs = []
+
+
+@rm.action("embed", idempotent=True, batch=True)
+def embed(batch):
+    """Answer the mean of each x; a body says what is to go wrong instead."""
+    runs.append([r.id for r in batch])
+    if "raise" in batch.bodies:
+        raise KeyError("all of you")
+    if "few" in batch.bodies:
+        return [None]
+    if "a tuple" in batch.bodies:
+        return None, {}
+    if "wait" in batch.bodies:
+        while not batch.cancelled:
+            pass
+        batch.check()
+    x = batch.stack("x")
+    assert x.shape == (len(batch), *batch[0].tensors["x"].shape)
+    wrong = {"refuse": rm.InvalidArgument("not you"), "fail": ValueError("no"), "unsendable": object()}
+    return [
+        wrong.get(r.body, ({"mean": float(row.mean()), "of": len(batch)}, {"row": row}))
+        for r, row in zip(batch, x, strict=True)
+    ]
+
+
+@rm.action("runs")
+def runs_of(request):
+    return runs
+
+
 barrier = threading.Barrier(2)
 
 
@@ -108,6 +139,21 @@ def term(request):
     return "still here"
 
 
+@rm.action("terminate_child")
+def terminate_child(request):
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(theirs, b"x")
+        while True:
+            signal.pause()
+    os.read(ours, 1)
+    os.close(ours)
+    os.close(theirs)
+    os.kill(pid, signal.SIGTERM)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 def load():
     what = os.environ.get("ZOO_LOAD")
     if what == "raise":
@@ -119,3 +165,5 @@ def load():
 if __name__ == "__main__":
     rm.serve(load=load)
     print("served")
+    if os.environ.get("ZOO_LINGERS"):
+        threading.Event().wait()
