@@ -19,7 +19,7 @@ _RIGHTS = 8  # descriptors that are taken; the kernel closes others
 
 
 class Greeting:
-    """The hellos of one connection. Send `hello`, call receive while the session is not greeted, then take the segment."""
+    """The hellos of one connection: send `hello`, receive until the session is greeted, then take the segment."""
 
     def __init__(self, session: Session, ring: int) -> None:
         self.hello = b"".join(session.hello(ring))
@@ -62,7 +62,10 @@ class Greeting:
 
 
 def greet(s: socket.socket, session: Session, ring: int, deadline: float) -> tuple[Segment | None, list[list[Buffer]]]:
-    """Exchange hellos. Return the rings, or None, and what is to be sent. TimeoutError after deadline, and as receive."""
+    """Exchange hellos, and return the rings, or None, and what is to be sent.
+
+    TimeoutError after deadline; OSError and Error as receive.
+    """
     greeting = Greeting(session, ring)
     try:
         _set_timeout(s, deadline)

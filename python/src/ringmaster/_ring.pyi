@@ -19,8 +19,8 @@ class Segment:
         """Check and map the segment behind fd, which may be closed afterwards.
 
         role is "worker" or "supervisor", max_message is in bytes. bell is the socket beside a client's rings, which has
-        to stay open while the segment is used; its end makes recv, after what came before, and send raise Closed. Raises ProtocolError if the segment is not what
-        section 2 describes, OSError if it cannot be mapped.
+        to stay open while the segment is used; its end makes recv, after what came before, and send raise Closed.
+        Raises ProtocolError if the segment is not what section 2 describes, OSError if it cannot be mapped.
         """
 
     @staticmethod

@@ -50,9 +50,7 @@ from ringmaster.client import CONNECT_TIMEOUT, WRITE_TIMEOUT
 _BURST = 64  # messages that are taken out of a ring before other tasks may run
 
 
-def connect(
-    path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT, ring: int = RING
-) -> "Client":
+def connect(path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT, ring: int = RING) -> "Client":
     """Return a client: `async with connect() as c`, or `c = await connect()` and later `await c.close()`.
 
     The arguments, and what can go wrong, are as for ringmaster.connect.

@@ -58,9 +58,7 @@ _SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # an enum's | take
 T = TypeVar("T")
 
 
-def connect(
-    path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT, ring: int = RING
-) -> "Client":
+def connect(path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT, ring: int = RING) -> "Client":
     """Connect to the server, within timeout seconds.
 
     ring is how large each of the two rings in shared memory should be, in bytes; 0: everything goes through the socket.
