@@ -10,6 +10,7 @@ SHELL := /bin/bash
 
 VENV ?= .venv
 export VENV
+VENV_PEERS ?= .venv-peers
 
 VERSION := $(shell git describe --tags --match 'v*' --dirty 2>/dev/null | sed 's/^v//' | grep . \
 	|| echo "0.1.0-dev+$$(git describe --always --dirty 2>/dev/null || echo unknown)")
@@ -99,7 +100,7 @@ test: build py ## go vet, every Go test, every Python test
 	@scripts/check test
 
 .PHONY: race
-race: build $(VENV)/.smollm2 ## the Go tests under the race detector
+race: build py ## the Go tests under the race detector
 	@scripts/check race
 
 .PHONY: fuzz
@@ -111,14 +112,19 @@ lint: $(VENV)/.dev $(GOLANGCI) ## gofmt, golangci-lint, ruff, mypy, shellcheck
 	@GOLANGCI=$(GOLANGCI) scripts/check lint
 
 .PHONY: bench
-bench: build ## the Go benchmarks, BENCHTIME (1s) each
+bench: $(VENV_PEERS)/.peers ## every scenario beside the peers, into docs/performance.md; BENCH_REPEATS (5), BENCH_SECONDS (0.25)
+	@mkdir -p bench/results
+	@cd bench/peers && BENCH_COMMAND='make bench' go run . -python ../../$(VENV_PEERS)/bin/python -json ../results/latest.json -page ../../docs/performance.md -images ../../docs/img
+
+.PHONY: bench-go
+bench-go: ## the Go benchmarks, BENCHTIME (1s) each
 	@go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
 
 ##@ Tidy
 
 .PHONY: clean
 clean: ## remove what make made: bin, .venv, caches
-	rm -rf bin $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache
+	rm -rf bin $(VENV) $(VENV_PEERS) .cache .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 # The Python environment, in steps; each stamp is newer than what it was made from, so a second start does nothing.
@@ -137,6 +143,14 @@ $(VENV)/.smollm2: $(VENV)/.sdk $(wildcard examples/smollm2/requirements.txt)
 
 $(VENV)/.dev: $(VENV)/.sdk scripts/requirements-dev.txt
 	@scripts/venv dev
+	@touch $@
+
+# What the benchmarks compare with, in an environment of its own: it is large, and nothing else needs it.
+$(VENV_PEERS)/.peers: export VENV := $(VENV_PEERS)
+$(VENV_PEERS)/.peers: scripts/requirements-build.txt bench/peers/python/requirements.txt bench/peers/python/install $(PY_SOURCES)
+	@[[ -x $(VENV_PEERS)/bin/python ]] || scripts/venv make
+	@scripts/venv sdk
+	@bench/peers/python/install
 	@touch $@
 
 # golangci-lint is built once, by this project's own Go, so that the two agree on the language.

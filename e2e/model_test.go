@@ -25,6 +25,10 @@ func TestModel(t *testing.T) {
 	t.Run("streams as it goes", s.streams)
 	t.Run("a worker is killed in mid-stream", s.killedMidStream)
 	t.Run("a bad question is the asker's error", s.badQuestion)
+	t.Run("OpenAI's own client", s.openai)
+	t.Run("curl", s.curls)
+	t.Run("the same by JSON-RPC", s.sameByRPC)
+	t.Run("metrics", s.metrics)
 }
 
 func (s *server) answers(t *testing.T) {

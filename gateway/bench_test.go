@@ -58,3 +58,29 @@ func roundTrip(b *testing.B, c *testClient, body ipc.Body) {
 		b.Error(err)
 	}
 }
+
+// The same echo by each protocol, one at a time: what translating costs. Frames are the control.
+func BenchmarkProtocols(b *testing.B) {
+	s := start(b, newFake(), Config{})
+	c := dial(b, s.path)
+	b.Run("frames", func(b *testing.B) {
+		for b.Loop() {
+			roundTrip(b, c, ipc.Body{42})
+		}
+	})
+	for version := 1; version <= 2; version++ {
+		c := browser(b, s.path, version)
+		b.Run(fmt.Sprintf("rpc/HTTP%d", version), func(b *testing.B) {
+			for b.Loop() {
+				if r := rpc(b, c, "p.echo", "42"); string(r.Result) != "42" {
+					b.Fatal(r)
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("healthz/HTTP%d", version), func(b *testing.B) { // HTTP alone
+			for b.Loop() {
+				ask(b, c, "GET", "h/healthz", "")
+			}
+		})
+	}
+}

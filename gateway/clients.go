@@ -100,6 +100,13 @@ func (cs *clients) leave(c *client) {
 	}
 }
 
+// count returns how many connections are open, and of how many processes.
+func (cs *clients) count() (connections, processes int) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return cs.open, len(cs.byID)
+}
+
 // census is who has how many connections when one more is asked for.
 type census struct {
 	client, user, open int

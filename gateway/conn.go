@@ -29,6 +29,7 @@ type conn struct {
 	greeted  bool          // guarded by mu: the hello is answered, other frames may follow
 	draining bool          // guarded by mu: the client has been told, or will be once greeted
 	gone     bool          // guarded by mu: over is about to be freed
+	web      *webConn      // guarded by mu: the connection, if it speaks HTTP
 
 	speaking sync.WaitGroup // drain, while it uses over; added to under mu while not gone
 }
@@ -41,6 +42,12 @@ func newConn(srv *server, raw *net.UnixConn, peer Peer, client *client) *conn {
 // run serves the client until it is gone, and returns why.
 func (c *conn) run() error {
 	defer c.close()
+	if err := c.raw.SetReadDeadline(time.Now().Add(c.srv.cfg.helloTimeout)); err != nil {
+		return err
+	}
+	if overhear(c.raw) == speaksHTTP {
+		return c.srv.web.serve(c)
+	}
 	seg, err := c.greet()
 	if err != nil {
 		return err
@@ -64,15 +71,11 @@ func (c *conn) run() error {
 	})
 }
 
-// greet exchanges hellos. The segment is the client's, who has it now, or nil.
+// greet exchanges hellos, before the connection's read deadline. The segment is the client's, who has it now, or nil.
 func (c *conn) greet() (*shm.Segment, error) {
-	timeout := c.srv.cfg.helloTimeout
-	if err := c.raw.SetReadDeadline(time.Now().Add(timeout)); err != nil {
-		return nil, err
-	}
 	theirs, err := ipc.ReadHello(c.sock)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		_ = ipc.Refuse(c.sock, ipc.Errorf(ipc.DeadlineExceeded, "deadline", "no hello came within %v; a connection begins with one, see docs/protocol.md, section 7", timeout))
+		_ = ipc.Refuse(c.sock, ipc.Errorf(ipc.DeadlineExceeded, "deadline", "no hello came within %v; a connection begins with one, see docs/protocol.md, section 7", c.srv.cfg.helloTimeout))
 	}
 	if err != nil {
 		return nil, err
@@ -85,14 +88,15 @@ func (c *conn) greet() (*shm.Segment, error) {
 	}, seg)
 	if seg != nil {
 		err = errors.Join(err, seg.CloseFile())
-		if err != nil {
-			c.unused(seg)
-		}
 	}
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = c.raw.SetReadDeadline(time.Time{})
 	}
-	return seg, c.raw.SetReadDeadline(time.Time{})
+	if err != nil && seg != nil {
+		c.unused(seg)
+		seg = nil
+	}
+	return seg, err
 }
 
 // open lets others speak to the client. Preconditions: c.over is what it will be, and nobody else has looked at it.
@@ -135,12 +139,12 @@ func (c *conn) drain() {
 	}
 }
 
-// leave hangs up on a client that has not even said hello; others leave by server.leaving.
+// leave hangs up on a client that has not even said hello, or speaks HTTP and asks for nothing; others leave by server.leaving, or when web has answered them.
 func (c *conn) leave() {
 	c.mu.Lock()
-	greeted := c.greeted
+	greeted, web := c.greeted, c.web
 	c.mu.Unlock()
-	if !greeted {
+	if !greeted && !web.busy() {
 		c.close()
 	}
 }

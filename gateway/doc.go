@@ -1,12 +1,13 @@
 // Package gateway is the front door: it lets the programs of this host in through a Unix socket and hands what they ask to a [Backend].
 //
-//	Listen ─▶ Serve ─accept─▶ conn ─hello─▶ native ─▶ Handler ─▶ … ─▶ Backend.Call
-//	                           │                         └ the call chain: small wrappers
+//	Listen ─▶ Serve ─accept─▶ conn ─hello─▶ native ────────────────────▶ Handler ─▶ … ─▶ Backend.Call
+//	                           │  └─capitals─▶ web ─▶ adapter ─▶ exchange ──▲ └ the call chain: small wrappers
 //	                           ├ who is it? (SO_PEERCRED)
 //	                           └ rings of its own come with the hello, if it asks (SCM_RIGHTS)
 //
-// Read in this order: config.go, listen.go (one server per path), inherit.go (or a socket that systemd made), peer.go (who may come in), clients.go (and how much of everything), serve.go (accept, drain), conn.go (one connection), rings.go (its rings, if it gets any),
-// native.go (frames ⇄ the chain), handler.go (the chain), logged.go (its first link), refusals.go (what of all this is logged).
+// Read in this order: config.go, listen.go (one server per path), inherit.go (or a socket that systemd made), peer.go (who may come in), clients.go (and how much of everything), serve.go (accept, drain), conn.go (one connection),
+// detect.go (what it speaks), rings.go (the rings it may get), native.go (frames ⇄ the chain), http.go (connections of HTTP), exchange.go (what its adapters share), then the adapters, health.go and others, each of which translates one protocol and decides
+// nothing; handler.go (the chain), logged.go and metered.go (its first links; metrics.go tells what the second counted), refusals.go (what of all this is logged).
 //
 // # Who may connect
 //
@@ -22,6 +23,7 @@
 //	a Ring's         its client's bell   hang-up                         conn.endRing, in conn.run
 //	conn.drain       once, at drain      its one frame is written        Serve
 //	turnAway         a refused client    its hello, or refuseTimeout     Serve
+//	http.Server's    a request by HTTP   its connection's end            web.serve, in conn.run; the server's own by web.stop
 //
 // # What a client can do to us
 //
@@ -46,5 +48,7 @@
 // Whatever it meets, its requests that end so are cancelled where they run. A write blocks nobody but those who write to the same client. The last connections (a sixteenth, at most 16) are for root
 // and the server's own user. A refusal is logged once in refusalPause for each reason.
 //
-// Beside Memory, a connection takes two buffers of 16 KiB and a goroutine (two with rings), and each worker's reader may hold one reply that nobody has been charged for yet.
+// By HTTP it meets the same; docs/protocols.md says with which status it is told.
+//
+// Beside Memory, a connection takes two buffers of 16 KiB and a goroutine (two with rings), one of HTTP its headers (64 KiB) or, by HTTP/2, what was sent ahead (256 KiB), and each worker's reader may hold one reply that nobody has been charged for yet.
 package gateway

@@ -30,6 +30,9 @@ func (h hostile) bytes() []byte {
 		frame(0x92, 3, 11),
 		frame(0x92, 8, 1),
 		hello,
+		[]byte("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"),
+		[]byte("POST /rpc HTTP/1.1\r\nHost: x\r\nContent-Length: 40\r\n\r\n{\"jsonrpc\":\"2.0\",\"method\":\"p.block\",\"id\":1}"),
+		[]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"),
 	}
 	b := bytes.Clone(requests[h.r.IntN(len(requests))])
 	switch h.r.IntN(7) {

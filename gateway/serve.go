@@ -37,14 +37,18 @@ func newServer(ctx context.Context, ln *Listener, backend Backend, cfg Config) *
 	s := &server{
 		cfg: cfg, door: ln.door, leaving: make(chan struct{}), conns: map[*conn]struct{}{},
 		clients: newClients(cfg, ln.door.uid), refused: newRefusals(cfg.Logger), parting: make(chan struct{}, maxParting),
-		handler: chain(backend.Call, logged(cfg.Logger)),
+		meters: newMeters(),
 	}
+	s.handler = chain(backend.Call, logged(cfg.Logger), s.meters.link)
 	s.base, s.cut = context.WithCancelCause(context.WithoutCancel(ctx))
+	s.web = newWeb(s)
 	return s
 }
 
 func (s *server) run(ctx context.Context, ln *Listener) error {
 	defer s.cut(nil)
+	s.web.start()
+	defer s.web.stop()
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	err := s.accept(ctx, ln)
 	stop()
@@ -57,6 +61,8 @@ type server struct {
 	cfg     Config
 	door    door
 	handler Handler
+	meters  *meters
+	web     *web
 	base    context.Context // parent of every request's
 	cut     context.CancelCauseFunc
 	leaving chan struct{}  // closed when connections are to end once no request is open on them
@@ -153,6 +159,10 @@ func (s *server) turnAway(raw *net.UnixConn, why *ipc.Error) {
 			<-s.parting
 		}()
 		if raw.SetReadDeadline(time.Now().Add(refuseTimeout)) == nil {
+			if overhear(raw) == speaksHTTP {
+				refuseHTTP(raw, why)
+				return
+			}
 			sock := ipc.NewSocket(raw, ipc.MaxHello, refuseTimeout)
 			_, _ = sock.Recv()
 			_ = ipc.Refuse(sock, why)
@@ -174,6 +184,7 @@ func (s *server) drain() {
 	for _, c := range conns {
 		s.joined.Go(c.drain)
 	}
+	s.web.drain()
 	gone := make(chan struct{})
 	go func() {
 		s.joined.Wait()

@@ -165,7 +165,7 @@ func TestBadBeginnings(t *testing.T) {
 		sent []byte
 		want string // code/reason of the reply before the close; "": none
 	}{
-		{"HTTP", []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), ""},
+		{"almost HTTP", []byte("get / HTTP/1.1\r\nHost: x\r\n\r\n"), ""},
 		{"an empty frame", frame(), ""},
 		{"the largest length", []byte{0xff, 0xff, 0xff, 0xff}, ""},
 		{"not MessagePack", frame(0xc1), "INVALID_ARGUMENT/bad_message"},

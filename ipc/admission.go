@@ -57,7 +57,11 @@ func (a *admission) take(n int64) *Error {
 		a.pending += n
 		return nil
 	}
-	e := Errorf(ResourceExhausted, "memory_full", "there is no room for a request of %d bytes: this client's requests and replies may hold no more of the server's memory now; wait for some to end, or raise `memory`", a.pending+n)
+	return memoryFull(a.pending + n)
+}
+
+func memoryFull(n int64) *Error {
+	e := Errorf(ResourceExhausted, "memory_full", "there is no room for a request of %d bytes: this client's requests and replies may hold no more of the server's memory now; wait for some to end, or raise `memory`", n)
 	e.RetryAfter = fullPause
 	return e
 }
@@ -80,12 +84,17 @@ func (a *admission) begin(req *Request) *Error {
 			return e
 		}
 	}
-	if !a.account.Enter() {
-		e := Errorf(ResourceExhausted, "too_many_requests", "this process has %d requests open, the most it may have on all its connections; wait for some to end, or raise `clients.in_flight`", a.account.Most())
-		e.RetryAfter = fullPause
-		return e
+	return enter(a.account)
+}
+
+// enter counts a request of a client's.
+func enter(account *budget.Account) *Error {
+	if account.Enter() {
+		return nil
 	}
-	return nil
+	e := Errorf(ResourceExhausted, "too_many_requests", "this process has %d requests open, the most it may have on all its connections; wait for some to end, or raise `clients.in_flight`", account.Most())
+	e.RetryAfter = fullPause
+	return e
 }
 
 // hand makes a request that has begun the holder of what its message took.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -49,6 +50,9 @@ func TestKilledWorkerLosesItsRequest(t *testing.T) {
 		case w.PID == lost.pid || w.Restarts != 1 || w.LastExit == nil || w.LastExit.Cause != "signal" || w.LastExit.Detail != "signal: killed":
 			t.Errorf("after the restart: %+v, %+v", w, w.LastExit)
 		}
+	}
+	if exits := h.Status().Pools[0].Exits; !maps.Equal(exits, map[string]uint64{"signal": 1}) {
+		t.Errorf("exits by cause: %v", exits)
 	}
 	h.must("echo", nil, nil)
 }

@@ -42,6 +42,7 @@ type pool struct {
 	draining bool                  // guarded by mu: no request is accepted
 	actions  map[string]ipc.Action // guarded by mu; what the workers said they can do; nil before the first hello
 	pace     pace                  // guarded by mu
+	exits    map[string]uint64     // guarded by mu; how many processes have ended, by cause
 	changed  chan struct{}         // guarded by mu; closed and replaced when a slot's state or a count that waiters watch changes
 }
 
@@ -70,7 +71,7 @@ type grant struct {
 }
 
 func newPool(sup *Supervisor, cfg *PoolConfig) *pool {
-	p := &pool{name: cfg.Name, sup: sup, log: sup.cfg.Logger.With("pool", cfg.Name), rolling: make(chan struct{}, 1), changed: make(chan struct{})}
+	p := &pool{name: cfg.Name, sup: sup, log: sup.cfg.Logger.With("pool", cfg.Name), rolling: make(chan struct{}, 1), changed: make(chan struct{}), exits: map[string]uint64{}}
 	for i := range cfg.Workers {
 		p.slots = append(p.slots, newSlot(p, cfg, i, &place{}))
 	}
@@ -502,7 +503,7 @@ func (p *pool) state() string {
 
 func (p *pool) status() PoolStatus {
 	p.mu.Lock()
-	st := PoolStatus{Name: p.name, State: p.state(), Queued: p.waiting(), InFlight: p.inFlight(), Actions: p.actionNames()}
+	st := PoolStatus{Name: p.name, State: p.state(), Queued: p.waiting(), InFlight: p.inFlight(), Actions: p.actionNames(), Exits: maps.Clone(p.exits)}
 	for _, list := range [][]*slot{p.slots, p.extra} {
 		for _, s := range list {
 			st.Workers = append(st.Workers, s.status())

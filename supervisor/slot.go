@@ -186,7 +186,7 @@ func (s *slot) run(ctx context.Context) {
 		s.set(stateStarting, func() { s.place.starts++ })
 		exit, worked := s.live()
 		if exit.planned() {
-			s.set(stateStopped, func() { s.inc, s.place.lastExit = nil, exit })
+			s.set(stateStopped, func() { s.buried(exit) })
 			continue
 		}
 		now := time.Now()
@@ -196,7 +196,7 @@ func (s *slot) run(ctx context.Context) {
 			next = stateFailed
 		}
 		s.set(next, func() {
-			s.inc, s.place.lastExit = nil, exit
+			s.buried(exit)
 			s.failures, s.tripped, s.next = s.backoff.inRow, s.backoff.failed(), now.Add(wait)
 		})
 		s.log(0).Warn("worker ended", "cause", exit.Cause, "detail", exit.Detail, "next", next.String(), "restart_in", wait.Round(time.Millisecond))
@@ -210,6 +210,12 @@ func (s *slot) run(ctx context.Context) {
 			pause.Stop()
 		}
 	}
+}
+
+// buried remembers how the process ended. Preconditions: the pool's mu is held.
+func (s *slot) buried(exit *Exit) {
+	s.inc, s.place.lastExit = nil, exit
+	s.pool.exits[exit.Cause]++
 }
 
 func (s *slot) log(pid int) *slog.Logger {

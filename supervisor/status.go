@@ -13,12 +13,13 @@ type Status struct {
 
 // PoolStatus describes one pool. State is ready (a worker can take requests), loading, draining, drained, backoff or failed.
 type PoolStatus struct {
-	Name     string         `json:"name" msgpack:"name"`
-	State    string         `json:"state" msgpack:"state"`
-	Queued   int            `json:"queued" msgpack:"queued"`
-	InFlight int            `json:"in_flight" msgpack:"in_flight"`
-	Actions  []string       `json:"actions" msgpack:"actions"`
-	Workers  []WorkerStatus `json:"workers" msgpack:"workers"`
+	Name     string            `json:"name" msgpack:"name"`
+	State    string            `json:"state" msgpack:"state"`
+	Queued   int               `json:"queued" msgpack:"queued"`
+	InFlight int               `json:"in_flight" msgpack:"in_flight"`
+	Actions  []string          `json:"actions" msgpack:"actions"`
+	Workers  []WorkerStatus    `json:"workers" msgpack:"workers"`
+	Exits    map[string]uint64 `json:"exits" msgpack:"exits"` // how many of its processes have ended, by [Exit].Cause
 }
 
 // WorkerStatus describes one slot and its current process.

@@ -1,16 +1,21 @@
-// Command peers measures an echo from an app to a worker process and back, through Ringmaster and, in the same run, through the plain control: gRPC over Unix sockets.
+// Command peers measures requests from an app to a worker process and back, through Ringmaster and, in the same run, through what people use instead.
 //
-//	ringmaster            client ══ring══▶ gateway + supervisor ══ring══▶ worker
-//	ringmaster-socket     client ──Unix socket──▶ gateway + supervisor ══ring══▶ worker
-//	ringmaster-embedded   client + supervisor ══ring══▶ worker
-//	grpc-uds              client ──Unix socket──▶ gRPC server ──Unix socket──▶ gRPC worker
+//	ringmaster                               client ──Unix socket──▶ gateway + supervisor ══ring══▶ worker
+//	ringmaster-embedded                      client + supervisor ══ring══▶ worker
+//	grpc-uds, uds-msgpack, netrpc-uds, zmq   client ──Unix socket──▶ server ──Unix socket──▶ worker
+//	goplugin-grpc                            client ──Unix socket──▶ plugin
+//	mosec, litserve, ray-serve, triton       client ──HTTP──▶ server ──its own way──▶ Python worker
+//	mp-pool                                  client ──pipe──▶ Python worker
 //
-// Every box is a process of its own: this program, started again in a role. Each measurement has processes of its own, nothing else of the harness runs meanwhile, and the transports take turns. The processor time
-// counted is that of all boxes together.
+// Every box is a process of its own: this program, started again in a role, or a Python. Each measurement of the Go transports has processes of its own, nothing else of the harness runs meanwhile, and the transports take
+// turns. The processor time counted is that of all boxes together.
 //
-//	cd bench/peers && go run . [-quick] [-json FILE] [-only REGEXP] [-profile DIR]
+//	cd bench/peers && go run . [-smoke] [-json FILE] [-page FILE] [-images DIR] [-python PYTHON] [-only REGEXP] [-profile DIR]
 //
-// Read in this order: plan.go (what is measured), run.go (processes), load.go (requests), ringmaster.go and grpc.go (the transports), usage.go (processor time), report.go (tables).
+// BENCH_REPEATS and BENCH_SECONDS say how often and how long each measurement is made.
+//
+// Read in this order: plan.go (what is measured), peer.go (through what), run.go and process.go (processes), client.go (requests), work.go (what workers do), relay.go (the server in the middle), ringmaster.go, grpc.go,
+// goplugin.go, netrpc.go, msgpack.go, zmq.go (the transports), python.go (the Python peers, whose other half is in python/), report.go (medians), page.go (tables and drawings).
 package main
 
 import (
@@ -22,13 +27,12 @@ import (
 	"regexp"
 
 	"github.com/ringmasterd/ringmaster/supervisor"
-	"github.com/ringmasterd/ringmaster/worker"
 )
 
 func main() {
 	if done, err := playRole(os.Args[1:]); done {
 		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
+			fmt.Fprintln(os.Stderr, "peers:", os.Args[1]+":", err)
 			os.Exit(1)
 		}
 		return
@@ -40,40 +44,52 @@ func main() {
 }
 
 func run() error {
-	quick := flag.Bool("quick", false, "one short round of everything: does it work?")
-	jsonPath := flag.String("json", "", "write every single measurement to this file")
-	only := flag.String("only", "", "measure what matches this regular expression, e.g. '^(ringmaster|grpc-uds)/64B/64$'")
-	profile := flag.String("profile", "", "have every process write a CPU profile and its allocations into this directory")
+	smoke := flag.Bool("smoke", false, "one short round of everything: does it work?")
+	jsonPath := flag.String("json", "", "write the rows and every single measurement to this file")
+	page := flag.String("page", "", "write tables and drawings into this Markdown file, between its markers")
+	images := flag.String("images", "", "where the page's drawings go (default: img beside it)")
+	python := flag.String("python", "", "a Python that has the SDK and the Python peers; without it they are not run")
+	only := flag.String("only", "", "measure what matches this regular expression, e.g. '^(ringmaster|grpc-uds)/echo/64B/64$'")
+	profile := flag.String("profile", "", "have every process of Go write a CPU profile and its allocations into this directory")
 	flag.Parse()
 	pattern, err := regexp.Compile(*only)
 	if err != nil {
 		return fmt.Errorf("-only: %w", err)
 	}
-	p := fullPlan()
-	if *quick {
-		p = quickPlan()
+	p, err := fullPlan(os.Getenv)
+	if err != nil {
+		return err
 	}
+	if *smoke {
+		p = smokePlan()
+	}
+	p.selected = pattern.MatchString
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	h, err := newHarness(*profile, os.Stderr)
+	h, err := newHarness(*python, *profile, os.Stderr)
 	if err != nil {
 		return err
 	}
 	defer h.close()
 	r := newReport()
-	if err := h.run(ctx, p, pattern.MatchString, r); err != nil {
+	if err := h.run(ctx, p, r); err != nil {
 		return err
 	}
 	r.finish()
 	r.print(os.Stdout)
-	if *jsonPath == "" {
-		return nil
+	if *jsonPath != "" {
+		if err := r.write(*jsonPath); err != nil {
+			return err
+		}
 	}
-	return r.write(*jsonPath)
+	if *page != "" {
+		return r.writePage(*page, *images)
+	}
+	return nil
 }
 
-// playRole runs this process as one of the boxes, if args say so. "worker" and "guard" are how a supervisor starts its Executable.
+// playRole runs this process as one of the boxes, if args say so. "rm-worker" and "guard" are how a supervisor starts it.
 func playRole(args []string) (done bool, err error) {
 	if len(args) == 0 {
 		return false, nil
@@ -84,11 +100,13 @@ func playRole(args []string) (done bool, err error) {
 	case "guard":
 		supervisor.RunGuard(os.Stdin)
 		return true, nil
+	case "rm-worker":
+		return true, serveRingmasterWorker(ctx)
+	case "plugin":
+		servePlugin()
+		return true, nil
 	case "worker":
-		actions, _ := worker.Builtin("echo")
-		return true, worker.Serve(ctx, actions)
-	case "grpc-worker":
-		return true, serveGRPCWorker(args[1])
+		return true, serveWorker(args[1], args[2])
 	case "server":
 		return true, serve(ctx, args[1:])
 	case "client":

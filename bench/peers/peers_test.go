@@ -3,12 +3,16 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
+	"encoding/json"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/ringmasterd/ringmaster/bench/load"
 )
 
 // The test binary plays the roles as the program does.
@@ -23,108 +27,212 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// Every reply's length and ends, and every byte of the warm-up's, are compared in the client processes; one that is wrong fails the run.
-func TestEveryTransportInEveryCell(t *testing.T) {
-	h, err := newHarness("", t.Output())
+// somePython is the environment with all the peers if there is one, else the one that only has the SDK, else none.
+func somePython() string {
+	peers := "../../.venv-peers/bin/python"
+	if _, err := os.Stat(peers); err == nil {
+		return peers
+	}
+	return os.Getenv("RINGMASTER_TEST_PYTHON")
+}
+
+// The harness itself: every peer in every scenario for a moment. Every answer is checked in the client processes, in the warm-up to the last byte; one that is wrong fails the run. No figure does.
+func TestEveryPeerInEveryScenario(t *testing.T) {
+	h, err := newHarness(somePython(), "", t.Output())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer h.close()
+	p := smokePlan()
+	p.selected = func(string) bool { return true }
 	r := newReport()
-	if err := h.run(t.Context(), quickPlan(), func(string) bool { return true }, r); err != nil {
+	if err := h.run(t.Context(), p, r); err != nil {
 		t.Fatal(err)
 	}
 	r.finish()
 
-	found := map[string]*sample{}
-	for _, s := range r.Samples {
-		found[s.Transport+"/"+s.Cell] = s
+	absent := map[string]string{}
+	for _, m := range r.Missing {
+		absent[strings.TrimSuffix(m.Transport, " (Python)")] = m.Reason
+		t.Logf("not run: %s: %s", m.Transport, m.Reason)
 	}
-	// A client, a server, a worker; Ringmaster's servers have a guard process as well.
-	processes := map[string]int{"ringmaster": 4, "ringmaster-socket": 4, "ringmaster-embedded": 3, "grpc-uds": 3}
-	for _, c := range cells {
-		for _, transport := range transports {
-			s := found[transport+"/"+c.Name]
+	// A client, a worker, and what is between them; Ringmaster has a guard as well.
+	processes := map[string]int{"ringmaster": 4, "ringmaster-embedded": 3, "goplugin-grpc": 2}
+	for _, c := range p.cells {
+		for i := range peers {
+			q := &peers[i]
+			if !q.applies(c) || q.python && absent[q.name] != "" {
+				continue
+			}
+			row, ok := r.row(q, c)
+			want := processes[q.name]
+			if want == 0 {
+				want = 3
+			}
 			switch {
-			case !c.applies(transport):
-			case s == nil:
-				t.Errorf("%s, %s: not measured", transport, c.Name)
+			case !ok:
+				t.Errorf("%s, %s: not measured", q.name, c.name())
 			case c.Clients > 0:
-				if want := processes[transport] - 2 + c.Workers + c.Clients; s.Processes != want {
-					t.Errorf("%s, %s: %d processes, want %d", transport, c.Name, s.Processes, want)
+				if want += c.Workers + c.Clients - 2; row.Processes != want {
+					t.Errorf("%s, %s: %d processes, want %d", q.name, c.name(), row.Processes, want)
 				}
-			case s.Processes != processes[transport]:
-				t.Errorf("%s, %s: %d processes, want %d", transport, c.Name, s.Processes, processes[transport])
-			case s.Requests == 0 || s.Compared < 2 || s.CPU <= 0 || s.P50 <= 0 || s.P99 < s.P50:
-				t.Errorf("%s, %s: %+v", transport, c.Name, *s)
+			case row.Requests == 0 || row.CPU <= 0 || row.P50 <= 0 || row.P99 < row.P50:
+				t.Errorf("%s, %s: %+v", q.name, c.name(), row)
+			case !q.python && row.Processes != want:
+				t.Errorf("%s, %s: %d processes, want %d", q.name, c.name(), row.Processes, want)
 			}
 		}
 	}
 
-	var out bytes.Buffer
-	r.print(&out)
-	for _, want := range []string{"| 6MiB × 8 | grpc-uds |", "| 64B, one each 1ms | ringmaster-embedded |", "| 4 workers, 16 clients | ringmaster |"} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("the report lacks %q:\n%s", want, &out)
+	dir := t.TempDir()
+	page := filepath.Join(dir, "page.md")
+	if err := os.WriteFile(page, []byte("by hand\n"+beginMark+"\nold\n"+endMark+"\nby hand, too\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(r.writePage(page, ""), r.write(filepath.Join(dir, "latest.json"))); err != nil {
+		t.Fatal(err)
+	}
+	text, _ := os.ReadFile(page)
+	for _, want := range []string{"by hand\n", "\nby hand, too\n", "| 6MiB × 8 | grpc-uds | 2 |", "| sparse, 64B | ringmaster-embedded |", "| frame, 6MiB × 1 | zmq |", "](img/throughput-64B.svg)"} {
+		if !bytes.Contains(text, []byte(want)) {
+			t.Errorf("the page lacks %q:\n%s", want, text)
 		}
+	}
+	if bytes.Contains(text, []byte("\nold\n")) {
+		t.Error("the page has its old tables still")
+	}
+	drawings, _ := filepath.Glob(filepath.Join(dir, "img", "*.svg"))
+	for _, file := range drawings {
+		if svg, err := os.ReadFile(file); err != nil || xml.Unmarshal(svg, new(any)) != nil {
+			t.Errorf("%s is not XML", file)
+		}
+	}
+	if len(drawings) < 5 {
+		t.Errorf("drawings: %q", drawings)
+	}
+	var read report
+	b, _ := os.ReadFile(filepath.Join(dir, "latest.json"))
+	if err := json.Unmarshal(b, &read); err != nil || len(read.Rows) != len(r.Rows) || bytes.Count(b, []byte("\n")) < len(r.Rows) {
+		t.Errorf("latest.json: %v, %d rows\n%s", err, len(read.Rows), b)
 	}
 }
 
-type callFunc func(payload []byte) []byte
-
-func (f callFunc) call(_ context.Context, payload []byte) ([]byte, error) { return f(payload), nil }
-func (f callFunc) close() error                                           { return nil }
-
-func TestWrongRepliesAreNoticed(t *testing.T) {
-	edit := func(at int) callFunc {
-		return func(p []byte) []byte {
-			p = bytes.Clone(p)
-			p[at] ^= 1
-			return p
+func TestFrameAnswersAreChecked(t *testing.T) {
+	p := load.NewPayload(4096, 3)
+	check := checkOf("frame")
+	for range 3 {
+		p.Stamp()
+		good, err := work(t.Context(), "frame", p.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(check(p, good, true), check(p, good, false)); err != nil {
+			t.Error(err)
+		}
+		for _, at := range []int{0, 7, 8, 15} {
+			bad := bytes.Clone(good)
+			bad[at] ^= 1
+			if err := check(p, bad, false); !errors.Is(err, load.ErrWrong) {
+				t.Errorf("byte %d is wrong: %v", at, err)
+			}
+		}
+		if err := check(p, good[:63], false); !errors.Is(err, load.ErrWrong) {
+			t.Errorf("a short answer: %v", err)
 		}
 	}
-	for name, c := range map[string]struct {
-		reply       callFunc
-		onlyCompare bool // a look at the ends does not see it
-	}{
-		"short":           {reply: func(p []byte) []byte { return p[:len(p)-1] }},
-		"empty":           {reply: func([]byte) []byte { return nil }},
-		"first byte":      {reply: edit(0)},
-		"last byte":       {reply: edit(63)},
-		"in the middle":   {reply: edit(32), onlyCompare: true},
-		"somebody else's": {reply: func([]byte) []byte { return newRequester(nil, 64, 7).payload }},
-		"the last request": {reply: func(p []byte) []byte {
-			last := &requester{payload: bytes.Clone(p), serial: binary.LittleEndian.Uint64(p) - 2}
-			last.stamp()
-			return last.payload
-		}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if err := newRequester(c.reply, 64, 0).compare(t.Context()); !errors.Is(err, errWrongReply) {
-				t.Errorf("compare: %v", err)
+	// A line that was not read is missing from the sum.
+	unread := bytes.Clone(p.Bytes)
+	unread[2048] ^= 1
+	if err := check(p, frame(unread), false); !errors.Is(err, load.ErrWrong) {
+		t.Errorf("a line that is not the request's: %v", err)
+	}
+}
+
+func TestAnActionThatIsNotThereIsAnError(t *testing.T) {
+	for i := range peers {
+		w := peers[i].wire
+		if w == nil || peers[i].name == control { // which knows its actions by itself
+			continue
+		}
+		t.Run(peers[i].name, func(t *testing.T) {
+			dir, err := os.MkdirTemp("", "peers") // t.TempDir's path is too long for a socket
+			if err != nil {
+				t.Fatal(err)
 			}
-			if err := newRequester(c.reply, 64, 0).once(t.Context()); !errors.Is(err, errWrongReply) != c.onlyCompare {
-				t.Errorf("once: %v", err)
+			defer os.RemoveAll(dir)
+			socket := filepath.Join(dir, "s")
+			stop, err := w.serve(socket, work)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stop()
+			c, err := w.dial(t.Context(), socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = c.close() }()
+			if _, err := c.call(t.Context(), "none", []byte("x")); err == nil || !strings.Contains(err.Error(), `no action "none"`) {
+				t.Errorf("%v", err)
+			}
+			if answer, err := c.call(t.Context(), "echo", []byte("hello")); err != nil || string(answer) != "hello" {
+				t.Errorf("%q, %v", answer, err)
 			}
 		})
-	}
-	right := newRequester(callFunc(bytes.Clone), 64, 0)
-	if err := errors.Join(right.compare(t.Context()), right.once(t.Context())); err != nil {
-		t.Error(err)
 	}
 }
 
 func TestRatiosPairTheRepeats(t *testing.T) {
 	r := &report{}
+	c := cell{Scenario: "echo", Size: 64, Outstanding: 1, Workers: 1}
 	for i, v := range [][2]float64{{30, 10}, {100, 20}, {40, 10}} { // a machine that is twice as fast for a while does not distort
 		r.Samples = append(r.Samples,
-			&sample{Transport: "ringmaster", Cell: "x", Repeat: i, PerSecond: v[0]},
-			&sample{Transport: control, Cell: "x", Repeat: i, PerSecond: v[1]})
+			&sample{Transport: "ringmaster", Cell: c, Repeat: i, PerSecond: v[0]},
+			&sample{Transport: control, Cell: c, Repeat: i, PerSecond: v[1]})
 	}
-	if got := r.ratio("x", "ringmaster", perSecond); got != "4.00 (3.00–5.00)" {
+	if got := r.ratio(&peers[0], c, perSecond); got.String() != "4.00 (3.00–5.00)" {
 		t.Errorf("ratio %s", got)
 	}
 	if got := median([]float64{4, 1, 3, 2}); got != 2.5 {
 		t.Errorf("median %v", got)
+	}
+}
+
+func TestPlanComesFromTheEnvironment(t *testing.T) {
+	env := map[string]string{}
+	get := func(name string) string { return env[name] }
+	p, err := fullPlan(get)
+	if err != nil || p.repeats != 5 {
+		t.Errorf("%+v, %v", p, err)
+	}
+	env["BENCH_REPEATS"], env["BENCH_SECONDS"] = "2", "0.1"
+	if p, err = fullPlan(get); err != nil || p.repeats != 2 || p.measure.Milliseconds() != 100 || p.duration(cell{Size: frameSize}).Milliseconds() != 200 {
+		t.Errorf("%+v, %v", p, err)
+	}
+	for _, bad := range []string{"0", "x", "-1"} {
+		for _, name := range []string{"BENCH_REPEATS", "BENCH_SECONDS"} {
+			env = map[string]string{name: bad}
+			if _, err := fullPlan(get); err == nil || !strings.Contains(err.Error(), name) {
+				t.Errorf("%s=%s: %v", name, bad, err)
+			}
+		}
+	}
+}
+
+// The control, and the peers of the two languages, keep apart.
+func TestTransportsHaveControls(t *testing.T) {
+	for _, name := range []string{control, pythonControl} {
+		if _, err := dial(context.Background(), name+"?", ""); err == nil {
+			t.Errorf("%s?: no error", name)
+		}
+	}
+	for i := range peers {
+		for _, c := range cells() {
+			if peers[i].applies(c) && peers[i].python != strings.HasPrefix(c.Scenario, "python-") {
+				t.Errorf("%s in %s", peers[i].name, c.name())
+			}
+			if actions[c.Scenario] == "" {
+				t.Errorf("%s has no action", c.Scenario)
+			}
+		}
 	}
 }

@@ -6,151 +6,189 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+
+	"github.com/ringmasterd/ringmaster/bench/usage"
 )
 
 // report is one run.
 type report struct {
-	Command string    `json:"command"`
-	Commit  string    `json:"commit"`
-	Machine machine   `json:"machine"`
-	Begin   time.Time `json:"begin"`
-	End     time.Time `json:"end"`
-	Load    [2]string `json:"load"` // average at the beginning and at the end; the run itself counts
-	Samples []*sample `json:"samples"`
+	Command string        `json:"command"`
+	Commit  string        `json:"commit"`
+	Machine usage.Machine `json:"machine"`
+	Begin   time.Time     `json:"begin"`
+	End     time.Time     `json:"end"`
+	Load    [2]string     `json:"load"` // average at the beginning and at the end; the run itself counts
+	Repeats int           `json:"repeats"`
+	Seconds float64       `json:"seconds"` // of each measurement
+	Rows    []row         `json:"rows"`
+	Missing []absent      `json:"not_run"`
+	Samples []*sample     `json:"-"`
+}
+
+// row is the medians of a transport's samples under one load.
+type row struct {
+	Scenario    string  `json:"scenario"`
+	Transport   string  `json:"transport"`
+	Size        int     `json:"size"`
+	Outstanding int     `json:"outstanding"`
+	PerSecond   float64 `json:"req_s"`
+	P50         float64 `json:"p50_us"`
+	P99         float64 `json:"p99_us"`
+	P999        float64 `json:"p999_us"`
+	CPU         float64 `json:"cpu_us"` // for each request, all processes together
+	Runs        int     `json:"runs"`
+
+	Hops       int         `json:"hops"` // between client and worker, one way
+	Processes  int         `json:"processes"`
+	CPUPercent float64     `json:"cpu_percent"` // of one CPU, all processes together
+	WakeUps    float64     `json:"wake_ups_s"`  // likewise
+	Others     float64     `json:"others"`      // share of the machine that other programs took
+	Requests   int         `json:"requests"`    // in all runs together
+	Ratio      *spread     `json:"req_s_ratio"` // to the control's, repeat by repeat; null for the control itself
+	CPURatio   *spread     `json:"cpu_ratio"`
+	Curve      [][]float64 `json:"curve,omitempty"` // percentile, µs
+}
+
+// spread is a median with its range.
+type spread struct {
+	Median float64 `json:"median"`
+	Least  float64 `json:"least"`
+	Most   float64 `json:"most"`
 }
 
 func newReport() *report {
-	r := &report{Command: strings.Join(append([]string{"go run ."}, os.Args[1:]...), " "), Commit: commit(), Machine: thisMachine(), Begin: time.Now().UTC()}
-	r.Load[0] = loadAverage()
+	r := &report{Command: command(), Commit: usage.Commit(), Machine: usage.ThisMachine(), Begin: time.Now().UTC(), Missing: []absent{}}
+	r.Load[0] = usage.LoadAverage()
 	return r
+}
+
+// command is how to have this run again.
+func command() string {
+	var words []string
+	for _, name := range []string{"BENCH_REPEATS", "BENCH_SECONDS"} {
+		if v := os.Getenv(name); v != "" {
+			words = append(words, name+"="+v)
+		}
+	}
+	if os.Getenv("BENCH_COMMAND") != "" { // make says how it was called
+		return strings.Join(append(words, os.Getenv("BENCH_COMMAND")), " ")
+	}
+	return strings.Join(append(append(words, "go run ."), os.Args[1:]...), " ")
 }
 
 func (r *report) finish() {
 	r.End = time.Now().UTC()
-	r.Load[1] = loadAverage()
-}
-
-func loadAverage() string {
-	b, _ := os.ReadFile("/proc/loadavg")
-	return strings.Join(strings.Fields(string(b))[:3], " ")
-}
-
-func (r *report) write(path string) error {
-	b, err := json.MarshalIndent(r, "", " ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(b, '\n'), 0o644)
-}
-
-// print writes the run as Markdown tables of medians.
-func (r *report) print(w io.Writer) {
-	fmt.Fprintf(w, "%s, %d CPUs, %s memory, Linux %s, %s. Commit %s, %s, %s to %s UTC.\n", r.Machine.CPU, r.Machine.CPUs, r.Machine.Memory, r.Machine.Kernel, r.Machine.Go,
-		r.Commit, r.Begin.Format("2006-01-02"), r.Begin.Format("15:04"), r.End.Format("15:04"))
-	fmt.Fprintf(w, "Command: `%s`. Load average before %s, after %s. Other programs' share of the machine: median %.1f %%, most %.1f %%; %d of %d measurements were made again.\n",
-		r.Command, r.Load[0], r.Load[1], 100*median(r.values(func(*sample) bool { return true }, foreign)), 100*slices.Max(r.values(func(*sample) bool { return true }, foreign)),
-		r.again(), len(r.Samples))
-	r.printLoads(w)
-	r.printIdle(w)
-}
-
-func (r *report) printLoads(w io.Writer) {
-	fmt.Fprint(w, "\n| load | transport | req/s | p50 µs | p99 µs | CPU µs/req | sleeps/req | req/s × control | CPU ÷ control |\n|---|---|--:|--:|--:|--:|--:|--:|--:|\n")
-	for _, c := range cells {
-		if c.Clients > 0 {
-			continue
-		}
-		for _, t := range transports {
-			in := func(s *sample) bool { return s.Cell == c.Name && s.Transport == t }
-			if len(r.values(in, perSecond)) == 0 {
-				continue
+	r.Load[1] = usage.LoadAverage()
+	for _, c := range cells() {
+		for i := range peers {
+			if t := &peers[i]; t.applies(c) {
+				if row, ok := r.row(t, c); ok {
+					r.Rows = append(r.Rows, row)
+				}
 			}
-			m := func(f func(*sample) float64) string { return short(median(r.values(in, f))) }
-			fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", c.describe(), t, m(perSecond), m(p50), m(p99), m(cpu), m(switches),
-				r.ratio(c.Name, t, perSecond), r.ratio(c.Name, t, cpu))
 		}
 	}
 }
 
-func (r *report) printIdle(w io.Writer) {
-	head := "\n| idle | transport | processes | CPU, % of one CPU, median (least–most) | wake-ups/s |\n|---|---|--:|--:|--:|\n"
-	for _, c := range cells {
-		for _, t := range transports {
-			in := func(s *sample) bool { return s.Cell == c.Name && s.Transport == t }
-			v := r.values(in, cpuPercent)
-			if c.Clients == 0 || len(v) == 0 {
-				continue
-			}
-			fmt.Fprint(w, head)
-			head = ""
-			fmt.Fprintf(w, "| %s | %s | %.0f | %.3f (%.3f–%.3f) | %s |\n", c.describe(), t, median(r.values(in, processes)), median(v), slices.Min(v), slices.Max(v),
-				short(median(r.values(in, wakeUps))))
-		}
+// row makes the medians.
+func (r *report) row(t *peer, c cell) (row, bool) {
+	samples := r.samples(t.name, c)
+	if len(samples) == 0 {
+		return row{}, false
 	}
+	m := func(f func(*sample) float64) float64 { return digits(median(values(samples, f))) }
+	w := row{
+		Scenario: c.Scenario, Transport: t.name, Size: c.Size, Outstanding: c.Outstanding, Hops: t.hops, Runs: len(samples), Processes: samples[0].Processes,
+		PerSecond: m(perSecond), P50: m(p50), P99: m(p99), P999: m(p999), CPU: m(cpu), CPUPercent: m(cpuPercent), WakeUps: m(wakeUps), Others: m(others),
+	}
+	for _, s := range samples {
+		w.Requests += s.Requests
+	}
+	w.Ratio, w.CPURatio = r.ratio(t, c, perSecond), r.ratio(t, c, cpu)
+	for i, point := range samples[0].Curve {
+		at := point[0]
+		if float64(w.Requests)/float64(w.Runs)*(1-at/100) < 1 {
+			break // beyond that it is one request's luck
+		}
+		w.Curve = append(w.Curve, []float64{at, m(func(s *sample) float64 { return s.Curve[i][1] })})
+	}
+	return w, true
 }
 
-// ratio is the median, and the range, of a transport's values divided by those that the control had in the same repeat.
-func (r *report) ratio(cell, transport string, f func(*sample) float64) string {
-	if transport == control {
-		return "1"
+// samples are those of a transport under a load, by repeat.
+func (r *report) samples(transport string, c cell) []*sample {
+	var found []*sample
+	for _, s := range r.Samples {
+		if s.Transport == transport && s.Cell == c {
+			found = append(found, s)
+		}
+	}
+	return found
+}
+
+// ratio is that of a transport's values to those that the control had in the same repeat.
+func (r *report) ratio(t *peer, c cell, f func(*sample) float64) *spread {
+	with := control
+	if t.python {
+		with = pythonControl
+	}
+	if t.name == with {
+		return nil
 	}
 	var ratios []float64
-	for _, s := range r.Samples {
-		if s.Cell != cell || s.Transport != transport {
-			continue
-		}
-		for _, c := range r.Samples {
-			if c.Cell == cell && c.Transport == control && c.Repeat == s.Repeat && f(c) > 0 {
-				ratios = append(ratios, f(s)/f(c))
+	for _, s := range r.samples(t.name, c) {
+		for _, o := range r.samples(with, c) {
+			if o.Repeat == s.Repeat && f(o) > 0 {
+				ratios = append(ratios, f(s)/f(o))
 			}
 		}
 	}
 	if len(ratios) == 0 {
-		return ""
+		return nil
 	}
-	return fmt.Sprintf("%s (%s–%s)", short(median(ratios)), short(slices.Min(ratios)), short(slices.Max(ratios)))
+	return &spread{digits(median(ratios)), digits(slices.Min(ratios)), digits(slices.Max(ratios))}
 }
 
-func (r *report) values(in func(*sample) bool, f func(*sample) float64) []float64 {
-	var v []float64
-	for _, s := range r.Samples {
-		if in(s) {
-			v = append(v, f(s))
-		}
+func (r *report) write(path string) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	// One row a line, so that a change of one is a change of one line.
+	text := strings.NewReplacer(`"rows":[`, "\"rows\":[\n", `},{"scenario"`, "},\n{\"scenario\"", `],"not_run"`, "\n],\"not_run\"").Replace(string(b))
+	return os.WriteFile(path, []byte(text+"\n"), 0o644)
+}
+
+// print writes the tables.
+func (r *report) print(w io.Writer) {
+	fmt.Fprintln(w)
+	_, _ = io.WriteString(w, r.tables())
+}
+
+func values(samples []*sample, f func(*sample) float64) []float64 {
+	v := make([]float64, len(samples))
+	for i, s := range samples {
+		v[i] = f(s)
 	}
 	return v
-}
-
-func (r *report) again() int {
-	n := 0
-	for _, s := range r.Samples {
-		if s.Attempts > 1 {
-			n++
-		}
-	}
-	return n
 }
 
 func perSecond(s *sample) float64  { return s.PerSecond }
 func p50(s *sample) float64        { return s.P50 }
 func p99(s *sample) float64        { return s.P99 }
+func p999(s *sample) float64       { return s.P999 }
 func cpu(s *sample) float64        { return s.CPU }
-func switches(s *sample) float64   { return s.Switches }
 func cpuPercent(s *sample) float64 { return s.CPUPercent }
 func wakeUps(s *sample) float64    { return s.WakeUps }
-func processes(s *sample) float64  { return float64(s.Processes) }
-func foreign(s *sample) float64    { return s.Foreign }
+func others(s *sample) float64     { return s.Others }
 
-func (c cell) describe() string {
-	switch {
-	case c.Clients > 0:
-		return fmt.Sprintf("%d workers, %d clients", c.Workers, c.Clients)
-	case c.Every > 0:
-		return fmt.Sprintf("%s, one each %v", sizeName(c.Size), c.Every)
-	}
-	return fmt.Sprintf("%s × %d", sizeName(c.Size), c.Outstanding)
+// digits leaves a number the four that count; what follows is noise.
+func digits(v float64) float64 {
+	v, _ = strconv.ParseFloat(strconv.FormatFloat(v, 'g', 4, 64), 64)
+	return v
 }
 
 // median of v, 0 of nothing.
@@ -160,17 +198,4 @@ func median(v []float64) float64 {
 	}
 	s := slices.Sorted(slices.Values(v))
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
-}
-
-// short writes a number with three digits that count.
-func short(v float64) string {
-	switch {
-	case v >= 1e5:
-		return fmt.Sprintf("%.0f k", v/1e3)
-	case v >= 100:
-		return fmt.Sprintf("%.0f", v)
-	case v >= 10:
-		return fmt.Sprintf("%.1f", v)
-	}
-	return fmt.Sprintf("%.2f", v)
 }

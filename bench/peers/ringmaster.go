@@ -6,33 +6,22 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strconv"
+	"path/filepath"
+	"time"
 
 	"github.com/ringmasterd/ringmaster/client"
 	"github.com/ringmasterd/ringmaster/gateway"
 	"github.com/ringmasterd/ringmaster/ipc"
 	"github.com/ringmasterd/ringmaster/supervisor"
+	"github.com/ringmasterd/ringmaster/worker"
 )
 
 // The payload is a tensor of bytes, as an app sends a frame of video.
 
-// serve is a server process: serve TRANSPORT SOCKET WORKERS. It ends with its standard input.
-func serve(ctx context.Context, args []string) error {
-	transport, socket := args[0], args[1]
-	workers, err := strconv.Atoi(args[2])
-	if err != nil {
-		return err
-	}
-	if transport == "grpc-uds" {
-		return serveGRPC(ctx, socket, workers)
-	}
-	return serveRingmaster(ctx, socket, workers)
-}
-
 // serveRingmaster is what `ringmaster serve` does.
-func serveRingmaster(ctx context.Context, socket string, workers int) error {
+func serveRingmaster(ctx context.Context, socket string, pool supervisor.PoolConfig) error {
 	ctx, stop := context.WithCancel(ctx)
-	sup, ended, err := startSupervisor(ctx, workers)
+	sup, ended, err := startSupervisor(ctx, pool)
 	if err != nil {
 		stop()
 		return err
@@ -49,14 +38,14 @@ func serveRingmaster(ctx context.Context, socket string, workers int) error {
 	return errors.Join(err, <-closed, <-ended)
 }
 
-// startSupervisor starts a supervisor with the builtin echo workers and waits until all of them are ready. It runs until ctx ends; ended then tells how.
-func startSupervisor(ctx context.Context, workers int) (sup *supervisor.Supervisor, ended <-chan error, err error) {
+// startSupervisor starts a supervisor with its workers and waits until all of them are ready. It runs until ctx ends; ended then tells how.
+func startSupervisor(ctx context.Context, pool supervisor.PoolConfig) (sup *supervisor.Supervisor, ended <-chan error, err error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, nil, err
 	}
 	sup, err = supervisor.New(supervisor.Config{
-		Pools:      []supervisor.PoolConfig{{Name: "echo", Builtin: "echo", Workers: workers, Concurrency: concurrency, Devices: supervisor.Devices{None: true}, EnvPass: []string{profileVariable}}},
+		Pools:      []supervisor.PoolConfig{pool},
 		Logger:     logger(),
 		Executable: exe,
 	})
@@ -65,36 +54,95 @@ func startSupervisor(ctx context.Context, workers int) (sup *supervisor.Supervis
 	}
 	end := make(chan error, 1)
 	go func() { end <- sup.Run(ctx) }()
-	if err := sup.WaitReady(ctx); err != nil {
+	if err := awaitWorkers(ctx, sup); err != nil {
 		return nil, nil, err
 	}
 	return sup, end, nil
+}
+
+// awaitWorkers waits until every worker is ready. WaitReady is content with one, and a measurement of four then counted the processes of three when the machine was busy.
+func awaitWorkers(ctx context.Context, sup *supervisor.Supervisor) error {
+	if err := sup.WaitReady(ctx); err != nil {
+		return err
+	}
+	for tick := time.NewTicker(5 * time.Millisecond); ; {
+		ready := true
+		for _, w := range sup.Status().Pools[0].Workers {
+			ready = ready && w.State == "ready"
+		}
+		if ready {
+			tick.Stop()
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
-// viaServer calls through `ringmaster serve`, over rings or over the socket.
-type viaServer struct{ c *client.Client }
+// goPool has workers that are this program.
+func goPool(workers int) supervisor.PoolConfig {
+	return supervisor.PoolConfig{
+		Name: poolName, Command: []string{"/proc/self/exe", "rm-worker"}, Workers: workers, Concurrency: concurrency,
+		Devices: supervisor.Devices{None: true}, EnvPass: []string{profileVariable},
+	}
+}
 
-func dialRingmaster(ctx context.Context, socket string, opts ...client.DialOption) (caller, error) {
-	c, err := client.Dial(ctx, append(opts, client.WithAddress("unix://"+socket))...)
+// pythonPool has one worker in Python.
+func pythonPool(python string) supervisor.PoolConfig {
+	return supervisor.PoolConfig{
+		Name: poolName, Command: []string{python, filepath.Join(pythonDir, "worker.py")}, Workers: 1, Concurrency: 1,
+		Devices: supervisor.Devices{None: true}, Env: map[string]string{"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+	}
+}
+
+// poolName is what the workers do.
+const poolName = "work"
+
+// serveRingmasterWorker is a worker process.
+func serveRingmasterWorker(ctx context.Context) error {
+	actions := worker.Actions{}
+	for _, action := range []string{"echo", "frame", "spin"} {
+		actions[action] = worker.Action{Unary: func(ctx context.Context, req *worker.Request) (*worker.Reply, error) {
+			payload, err := data(req.Tensors)
+			if err == nil {
+				payload, err = work(ctx, req.Action, payload)
+			}
+			if err != nil {
+				return nil, err
+			}
+			return &worker.Reply{Tensors: []ipc.Tensor{tensor(payload)}}, nil
+		}}
+	}
+	return worker.Serve(ctx, actions)
+}
+
+// viaSocket calls through `ringmaster serve`.
+type viaSocket struct{ c *client.Client }
+
+func dialRingmaster(ctx context.Context, socket string) (caller, error) {
+	c, err := client.Dial(ctx, client.WithAddress("unix://"+socket))
 	if err != nil {
 		return nil, err
 	}
-	return viaServer{c}, nil
+	return viaSocket{c}, nil
 }
 
-func (v viaServer) call(ctx context.Context, payload []byte) ([]byte, error) {
-	r, err := v.c.Call(ctx, "echo", "echo", nil, client.WithTensors(tensor(payload)))
+func (v viaSocket) call(ctx context.Context, action string, payload []byte) ([]byte, error) {
+	r, err := v.c.Call(ctx, poolName, action, nil, client.WithTensors(tensor(payload)))
 	if err != nil {
 		return nil, err
 	}
 	return data(r.Tensors)
 }
 
-func (v viaServer) close() error { return v.c.Close() }
+func (v viaSocket) close() error { return v.c.Close() }
 
 // embedded calls the supervisor in its own process.
 type embedded struct {
@@ -105,7 +153,7 @@ type embedded struct {
 
 func startEmbedded(ctx context.Context) (caller, error) {
 	ctx, stop := context.WithCancel(ctx)
-	sup, ended, err := startSupervisor(ctx, 1)
+	sup, ended, err := startSupervisor(ctx, goPool(1))
 	if err != nil {
 		stop()
 		return nil, err
@@ -113,8 +161,8 @@ func startEmbedded(ctx context.Context) (caller, error) {
 	return embedded{sup, stop, ended}, nil
 }
 
-func (e embedded) call(ctx context.Context, payload []byte) ([]byte, error) {
-	replies, err := e.sup.Call(ctx, &ipc.Request{Pool: "echo", Action: "echo", Credit: 1, Tensors: []ipc.Tensor{tensor(payload)}})
+func (e embedded) call(ctx context.Context, action string, payload []byte) ([]byte, error) {
+	replies, err := e.sup.Call(ctx, &ipc.Request{Pool: poolName, Action: action, Credit: 1, Tensors: []ipc.Tensor{tensor(payload)}})
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +172,7 @@ func (e embedded) call(ctx context.Context, payload []byte) ([]byte, error) {
 		return nil, err
 	case !r.End:
 		replies.Cancel("cancelled")
-		return nil, errors.New("echo answers in chunks")
+		return nil, errors.New("the answer came in chunks")
 	}
 	return data(r.Tensors)
 }

@@ -1,29 +1,29 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
-	"strings"
 	"time"
+
+	"github.com/ringmasterd/ringmaster/bench/usage"
 )
 
 // harness starts processes and takes their samples. While one measures, it sleeps.
 type harness struct {
 	dir      string // for sockets
 	exe      string
+	python   *pythons // nil: no Python peers
 	progress io.Writer
 }
 
-func newHarness(profile string, progress io.Writer) (*harness, error) {
+func newHarness(python, profile string, progress io.Writer) (*harness, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -40,198 +40,178 @@ func newHarness(profile string, progress io.Writer) (*harness, error) {
 		}
 	}
 	dir, err := os.MkdirTemp("", "peers")
-	return &harness{dir: dir, exe: exe, progress: progress}, err
+	if err != nil {
+		return nil, err
+	}
+	h := &harness{dir: dir, exe: exe, progress: progress}
+	if python != "" {
+		h.python, err = newPythons(python)
+	}
+	return h, err
 }
 
 func (h *harness) close() { _ = os.RemoveAll(h.dir) }
 
-// run measures what selected accepts of p, the transports in turn.
-func (h *harness) run(ctx context.Context, p plan, selected func(string) bool, r *report) error {
+// run measures what the plan asks for, the transports in turn.
+func (h *harness) run(ctx context.Context, p plan, r *report) error {
+	r.Repeats, r.Seconds = p.repeats, p.measure.Seconds()
 	for repeat := range p.repeats {
 		for _, c := range p.cells {
-			for i := range transports {
-				t := transports[(i+repeat)%len(transports)]
-				if !c.applies(t) || !selected(t+"/"+c.Name) {
-					continue
+			for i := range peers {
+				if err := h.one(ctx, p, &peers[(i+repeat)%len(peers)], c, repeat, r); err != nil {
+					return err
 				}
-				s, err := h.quiet(ctx, p, t, c)
-				if err != nil {
-					return fmt.Errorf("%s, %s: %w", t, c.Name, err)
-				}
-				s.Repeat = repeat
-				r.Samples = append(r.Samples, s)
-				fmt.Fprintf(h.progress, "%d/%d %-20s %-8s %9.0f req/s  p50 %8.1f µs  p99 %8.1f µs  CPU %7.1f µs, %6.2f %%  others %4.1f %%  attempt %d\n",
-					repeat+1, p.repeats, t, c.Name, s.PerSecond, s.P50, s.P99, s.CPU, s.CPUPercent, 100*s.Foreign, s.Attempts)
 			}
 		}
+		if err := h.runPython(ctx, p, repeat, r); err != nil {
+			return err
+		}
 	}
+	r.Missing = append(r.Missing, h.missing(p)...)
 	return nil
 }
 
-// quiet measures until other programs leave the machine alone meanwhile. If they never do, the quietest sample counts.
-func (h *harness) quiet(ctx context.Context, p plan, transport string, c cell) (*sample, error) {
-	var best *sample
-	for attempt := 1; attempt <= p.attempts; attempt++ {
-		s, err := h.measure(ctx, p, transport, c)
-		if err != nil {
-			return nil, err
-		}
-		if best == nil || s.Foreign < best.Foreign {
-			best = s
-		}
-		best.Attempts = attempt
-		if s.Foreign <= p.maxForeign {
-			break
-		}
-		select {
-		case <-time.After(time.Duration(attempt) * time.Second):
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+// one takes one sample of a transport in Go, with processes of its own.
+func (h *harness) one(ctx context.Context, p plan, t *peer, c cell, repeat int, r *report) error {
+	if t.python || !t.applies(c) || !p.selected(t.name+"/"+c.name()) {
+		return nil
 	}
-	return best, nil
+	s, err := h.measure(ctx, p, t, c)
+	if err != nil {
+		return fmt.Errorf("%s, %s: %w", t.name, c.name(), err)
+	}
+	h.keep(r, s, repeat)
+	return nil
 }
 
-// measure takes one sample with processes of its own.
-func (h *harness) measure(ctx context.Context, p plan, transport string, c cell) (_ *sample, err error) {
-	spec := clientSpec{Transport: transport, Socket: filepath.Join(h.dir, "s"), Cell: c, WarmUp: p.warmUp, Measure: p.measure}
-	if transport != "ringmaster-embedded" {
-		server, err := h.start(ctx, "server", transport, spec.Socket, strconv.Itoa(c.Workers))
+func (h *harness) keep(r *report, s *sample, repeat int) {
+	s.Repeat = repeat
+	r.Samples = append(r.Samples, s)
+	fmt.Fprintf(h.progress, "%d %-20s %-20s %9.0f req/s  p50 %9.1f µs  p99 %9.1f µs  CPU %8.1f µs, %6.2f %%  others %4.1f %%\n",
+		repeat+1, s.Transport, s.Cell.name(), s.PerSecond, s.P50, s.P99, s.CPU, s.CPUPercent, 100*s.Others)
+}
+
+func (h *harness) measure(ctx context.Context, p plan, t *peer, c cell) (_ *sample, err error) {
+	spec := h.spec(p, t, c)
+	pids := 0
+	if t.server {
+		server, err := start(ctx, nil, nil, h.exe, "server", t.name, spec.Socket, strconv.Itoa(c.Workers))
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("server: %w", err)
 		}
 		defer func() { err = errors.Join(err, server.end()) }()
-		spec.Server = server.cmd.Process.Pid
+		pids = server.pid()
 	}
 	arg, err := json.Marshal(spec)
 	if err != nil {
 		return nil, err
 	}
-	if c.Clients > 0 {
-		return h.measureIdle(ctx, p, spec, string(arg))
-	}
-	cmd := exec.CommandContext(ctx, h.exe, "client", string(arg))
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("client: %w", err)
-	}
-	s := &sample{}
-	return s, json.Unmarshal(out, s)
+	return sampleOf(ctx, p, t, c, pids, []string{h.exe, "client", string(arg)}, nil, nil)
 }
 
-// measureIdle looks at processes that have nothing to do.
-func (h *harness) measureIdle(ctx context.Context, p plan, spec clientSpec, arg string) (_ *sample, err error) {
-	pids := tree(spec.Server)
+func (h *harness) spec(p plan, t *peer, c cell) clientSpec {
+	return clientSpec{Transport: t.name, Socket: filepath.Join(h.dir, "s"), Action: actions[c.Scenario], Cell: c, WarmUp: p.warmUp.Seconds(), Measure: p.duration(c).Seconds()}
+}
+
+// sampleOf starts a client, or several that do nothing, and takes their sample together with that of the server's processes.
+func sampleOf(ctx context.Context, p plan, t *peer, c cell, server int, client []string, env []string, log *os.File) (_ *sample, err error) {
 	var clients []*process
 	defer func() {
 		for _, client := range clients {
 			err = errors.Join(err, client.end())
 		}
 	}()
-	for range spec.Cell.Clients {
-		client, err := h.start(ctx, "client", arg)
+	for range max(1, c.Clients) {
+		client, err := start(ctx, log, env, client...)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("client: %w", err)
 		}
 		clients = append(clients, client)
-		pids = append(pids, client.cmd.Process.Pid)
 	}
-	wait := func(d time.Duration) error {
-		select {
-		case <-time.After(d):
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
+	if c.Clients > 0 { // starting has its aftermath
+		if err := wait(ctx, p.idle/5); err != nil {
+			return nil, err
 		}
 	}
-	if err := wait(p.idle / 5); err != nil { // starting has its aftermath
-		return nil, err
+	var pids []int
+	for _, client := range clients {
+		pids = append(pids, usage.Tree(client.pid())...)
 	}
-	before, err := usageOf(pids)
+	if server != 0 {
+		pids = append(pids, usage.Tree(server)...)
+	}
+	before, err := usage.Of(pids...)
 	if err != nil {
 		return nil, err
 	}
 	begin := time.Now()
-	if err := wait(p.idle); err != nil {
-		return nil, err
+	s := &sample{Transport: t.name, Hops: t.hops, Cell: c, Processes: len(pids)}
+	if c.Clients > 0 {
+		s.Compared = c.Clients
+		err = wait(ctx, p.idle)
+	} else {
+		err = s.ask(clients[0])
 	}
-	after, err := usageOf(pids)
 	if err != nil {
 		return nil, err
 	}
-	s := &sample{Transport: spec.Transport, Cell: spec.Cell.Name, Compared: spec.Cell.Clients, Processes: len(pids)}
-	s.use(after.since(before), time.Since(begin))
+	elapsed := time.Since(begin)
+	after, err := usage.Of(pids...)
+	if err != nil {
+		return nil, err
+	}
+	s.use(after.Since(before), elapsed)
 	return s, nil
 }
 
-// process is one that stands by until its standard input ends.
-type process struct {
-	cmd *exec.Cmd
-	in  io.Closer
-}
-
-func (h *harness) start(ctx context.Context, args ...string) (*process, error) {
-	cmd := exec.CommandContext(ctx, h.exe, args...)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
+// ask has a client measure.
+func (s *sample) ask(client *process) error {
+	if _, err := io.WriteString(client.in, "go\n"); err != nil {
+		return err
+	}
+	line, err := client.out.ReadBytes('\n')
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("the client ended without an answer: %w", err)
 	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
+	if err := json.Unmarshal(line, &s.outcome); err != nil {
+		return err
 	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	p := &process{cmd, in}
-	if err := awaitReady(out); err != nil {
-		_ = p.end()
-		return nil, fmt.Errorf("%s: %w", strings.Join(args[:1], " "), err)
-	}
-	return p, nil
+	s.PerSecond = float64(s.Requests) / s.Seconds
+	return nil
 }
 
-func (p *process) end() error {
-	p.in.Close()
-	return p.cmd.Wait()
-}
-
-// machine describes where a run took place.
-type machine struct {
-	CPU    string `json:"cpu"`
-	CPUs   int    `json:"cpus"`
-	Memory string `json:"memory"`
-	Kernel string `json:"kernel"`
-	Go     string `json:"go"`
-}
-
-func thisMachine() machine {
-	m := machine{CPUs: runtime.NumCPU(), Go: runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH}
-	m.CPU = field("/proc/cpuinfo", "model name")
-	m.Memory = field("/proc/meminfo", "MemTotal")
-	b, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	m.Kernel = string(bytes.TrimSpace(b))
-	return m
-}
-
-// field returns the value of the first line "name: value" of a file.
-func field(path, name string) string {
-	b, _ := os.ReadFile(path)
-	for line := range strings.Lines(string(b)) {
-		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == name {
-			return strings.TrimSpace(v)
-		}
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	return ""
 }
 
-// commit is the revision of the working tree, marked if it has changes.
-func commit() string {
-	out, err := exec.Command("git", "describe", "--always", "--dirty", "--exclude", "*").Output()
-	if err != nil {
-		return "unknown"
+// sample is one measurement.
+type sample struct {
+	Transport string `json:"transport"`
+	Hops      int    `json:"hops"`
+	Cell      cell   `json:"cell"`
+	Repeat    int    `json:"repeat"`
+	outcome
+	PerSecond  float64 `json:"req_s"`
+	CPU        float64 `json:"cpu_us"`                 // for each request, all processes together
+	Sleeps     float64 `json:"sleeps"`                 // likewise
+	CPUPercent float64 `json:"cpu_percent_of_one_cpu"` // all processes together
+	WakeUps    float64 `json:"wake_ups_per_s"`         // likewise
+	Processes  int     `json:"processes"`
+	Others     float64 `json:"others"` // share of the machine that other programs took meanwhile
+}
+
+// use fills in what the processes used in a measurement.
+func (s *sample) use(u usage.Usage, elapsed time.Duration) {
+	if s.Requests > 0 {
+		s.CPU = float64(u.CPU.Nanoseconds()) / 1e3 / float64(s.Requests)
+		s.Sleeps = float64(u.Sleeps) / float64(s.Requests)
 	}
-	return string(bytes.TrimSpace(out))
+	s.WakeUps = float64(u.Sleeps) / elapsed.Seconds()
+	s.CPUPercent = 100 * u.CPU.Seconds() / elapsed.Seconds()
+	s.Others = min(1, max(0, (u.Machine-u.CPU).Seconds()/elapsed.Seconds()/float64(runtime.NumCPU())))
 }

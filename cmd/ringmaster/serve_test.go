@@ -96,7 +96,7 @@ func TestStatus(t *testing.T) {
 	}
 	keys("status", got, "version", "uptime_s", "pid", "goroutines", "pools")
 	bad, echo := got["pools"].([]any)[0].(map[string]any), got["pools"].([]any)[1].(map[string]any)
-	keys("a pool", echo, "name", "state", "queued", "in_flight", "actions", "workers")
+	keys("a pool", echo, "name", "state", "queued", "in_flight", "actions", "workers", "exits")
 	worker := echo["workers"].([]any)[1]
 	keys("a worker", worker, "slot", "pid", "state", "in_flight", "restarts", "requests", "rss_bytes", "devices", "last_exit", "cpu_percent", "fds", "sdk", "uptime_s")
 	exit := bad["workers"].([]any)[0].(map[string]any)["last_exit"]

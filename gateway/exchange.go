@@ -1,0 +1,314 @@
+package gateway
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/ringmasterd/ringmaster/internal/jsonbody"
+	"github.com/ringmasterd/ringmaster/ipc"
+)
+
+const (
+	// jsonFactor is how much memory a body of JSON takes, for each of its bytes: as it came, its parts, and the MessagePack that it becomes, whose buffer doubles as it grows.
+	jsonFactor = 4
+	// webCredit is how many replies may wait for a client of HTTP; the client's share of the memory bounds their bytes.
+	webCredit = 16
+	// readPiece is how many bytes of a body a client has to send in the read timeout.
+	readPiece = 64 << 10
+)
+
+// exchange is one HTTP request on its way to the call chain, and its answers on their way back: what the adapters of HTTP share. It belongs to the request's handler.
+type exchange struct {
+	web   *web
+	conn  *webConn
+	w     http.ResponseWriter
+	r     *http.Request
+	out   *http.ResponseController
+	place *ipc.Place // what it holds; nil before receive
+}
+
+// exchange begins one; close ends it.
+func (w *web) exchange(rw http.ResponseWriter, r *http.Request) *exchange {
+	return &exchange{web: w, conn: r.Context().Value(webConnKey{}).(*webConn), w: rw, r: r, out: http.NewResponseController(rw)}
+}
+
+func (x *exchange) close() {
+	if x.place != nil {
+		x.place.Leave()
+	}
+}
+
+// draining reports whether the client has been told to go.
+func (x *exchange) draining() bool {
+	c := x.conn.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.draining
+}
+
+// receive takes the request in: a place for it, and its body, UTF-8. It comes first. The client is charged before the bytes are read.
+func (x *exchange) receive() ([]byte, *ipc.Error) {
+	if x.draining() {
+		return nil, errDraining
+	}
+	_ = x.out.SetReadDeadline(time.Now().Add(x.web.srv.cfg.ReadTimeout)) // also for what is read of the body of a request that is refused
+	size, limit := x.r.ContentLength, int64(x.web.srv.cfg.MaxMessage)
+	if size > limit {
+		return nil, tooLarge(limit)
+	}
+	var e *ipc.Error
+	if x.place, e = ipc.Enter(x.conn.conn.client.account, jsonFactor*max(0, size)); e != nil {
+		x.web.srv.refused.log(x.conn.conn.peer, e)
+		return nil, e
+	}
+	body, e := x.read(size, limit)
+	if e != nil {
+		x.w.Header().Set("Connection", "close") // or the server would wait for the rest, which we do not want
+		_ = x.out.SetReadDeadline(time.Now())
+		return nil, e
+	}
+	_ = x.out.SetReadDeadline(time.Time{})
+	if !utf8.Valid(body) {
+		e = ipc.Errorf(ipc.InvalidArgument, "bad_body", "the body is not UTF-8, as JSON is")
+	}
+	return body, e
+}
+
+func tooLarge(limit int64) *ipc.Error {
+	return ipc.Errorf(ipc.InvalidArgument, "too_large", "the body is larger than %d bytes, the most a message may have; send less, or raise `max_message`", limit)
+}
+
+// read reads a body of size bytes, or of a size that will be seen (-1), piece by piece, so that a client that stops in its midst is noticed.
+func (x *exchange) read(size, limit int64) ([]byte, *ipc.Error) {
+	var body []byte
+	if size > 0 {
+		body = make([]byte, 0, size)
+	}
+	for {
+		if free := cap(body) - len(body); free < readPiece && size < 0 {
+			more := max(readPiece, len(body))
+			if e := x.place.Add(jsonFactor * int64(more)); e != nil {
+				return nil, e
+			}
+			grown := make([]byte, len(body), cap(body)+more)
+			copy(grown, body)
+			body = grown
+		} else if free == 0 {
+			return body, nil
+		}
+		piece := body[len(body):min(cap(body), len(body)+readPiece)]
+		_ = x.out.SetReadDeadline(time.Now().Add(x.web.srv.cfg.ReadTimeout)) // fails only where the read will, too
+		n, err := io.ReadFull(x.r.Body, piece)
+		body = body[:len(body)+n]
+		switch {
+		case int64(len(body)) > limit:
+			return nil, tooLarge(limit)
+		case errors.Is(err, io.EOF), size < 0 && errors.Is(err, io.ErrUnexpectedEOF):
+			return body, nil
+		case late(err):
+			return nil, ipc.Errorf(ipc.DeadlineExceeded, "deadline", "the body did not go on for %v; send it without a pause", x.web.srv.cfg.ReadTimeout)
+		case err != nil:
+			return nil, ipc.Errorf(ipc.Cancelled, "disconnected", "the body did not come whole: %v", err)
+		}
+	}
+}
+
+// timeout is what the client says of it in a header, 0 if nothing.
+func (x *exchange) timeout() (time.Duration, *ipc.Error) {
+	text := x.r.Header.Get("X-Ringmaster-Timeout")
+	if text == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if ms, numeric := strconv.ParseUint(text, 10, 32); numeric == nil {
+		d, err = time.Duration(ms)*time.Millisecond, nil
+	}
+	if err != nil || d <= 0 {
+		return 0, ipc.Errorf(ipc.InvalidArgument, "invalid_argument", "the header X-Ringmaster-Timeout is %q; it must be milliseconds, such as 1500, or a duration, such as 1.5s", text)
+	}
+	return d, nil
+}
+
+// call sends a request, which holds a place, through the chain, with what the headers say. The replies are to be taken to their end, or cancelled, before done is called.
+func (x *exchange) call(place *ipc.Place, req *ipc.Request) (replies ipc.Replies, ctx context.Context, done func(), err error) {
+	ctx, done = x.r.Context(), func() {}
+	var e *ipc.Error
+	if req.Timeout, e = x.timeout(); e != nil {
+		return nil, ctx, done, e
+	}
+	if req.Timeout > 0 {
+		ctx, done = context.WithTimeout(ctx, req.Timeout)
+	}
+	req.TraceID = traceparent(x.r.Header.Get("Traceparent"))
+	req.Client, req.Credit = x.conn.conn.client.id, webCredit
+	place.Hold(req)
+	replies, err = x.web.srv.handler(ctx, req)
+	if err != nil {
+		err = ipc.AsError(err)
+	}
+	return replies, ctx, done, err
+}
+
+// one makes a request that is to have one reply.
+func (x *exchange) one(place *ipc.Place, req *ipc.Request) (*ipc.Reply, *ipc.Error) {
+	replies, ctx, done, err := x.call(place, req)
+	defer done()
+	if err != nil {
+		return nil, ipc.AsError(err)
+	}
+	reply, err := replies.Recv(ctx)
+	switch {
+	case err != nil:
+		return nil, ipc.AsError(err)
+	case !reply.End:
+		e := ipc.Errorf(ipc.Unimplemented, "stream", "action %q of pool %q answers in chunks; ask with Accept: text/event-stream", req.Action, req.Pool)
+		replies.Cancel(e.Reason)
+		return nil, e
+	}
+	return reply, nil
+}
+
+// encode turns a reply into JSON, which its client pays for.
+func (x *exchange) encode(place *ipc.Place, reply *ipc.Reply) (json.RawMessage, *ipc.Error) {
+	size := jsonFactor * len(reply.Body)
+	for i := range reply.Tensors {
+		size += 2 * len(reply.Tensors[i].Data)
+	}
+	if e := place.Add(int64(size)); e != nil {
+		return nil, e
+	}
+	b, err := jsonbody.EncodeMessage(reply.Body, reply.Tensors)
+	if err != nil {
+		return nil, ipc.AsError(err)
+	}
+	return b, nil
+}
+
+// traceparent returns a W3C traceparent if it is one, else "", as that standard wants it.
+func traceparent(s string) string {
+	if len(s) != 55 || s[2] != '-' || s[35] != '-' || s[52] != '-' || s[:2] == "ff" {
+		return ""
+	}
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') && c != '-' {
+			return ""
+		}
+	}
+	return s
+}
+
+// json answers with a status and a document.
+func (x *exchange) json(status int, document any) {
+	b, err := json.Marshal(document)
+	if err != nil {
+		status, b = http.StatusInternalServerError, errorDocument(ipc.Errorf(ipc.Internal, "internal", "the answer is nothing that JSON has: %v", err))
+	}
+	x.w.Header().Set("Content-Type", "application/json")
+	x.w.WriteHeader(status)
+	x.write(append(b, '\n'))
+}
+
+// write sends bytes, the last ones unless event is who sends them; a client that does not take them for the stall timeout has its request ended. It reports whether that went well.
+func (x *exchange) write(b []byte) bool {
+	for len(b) > 0 {
+		piece := b[:min(len(b), writePiece)]
+		_ = x.out.SetWriteDeadline(time.Now().Add(x.web.srv.cfg.StallTimeout)) // fails only where the write will, too
+		if _, err := x.w.Write(piece); err != nil {
+			return false
+		}
+		b = b[len(piece):]
+	}
+	return true
+}
+
+// stream begins an answer of server-sent events.
+func (x *exchange) stream() {
+	x.w.Header().Set("Content-Type", "text/event-stream")
+	x.w.Header().Set("Cache-Control", "no-cache")
+	x.w.Header().Set("X-Accel-Buffering", "no") // or a proxy may collect them
+	x.w.WriteHeader(http.StatusOK)
+	_ = x.out.Flush() // the first event may be long in coming; an error is one that it meets, too
+}
+
+// event sends one event of a name, or without one, whose data has no line breaks. It reports whether that went well.
+func (x *exchange) event(name string, data []byte) bool {
+	b := make([]byte, 0, len(name)+len(data)+16)
+	if name != "" {
+		b = append(append(append(b, "event: "...), name...), '\n')
+	}
+	b = append(append(append(b, "data: "...), data...), "\n\n"...)
+	taken := x.write(b) && x.out.Flush() == nil
+	_ = x.out.SetWriteDeadline(time.Time{}) // the next one may be long in coming; HTTP/2 would reset the stream
+	return taken
+}
+
+// httpStatus is an error's status.
+func httpStatus(e *ipc.Error) int {
+	if e.Reason == "too_large" {
+		return http.StatusRequestEntityTooLarge
+	}
+	switch e.Code {
+	case ipc.InvalidArgument:
+		return http.StatusBadRequest
+	case ipc.NotFound:
+		return http.StatusNotFound
+	case ipc.PermissionDenied:
+		return http.StatusForbidden
+	case ipc.ResourceExhausted:
+		return http.StatusTooManyRequests
+	case ipc.Unavailable:
+		return http.StatusServiceUnavailable
+	case ipc.DeadlineExceeded:
+		return http.StatusGatewayTimeout
+	case ipc.Cancelled:
+		return 499 // nobody reads it; nginx's number for a client that has gone
+	case ipc.Aborted:
+		return http.StatusBadGateway
+	case ipc.Unimplemented:
+		return http.StatusNotImplemented
+	default: // INTERNAL, DATA_LOSS
+		return http.StatusInternalServerError
+	}
+}
+
+// retryAfter sets the headers that say when to try again, in whole seconds and, as some clients know it, in milliseconds.
+func retryAfter(h http.Header, e *ipc.Error) {
+	if e.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.FormatFloat(math.Ceil(e.RetryAfter.Seconds()), 'f', 0, 64))
+		h.Set("Retry-After-Ms", fmt.Sprint(e.RetryAfter.Milliseconds()))
+	}
+}
+
+// refuseHTTP tells a client that may not stay why, once it has sent a request of HTTP/1.1. One of HTTP/2 finds the connection closed.
+func refuseHTTP(raw net.Conn, why *ipc.Error) {
+	r, err := http.ReadRequest(bufio.NewReader(io.LimitReader(raw, maxHeader)))
+	if err != nil || r.ProtoMajor != 1 {
+		return
+	}
+	h := http.Header{"Content-Type": {"application/json"}}
+	retryAfter(h, why)
+	body := errorDocument(why)
+	answer := http.Response{StatusCode: httpStatus(why), ProtoMajor: 1, ProtoMinor: 1, Header: h, Close: true, ContentLength: int64(len(body)), Body: io.NopCloser(bytes.NewReader(body))}
+	_ = raw.SetWriteDeadline(time.Now().Add(refuseTimeout)) // fails only where the write will, too
+	_ = answer.Write(raw)
+}
+
+// errorDocument is an error where no protocol has a form of its own for it.
+func errorDocument(e *ipc.Error) json.RawMessage {
+	b, err := json.Marshal(map[string]any{"error": map[string]any{"code": e.Code, "reason": e.Reason, "message": e.Message}})
+	if err != nil {
+		return json.RawMessage(`{}`)
+	}
+	return b
+}

@@ -1,0 +1,160 @@
+package gateway
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/ringmasterd/ringmaster/ipc"
+)
+
+// buckets are upper bounds in seconds: from a request that finds a free worker to one that loads a model first.
+var buckets = []float64{.0001, .0005, .001, .005, .01, .05, .1, .5, 1, 5, 10, 30, 60, 300}
+
+// meters count what the call chain does. Only names that exist become labels: of pools that have taken a request or are in the supervisor's status, of actions that have replied or are there. All
+// others count as "", so that no client can make us keep what it invents.
+type meters struct {
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec   // pool, action, code
+	queue    *prometheus.HistogramVec // pool
+	compute  *prometheus.HistogramVec // pool, action
+	sent     *prometheus.CounterVec   // pool
+	received *prometheus.CounterVec   // pool
+	known    sync.Map                 // of metered → struct{}; one of a pool alone has no action
+}
+
+// metered is whose requests are counted together.
+type metered struct{ pool, action string }
+
+func newMeters() *meters {
+	m := &meters{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ringmaster_requests_total", Help: "Requests that have ended, by outcome: OK, or the code of the error."}, []string{"pool", "action", "code"}),
+		queue:    prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "ringmaster_request_queue_seconds", Help: "How long requests waited for a worker.", Buckets: buckets}, []string{"pool"}),
+		compute:  prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "ringmaster_request_compute_seconds", Help: "How long requests took from when a worker had them to their end.", Buckets: buckets}, []string{"pool", "action"}),
+		received: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ringmaster_request_bytes_total", Help: "Bytes of the bodies and tensors of requests that went to a worker."}, []string{"pool"}),
+		sent:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ringmaster_reply_bytes_total", Help: "Bytes of the bodies and tensors of replies."}, []string{"pool"}),
+	}
+	m.registry.MustRegister(m.requests, m.queue, m.compute, m.sent, m.received, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// learn makes names known.
+func (m *meters) learn(pool, action string) {
+	for _, name := range []metered{{pool: pool}, {pool, action}} {
+		if _, known := m.known.Load(name); !known {
+			m.known.Store(name, struct{}{})
+		}
+	}
+}
+
+// labels are the labels of a pool and an action, as far as they are known.
+func (m *meters) labels(pool, action string) (string, string) {
+	if _, known := m.known.Load(metered{pool, action}); known {
+		return pool, action
+	}
+	if _, known := m.known.Load(metered{pool: pool}); known {
+		return pool, ""
+	}
+	return "", ""
+}
+
+// link counts every request and its replies. Those to the server itself are not counted.
+func (m *meters) link(next Handler) Handler {
+	return func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
+		if req.Pool == controlPool {
+			return next(ctx, req)
+		}
+		begin := time.Now()
+		r := &meteredReplies{meters: m, pool: req.Pool, action: req.Action}
+		size := weight(req.Body, req.Tensors) // the request is not ours afterwards
+		var err error
+		if r.Replies, err = next(ctx, req); err != nil {
+			r.refused(ipc.AsError(err))
+			return nil, err
+		}
+		r.begin = time.Now()
+		m.learn(r.pool, "")
+		m.queue.WithLabelValues(r.pool).Observe(r.begin.Sub(begin).Seconds())
+		m.received.WithLabelValues(r.pool).Add(size)
+		return r, nil
+	}
+}
+
+// weight is how many bytes a message's contents have.
+func weight(body ipc.Body, tensors []ipc.Tensor) float64 {
+	n := len(body)
+	for i := range tensors {
+		n += len(tensors[i].Data)
+	}
+	return float64(n)
+}
+
+// meteredReplies watches a request's replies for its end.
+type meteredReplies struct {
+	ipc.Replies
+	meters       *meters
+	pool, action string
+	begin        time.Time // when a worker had the request
+	learned      bool
+	ended        bool
+}
+
+// Recv implements [ipc.Replies].
+func (r *meteredReplies) Recv(ctx context.Context) (*ipc.Reply, error) {
+	reply, err := r.Replies.Recv(ctx)
+	switch {
+	case r.ended:
+	case err != nil:
+		e := ipc.AsError(err)
+		if e.Reason == "handler" || e.Reason == "invalid_argument" { // the action itself says so
+			r.learn()
+		}
+		r.end(e)
+	default:
+		r.learn()
+		r.meters.sent.WithLabelValues(r.pool).Add(weight(reply.Body, reply.Tensors))
+		if reply.End {
+			r.end(nil)
+		}
+	}
+	return reply, err
+}
+
+// Cancel implements [ipc.Replies].
+func (r *meteredReplies) Cancel(reason string) {
+	r.Replies.Cancel(reason)
+	if !r.ended {
+		r.end(ipc.Errorf(ipc.Cancelled, reason, "the request was cancelled"))
+	}
+}
+
+func (r *meteredReplies) learn() {
+	if !r.learned {
+		r.learned = true
+		r.meters.learn(r.pool, r.action)
+	}
+}
+
+// end counts the request with its outcome; nil is OK.
+func (r *meteredReplies) end(e *ipc.Error) {
+	r.ended = true
+	pool, action := r.refused(e)
+	r.meters.compute.WithLabelValues(pool, action).Observe(time.Since(r.begin).Seconds())
+}
+
+// refused counts a request that has ended, perhaps before any worker had it.
+func (r *meteredReplies) refused(e *ipc.Error) (pool, action string) {
+	code := "OK"
+	if e != nil {
+		if code = string(e.Code); rpcCode[e.Code] == 0 { // a worker may send any
+			code = "UNKNOWN"
+		}
+	}
+	pool, action = r.meters.labels(r.pool, r.action)
+	r.meters.requests.WithLabelValues(pool, action, code).Inc()
+	return pool, action
+}

@@ -1,0 +1,123 @@
+package gateway
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/ringmasterd/ringmaster/internal/version"
+	"github.com/ringmasterd/ringmaster/ipc"
+)
+
+// supervised is what the supervisor's status says, as far as it is told on.
+type supervised struct {
+	Pools []struct {
+		Name     string            `msgpack:"name"`
+		Queued   int               `msgpack:"queued"`
+		InFlight int               `msgpack:"in_flight"`
+		Actions  []string          `msgpack:"actions"`
+		Exits    map[string]uint64 `msgpack:"exits"`
+		Workers  []struct {
+			Slot     int     `msgpack:"slot"`
+			PID      int     `msgpack:"pid"`
+			State    string  `msgpack:"state"`
+			RSSBytes float64 `msgpack:"rss_bytes"`
+		} `msgpack:"workers"`
+	} `msgpack:"pools"`
+}
+
+// workerStates are all there are, so that one that no worker is in reads 0.
+var workerStates = []string{"starting", "loading", "ready", "draining", "backoff", "failed"}
+
+// metrics answers GET /metrics, in Prometheus's format: what the chain has counted, and how pools, workers and clients are now.
+func (w *web) metrics(rw http.ResponseWriter, r *http.Request) {
+	x := w.exchange(rw, r)
+	defer x.close()
+	_, e := x.receive()
+	var body ipc.Body
+	if e == nil {
+		body, e = x.control("status")
+	}
+	var status supervised
+	if e == nil {
+		e = ipc.AsError(body.Decode(&status))
+	}
+	if e != nil {
+		x.notReady(e)
+		return
+	}
+	now := prometheus.NewRegistry()
+	now.MustRegister(snapshot{w.srv, status})
+	for _, p := range status.Pools {
+		w.srv.meters.learn(p.Name, "")
+		for _, a := range p.Actions {
+			w.srv.meters.learn(p.Name, a)
+		}
+	}
+	_ = x.out.SetWriteDeadline(time.Now().Add(w.srv.cfg.StallTimeout)) // fails only where the write will, too
+	promhttp.HandlerFor(prometheus.Gatherers{w.srv.meters.registry, now}, promhttp.HandlerOpts{DisableCompression: true}).ServeHTTP(rw, r)
+}
+
+// snapshot is a collector of what is so at one moment.
+type snapshot struct {
+	srv    *server
+	status supervised
+}
+
+func gauge(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("ringmaster_"+name, help, labels, nil)
+}
+
+var (
+	buildInfo    = gauge("build_info", "1, with the version.", "version")
+	inFlight     = gauge("requests_in_flight", "Requests that workers have.", "pool")
+	queued       = gauge("requests_queued", "Requests that wait for a worker.", "pool")
+	workers      = gauge("workers", "Workers, by state.", "pool", "state")
+	workerMemory = gauge("worker_resident_memory_bytes", "Resident memory of a worker's process.", "pool", "slot")
+	exits        = gauge("worker_exits_total", "Worker processes that have ended, by cause.", "pool", "cause")
+	connections  = gauge("connections", "Connections that are open.")
+	processes    = gauge("clients", "Processes that have a connection open.")
+	memoryUsed   = gauge("client_memory_bytes", "Memory that clients' requests and waiting replies hold.")
+	memoryLimit  = gauge("client_memory_limit_bytes", "Memory that they may hold.")
+)
+
+// Describe implements [prometheus.Collector].
+func (snapshot) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{buildInfo, inFlight, queued, workers, workerMemory, exits, connections, processes, memoryUsed, memoryLimit} {
+		ch <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (s snapshot) Collect(ch chan<- prometheus.Metric) {
+	tell := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	for _, p := range s.status.Pools {
+		tell(inFlight, float64(p.InFlight), p.Name)
+		tell(queued, float64(p.Queued), p.Name)
+		states, slots := map[string]int{}, map[int]bool{}
+		for _, worker := range p.Workers {
+			states[worker.State]++
+			if worker.PID != 0 && !slots[worker.Slot] { // while one takes another's place, there are two of a slot
+				slots[worker.Slot] = true
+				tell(workerMemory, worker.RSSBytes, p.Name, strconv.Itoa(worker.Slot))
+			}
+		}
+		for _, state := range workerStates {
+			tell(workers, float64(states[state]), p.Name, state)
+		}
+		for cause, n := range p.Exits {
+			ch <- prometheus.MustNewConstMetric(exits, prometheus.CounterValue, float64(n), p.Name, cause)
+		}
+	}
+	open, by := s.srv.clients.count()
+	tell(connections, float64(open))
+	tell(processes, float64(by))
+	tell(memoryUsed, float64(s.srv.clients.memory.Used()))
+	tell(memoryLimit, float64(s.srv.clients.memory.Size()))
+	tell(buildInfo, 1, version.Version)
+}
