@@ -330,9 +330,12 @@ func (c *Consumer) add(m *incoming, payload []byte, keep func([]byte, int) bool)
 	m.size += len(payload)
 	switch {
 	case m.dropped:
-	case keep == nil:
+	case begins && keep == nil:
 		m.bytes = append(m.bytes, payload...)
-	case !begins && keep(m.bytes[:min(len(m.bytes), HeadBytes)], m.size):
+	case !begins && (keep == nil || keep(m.bytes[:min(len(m.bytes), HeadBytes)], m.size)):
+		if cap(m.bytes)-len(m.bytes) < len(payload) { // append would grow it by a quarter at a time, and copy a long message many times over
+			m.bytes = slices.Grow(m.bytes, max(len(payload), len(m.bytes)))
+		}
 		m.bytes = append(m.bytes, payload...)
 	case !begins:
 		m.bytes, m.dropped = slices.Clone(m.bytes[:min(len(m.bytes), HeadBytes)]), true
