@@ -11,6 +11,7 @@ import (
 // Client calls a server. It is safe for use by any number of goroutines.
 type Client struct {
 	path   string             // immutable
+	ring   uint64             // immutable: bytes of each ring to ask for; 0: none
 	ctx    context.Context    // immutable; ends with Close
 	cancel context.CancelFunc // immutable
 
@@ -28,7 +29,7 @@ var errClosed = ipc.Errorf(ipc.Cancelled, "client_closed", "the client was close
 // Dial connects to the server. Without [WithAddress] it is the one at $RINGMASTER_SOCKET, $RUNTIME_DIRECTORY/ringmaster.sock, $XDG_RUNTIME_DIR/ringmaster/ringmaster.sock or
 // /run/ringmaster/ringmaster.sock, whichever is set first. ctx limits the connecting only.
 func Dial(ctx context.Context, opts ...DialOption) (*Client, error) {
-	var cfg dialConfig
+	cfg := dialConfig{ring: ringCapacity}
 	for _, o := range opts {
 		o(&cfg)
 	}
@@ -36,7 +37,7 @@ func Dial(ctx context.Context, opts ...DialOption) (*Client, error) {
 	if err != nil {
 		return nil, ipc.Errorf(ipc.InvalidArgument, "invalid_argument", "%v", err)
 	}
-	c := &Client{path: path, dialing: make(chan struct{}, 1), conns: map[*conn]struct{}{}}
+	c := &Client{path: path, ring: cfg.ring, dialing: make(chan struct{}, 1), conns: map[*conn]struct{}{}}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if _, err := c.connected(ctx); err != nil {
 		c.cancel()
@@ -82,6 +83,7 @@ func (c *Client) connected(ctx context.Context) (*conn, error) {
 	defer c.mu.Unlock()
 	if c.closed {
 		conn.hangUp()
+		conn.free()
 		return nil, errClosed
 	}
 	c.conn = conn

@@ -24,7 +24,8 @@ const (
 // conn is one connection's life: dialled, used by calls, drained or lost. [Client.connected] starts run; run ends when the connection does.
 type conn struct {
 	client *Client
-	sock   *ipc.Socket
+	over   ipc.Transport // immutable: the ring, or the socket if the server gave none
+	ring   *ipc.Ring     // immutable; nil: none
 	caller *ipc.Caller
 
 	mu      sync.Mutex
@@ -47,7 +48,7 @@ func dial(ctx context.Context, c *Client) (*conn, error) {
 	}
 	sock := ipc.NewSocket(raw, ipc.DefaultMaxMessage, writeTimeout)
 	interrupt := context.AfterFunc(ctx, func() { _ = raw.SetReadDeadline(time.Unix(1, 0)) })
-	_, err = ipc.ClientHello(sock, version.SDK())
+	ring, err := hello(sock, c.ring)
 	var refused *ipc.Error
 	switch ended := !interrupt(); {
 	case errors.As(err, &refused):
@@ -57,13 +58,27 @@ func dial(ctx context.Context, c *Client) (*conn, error) {
 	case err != nil:
 		err = ipc.Errorf(ipc.Unavailable, "connection_lost", "the server at %s hung up before its hello: %v", c.path, err)
 	}
+	conn := &conn{client: c, over: sock, ring: ring}
+	if ring != nil {
+		conn.over = ring
+	}
 	if err != nil {
-		_ = sock.Close()
+		conn.hangUp()
+		conn.free()
 		return nil, err
 	}
-	conn := &conn{client: c, sock: sock}
-	conn.caller = ipc.NewCaller(sock, ipc.Events{Drain: conn.drain})
+	conn.caller = ipc.NewCaller(conn.over, ipc.Events{Drain: conn.drain})
 	return conn, nil
+}
+
+// hello exchanges hellos, and asks for rings unless their size is 0.
+func hello(sock *ipc.Socket, ring uint64) (*ipc.Ring, error) {
+	if ring == 0 {
+		_, err := ipc.ClientHello(sock, version.SDK())
+		return nil, err
+	}
+	_, r, err := ipc.ClientHelloRing(sock, version.SDK(), ring)
+	return r, err
 }
 
 // connect reaches the socket. A server whose backlog is full is tried again until ctx ends.
@@ -100,6 +115,7 @@ func (c *conn) run() {
 	c.client.forget(c)
 	end := c.lost(err)
 	c.caller.Close(end, func(uint64) *ipc.Error { return end })
+	c.free() // nobody sends any more
 }
 
 // lost says why open calls end.
@@ -163,4 +179,11 @@ func (c *conn) drain() {
 	}
 }
 
-func (c *conn) hangUp() { _ = c.sock.Close() }
+func (c *conn) hangUp() { _ = c.over.Close() }
+
+// free unmaps the rings. Preconditions: hung up, and nobody sends or receives.
+func (c *conn) free() {
+	if c.ring != nil {
+		_ = c.ring.Free() // fails only if it was not mapped
+	}
+}

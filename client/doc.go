@@ -8,6 +8,8 @@
 // UNAVAILABLE/connection_lost and the next call connects again; a server that announces its end (drain) still answers what it has, and the next call goes to whoever serves the
 // socket then.
 //
+// Messages travel through a pair of rings in shared memory that the server gives the connection, and through its socket where the server has none to give or [WithRing] says so.
+//
 // A context's deadline travels with the request, and its cancellation reaches the worker. Every error is an [*Error], whose Code and Reason are stable.
 //
 // Read in this order: client.go (one connection at a time), call.go (Call, Stream), options.go, conn.go (one connection's life).

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ringmasterd/ringmaster/client"
 	"github.com/ringmasterd/ringmaster/ipc"
+	"github.com/ringmasterd/ringmaster/shm"
 	"github.com/ringmasterd/ringmaster/supervisor"
 	"github.com/ringmasterd/ringmaster/worker"
 )
@@ -40,7 +41,7 @@ func TestMain(m *testing.M) {
 // patience is how long a test waits for what must happen before it fails.
 const patience = 20 * time.Second
 
-// server is a fake server on a socket: handle answers the requests of every connection.
+// server is a fake server on a socket: handle answers the requests of every connection. It gives rings to who asks.
 type server struct {
 	t      *testing.T
 	path   string
@@ -49,14 +50,14 @@ type server struct {
 	ln   net.Listener
 	wg   sync.WaitGroup
 	mu   sync.Mutex
-	down bool                 // guarded by mu
-	open map[*ipc.Socket]bool // guarded by mu
-	seen int                  // guarded by mu: connections there ever were
+	down bool                   // guarded by mu
+	open map[ipc.Transport]bool // guarded by mu
+	seen int                    // guarded by mu: connections there ever were
 }
 
 func newServer(t *testing.T, handle func(ctx context.Context, req *ipc.Request, w *ipc.Responder)) *server {
 	t.Helper()
-	s := &server{t: t, path: filepath.Join(t.TempDir(), "rm.sock"), handle: handle, open: map[*ipc.Socket]bool{}}
+	s := &server{t: t, path: filepath.Join(t.TempDir(), "rm.sock"), handle: handle, open: map[ipc.Transport]bool{}}
 	s.start()
 	t.Cleanup(s.stop)
 	return s
@@ -116,20 +117,58 @@ func (s *server) connections() (open, seen int) {
 func (s *server) serve(conn net.Conn) {
 	sock := ipc.NewSocket(conn, ipc.MaxHello, patience)
 	defer sock.Close()
-	s.mu.Lock()
-	if s.down {
-		s.mu.Unlock()
+	if !s.enter(sock, true) {
 		return
 	}
-	s.open[sock] = true
-	s.seen++
-	s.mu.Unlock()
-	if _, err := ipc.ServerHello(sock, ipc.Hello{MaxMessage: 1 << 20}); err == nil {
-		_ = ipc.Serve(context.Background(), sock, s, ipc.ServeConfig{})
+	defer s.leave(sock)
+	theirs, err := ipc.ReadHello(sock)
+	if err != nil {
+		return
 	}
+	var seg *shm.Segment
+	if theirs.Ring > 0 {
+		if seg, err = shm.Create(shm.Geometry{S2W: 64 << 10, W2S: 64 << 10, Bell: true}); err != nil {
+			s.t.Error(err)
+			return
+		}
+	}
+	err = ipc.AnswerHello(sock, theirs, ipc.Hello{MaxMessage: 1 << 20}, seg)
+	if seg == nil {
+		if err == nil {
+			_ = ipc.Serve(context.Background(), sock, s, ipc.ServeConfig{})
+		}
+		return
+	}
+	ring := ipc.ServerRing(seg, sock, patience, patience)
+	if err == nil && s.enter(ring, false) {
+		s.leave(sock) // nobody is to speak over it any more
+		_ = ipc.Serve(context.Background(), ring, s, ipc.ServeConfig{})
+		s.leave(ring)
+	}
+	_ = ring.Close()
+	if err := ring.Free(); err != nil {
+		s.t.Error(err)
+	}
+}
+
+// enter has what is open hung up on by stop. It reports false if that has been.
+func (s *server) enter(tr ipc.Transport, first bool) bool {
 	s.mu.Lock()
-	delete(s.open, sock)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	if s.down {
+		return false
+	}
+	s.open[tr] = true
+	if first {
+		s.seen++
+	}
+	return true
+}
+
+func (s *server) leave(tr ipc.Transport) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, tr)
 }
 
 // ServeRequest implements ipc.Handler.

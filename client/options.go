@@ -17,11 +17,21 @@ type DialOption func(*dialConfig)
 
 type dialConfig struct {
 	address string
+	ring    uint64
 }
 
 // WithAddress names the server's socket, unix:///path or a plain path, instead of the one that $RINGMASTER_SOCKET or the host's conventions name.
 func WithAddress(address string) DialOption {
 	return func(c *dialConfig) { c.address = address }
+}
+
+// ringCapacity is how large each of a client's rings is, unless [WithRing] says otherwise: docs/decisions/0015-client-rings.md has the measurements.
+const ringCapacity = 1 << 20
+
+// WithRing says how large each of the two rings in shared memory should be that the client asks the server for, in bytes; the server may make them smaller, or have none to give. Larger ones suit many large
+// messages at a time. 0 is none: everything goes through the socket. The default is 1 MiB.
+func WithRing(bytes int) DialOption {
+	return func(c *dialConfig) { c.ring = uint64(max(0, bytes)) }
 }
 
 // CallOption adds to one call.

@@ -23,6 +23,7 @@ type clients struct {
 	memory  *budget.Budget
 	mu      sync.Mutex
 	open    int                    // guarded by mu: connections of all
+	rings   int64                  // guarded by mu: bytes of all connections' rings
 	unnamed int32                  // guarded by mu: how many connections there have been whose process the kernel could not name
 	byID    map[ipc.Client]*client // guarded by mu
 	byUID   map[uint32]*owner      // guarded by mu

@@ -10,11 +10,12 @@ import (
 
 	"github.com/ringmasterd/ringmaster/internal/version"
 	"github.com/ringmasterd/ringmaster/ipc"
+	"github.com/ringmasterd/ringmaster/shm"
 )
 
 // conn is one connection of a client.
 //
-//	greeting ──hello──▶ open ──drain──▶ draining ──leave, no request open──▶ closed
+//	greeting ─hellos──▶ open ──drain──▶ draining ──leave, no request open──▶ closed
 //	    └───────────────────┴── hang-up, write timeout, cut off ────────────────▲
 type conn struct {
 	srv    *server
@@ -24,13 +25,18 @@ type conn struct {
 	client *client
 
 	mu       sync.Mutex
-	greeted  bool     // guarded by mu: the hello is answered, other frames may follow
-	draining bool     // guarded by mu: the client has been told, or will be once greeted
-	web      *webConn // guarded by mu: the connection, if it speaks HTTP
+	over     ipc.Transport // immutable once greeted: what messages travel over: sock, or a ring that came with the hello
+	greeted  bool          // guarded by mu: the hello is answered, other frames may follow
+	draining bool          // guarded by mu: the client has been told, or will be once greeted
+	gone     bool          // guarded by mu: over is about to be freed
+	web      *webConn      // guarded by mu: the connection, if it speaks HTTP
+
+	speaking sync.WaitGroup // drain, while it uses over; added to under mu while not gone
 }
 
 func newConn(srv *server, raw *net.UnixConn, peer Peer, client *client) *conn {
-	return &conn{srv: srv, raw: raw, sock: ipc.NewSocket(raw, ipc.MaxHello, srv.cfg.WriteTimeout), peer: peer, client: client}
+	sock := ipc.NewSocket(raw, ipc.MaxHello, srv.cfg.WriteTimeout)
+	return &conn{srv: srv, raw: raw, sock: sock, over: sock, peer: peer, client: client}
 }
 
 // run serves the client until it is gone, and returns why.
@@ -42,12 +48,21 @@ func (c *conn) run() error {
 	if overhear(c.raw) == speaksHTTP {
 		return c.srv.web.serve(c)
 	}
-	if err := c.greet(); err != nil {
+	seg, err := c.greet()
+	if err != nil {
 		return err
 	}
 	c.sock.SetReadTimeout(c.srv.cfg.ReadTimeout)
+	if seg != nil {
+		ring := ipc.ServerRing(seg, c.sock, c.srv.cfg.ReadTimeout, c.srv.cfg.WriteTimeout)
+		defer c.endRing(ring, seg.Geometry())
+		c.over = ring
+	}
+	if err := c.open(); err != nil {
+		return err
+	}
 	ctx := context.WithValue(c.srv.base, peerKey{}, c.peer)
-	return ipc.Serve(ctx, c.sock, c, ipc.ServeConfig{
+	return ipc.Serve(ctx, c.over, c, ipc.ServeConfig{
 		MaxInFlight:  c.srv.cfg.MaxInFlight,
 		StallTimeout: c.srv.cfg.StallTimeout,
 		Draining:     c.srv.leaving,
@@ -56,29 +71,44 @@ func (c *conn) run() error {
 	})
 }
 
-// greet exchanges hellos, before the connection's read deadline.
-func (c *conn) greet() error {
-	_, err := ipc.ServerHello(c.sock, ipc.Hello{
-		SDK:         version.SDK(),
-		MaxMessage:  uint64(c.srv.cfg.MaxMessage),
-		MaxInFlight: uint64(min(c.srv.cfg.MaxInFlight, c.srv.cfg.Clients.InFlight)),
-	})
+// greet exchanges hellos, before the connection's read deadline. The segment is the client's, who has it now, or nil.
+func (c *conn) greet() (*shm.Segment, error) {
+	theirs, err := ipc.ReadHello(c.sock)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		_ = ipc.Refuse(c.sock, ipc.Errorf(ipc.DeadlineExceeded, "deadline", "no hello came within %v; a connection begins with one, see docs/protocol.md, section 7", c.srv.cfg.helloTimeout))
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
+	seg := c.rings(theirs)
+	err = ipc.AnswerHello(c.sock, theirs, ipc.Hello{
+		SDK:         version.SDK(),
+		MaxMessage:  uint64(c.srv.cfg.MaxMessage),
+		MaxInFlight: uint64(min(c.srv.cfg.MaxInFlight, c.srv.cfg.Clients.InFlight)),
+	}, seg)
+	if seg != nil {
+		err = errors.Join(err, seg.CloseFile())
+	}
+	if err == nil {
+		err = c.raw.SetReadDeadline(time.Time{})
+	}
+	if err != nil && seg != nil {
+		c.unused(seg)
+		seg = nil
+	}
+	return seg, err
+}
+
+// open lets others speak to the client. Preconditions: c.over is what it will be, and nobody else has looked at it.
+func (c *conn) open() error {
 	c.mu.Lock()
 	c.greeted = true
 	drained := c.draining
 	c.mu.Unlock()
 	if drained {
-		if err := ipc.SendSignal(c.sock, ipc.KindDrain); err != nil {
-			return err
-		}
+		return ipc.SendSignal(c.over, ipc.KindDrain)
 	}
-	return c.raw.SetReadDeadline(time.Time{})
+	return nil
 }
 
 // ServeRequest implements [ipc.Handler] by the protocol's adapter.
@@ -98,10 +128,14 @@ func (c *conn) ServeRequest(ctx context.Context, req *ipc.Request, w *ipc.Respon
 func (c *conn) drain() {
 	c.mu.Lock()
 	c.draining = true
-	greeted := c.greeted
+	listens := c.greeted && !c.gone
+	if listens {
+		c.speaking.Add(1)
+	}
 	c.mu.Unlock()
-	if greeted {
-		_ = ipc.SendSignal(c.sock, ipc.KindDrain)
+	if listens {
+		defer c.speaking.Done()
+		_ = ipc.SendSignal(c.over, ipc.KindDrain)
 	}
 }
 

@@ -2,10 +2,11 @@
 //
 //	Listen ─▶ Serve ─accept─▶ conn ─hello─▶ native ────────────────────▶ Handler ─▶ … ─▶ Backend.Call
 //	                           │  └─capitals─▶ web ─▶ adapter ─▶ exchange ──▲ └ the call chain: small wrappers
-//	                           └ who is it? (SO_PEERCRED)
+//	                           ├ who is it? (SO_PEERCRED)
+//	                           └ rings of its own come with the hello, if it asks (SCM_RIGHTS)
 //
 // Read in this order: config.go, listen.go (one server per path), inherit.go (or a socket that systemd made), peer.go (who may come in), clients.go (and how much of everything), serve.go (accept, drain), conn.go (one connection),
-// detect.go (what it speaks), native.go (frames ⇄ the chain), http.go (connections of HTTP), exchange.go (what its adapters share), then the adapters, health.go and others, each of which translates one protocol and decides
+// detect.go (what it speaks), rings.go (the rings it may get), native.go (frames ⇄ the chain), http.go (connections of HTTP), exchange.go (what its adapters share), then the adapters, health.go and others, each of which translates one protocol and decides
 // nothing; handler.go (the chain), logged.go and metered.go (its first links; metrics.go tells what the second counted), refusals.go (what of all this is logged).
 //
 // # Who may connect
@@ -19,6 +20,7 @@
 //	Serve itself     accept              ctx, a broken listener          its caller
 //	conn.run         frames              hang-up, drain, write timeout   Serve
 //	ipc.Serve's      a request           its END                         ipc.Serve, in conn.run
+//	a Ring's         its client's bell   hang-up                         conn.endRing, in conn.run
 //	conn.drain       once, at drain      its one frame is written        Serve
 //	turnAway         a refused client    its hello, or refuseTimeout     Serve
 //	http.Server's    a request by HTTP   its connection's end            web.serve, in conn.run; the server's own by web.stop
@@ -35,7 +37,10 @@
 //	sends large ones                            its share of Memory, before their bytes    RESOURCE_EXHAUSTED/memory_full
 //	                                            are read
 //	takes its replies slowly                    credit; its share of Memory; StallTimeout  RESOURCE_EXHAUSTED/slow_reader
-//	does not read its socket                    WriteTimeout                               nothing, hung up on
+//	does not read its socket, or its ring       WriteTimeout                               nothing, hung up on
+//	writes anything into its ring, or rings     each word is read once and checked; its    nothing, hung up on
+//	like mad                                    own connection's goroutine
+//	asks for large rings                        ringCapacity, its share of Memory          nothing: it gets smaller ones, or none
 //	sends pings, cancels, credits without end   its own connection's reader: one           nothing
 //	                                            goroutine, which waits for it to read
 //	dies                                                                                   its requests are cancelled
@@ -45,5 +50,5 @@
 //
 // By HTTP it meets the same; docs/protocols.md says with which status it is told.
 //
-// Beside Memory, a connection takes two buffers of 16 KiB and a goroutine, one of HTTP its headers (64 KiB) or, by HTTP/2, what was sent ahead (256 KiB), and each worker's reader may hold one reply that nobody has been charged for yet.
+// Beside Memory, a connection takes two buffers of 16 KiB and a goroutine (two with rings), one of HTTP its headers (64 KiB) or, by HTTP/2, what was sent ahead (256 KiB), and each worker's reader may hold one reply that nobody has been charged for yet.
 package gateway

@@ -25,6 +25,9 @@ func TestMain(m *testing.M) {
 	if what := os.Getenv("GATEWAY_TEST_VILLAIN"); what != "" {
 		villain(what, os.Getenv("GATEWAY_TEST_SOCKET"))
 	}
+	if path := os.Getenv("GATEWAY_TEST_RINGER"); path != "" {
+		ringer(path)
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -142,7 +145,8 @@ func startOn(t testing.TB, ln *Listener, backend Backend, cfg Config) *testServe
 // testClient is a connected client.
 type testClient struct {
 	*ipc.Caller
-	sock  *ipc.Socket
+	over  ipc.Transport
+	ring  *ipc.Ring // nil: over is the socket
 	hello *ipc.Hello
 	drain chan struct{} // closed when the server says drain
 	gone  chan struct{} // closed when the connection has ended
@@ -151,25 +155,45 @@ type testClient struct {
 
 func dial(t testing.TB, path string) *testClient {
 	t.Helper()
-	c := &testClient{sock: ipc.NewSocket(connect(t, path), 1<<20, patience), drain: make(chan struct{}), gone: make(chan struct{})}
-	var err error
-	if c.hello, err = ipc.ClientHello(c.sock, "test"); err != nil {
+	sock := ipc.NewSocket(connect(t, path), 1<<20, patience)
+	hello, err := ipc.ClientHello(sock, "test")
+	if err != nil {
 		t.Fatal(err)
 	}
-	c.Caller = ipc.NewCaller(c.sock, ipc.Events{Drain: func() { close(c.drain) }})
+	return newTestClient(t, &testClient{over: sock, hello: hello})
+}
+
+// dialRing is dial, with rings of so many bytes.
+func dialRing(t testing.TB, path string, capacity uint64) *testClient {
+	t.Helper()
+	hello, ring, err := ipc.ClientHelloRing(ipc.NewSocket(connect(t, path), 1<<20, patience), "test", capacity)
+	if err != nil || ring == nil {
+		t.Fatalf("rings %v, %v", ring, err)
+	}
+	return newTestClient(t, &testClient{over: ring, ring: ring, hello: hello})
+}
+
+func newTestClient(t testing.TB, c *testClient) *testClient {
+	c.drain, c.gone = make(chan struct{}), make(chan struct{})
+	c.Caller = ipc.NewCaller(c.over, ipc.Events{Drain: func() { close(c.drain) }})
 	go func() {
 		defer close(c.gone)
 		c.why = c.Run()
-		_ = c.sock.Close()
+		_ = c.over.Close()
 		lost := ipc.Errorf(ipc.Unavailable, "connection_lost", "%v", c.why)
 		c.Caller.Close(lost, func(uint64) *ipc.Error { return lost })
+		if c.ring != nil {
+			if err := c.ring.Free(); err != nil {
+				t.Error(err)
+			}
+		}
 	}()
 	t.Cleanup(c.hangUp)
 	return c
 }
 
 func (c *testClient) hangUp() {
-	_ = c.sock.Close()
+	_ = c.over.Close()
 	<-c.gone
 }
 

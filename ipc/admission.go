@@ -25,14 +25,21 @@ type admission struct {
 	pending int64           // bytes
 }
 
-// watch makes a transport ask before it reads a message's bytes. Those of a [Ring] come from a process that is trusted with memory.
+// watch makes a transport ask before it reads a message's bytes.
 func (a *admission) watch(t Transport) {
-	if sock, ok := t.(*Socket); ok && a.account != nil {
-		sock.admit = a.admit
+	if a.account == nil {
+		return
+	}
+	switch t := t.(type) {
+	case *Socket:
+		t.admit = a.admit
+	case *Ring:
+		t.admit = a.admit
 	}
 }
 
-// admit takes the room for a message of size bytes that begins with head. A length is only a claim, but what it claims is the client's own share, and for as long as a message may take to come.
+// admit takes the room for a message of size bytes that begins with head. A length is only a claim, but what it claims is the client's own share, and for as long as a message may take to come. A ring does
+// not know how long a message will be, so it asks for each of its frames, with the size so far.
 func (a *admission) admit(head []byte, size int) *Error {
 	n := int64(size)
 	if k, _, ok := DecodeHead(head); !ok || k != KindRequest {
@@ -42,7 +49,7 @@ func (a *admission) admit(head []byte, size int) *Error {
 	} else {
 		n += requestOverhead
 	}
-	return a.take(n)
+	return a.take(n - a.pending)
 }
 
 func (a *admission) take(n int64) *Error {
@@ -50,7 +57,7 @@ func (a *admission) take(n int64) *Error {
 		a.pending += n
 		return nil
 	}
-	return memoryFull(n)
+	return memoryFull(a.pending + n)
 }
 
 func memoryFull(n int64) *Error {

@@ -36,94 +36,104 @@ func (a allowance) wantNothingHeld(t *testing.T) {
 	}
 }
 
+// onCharged runs a test on the transports whose messages Serve charges to clients.
+func onCharged(t *testing.T, limit int, test func(*testing.T, pair)) {
+	for _, i := range implementations[1:] {
+		t.Run(i.name, func(t *testing.T) {
+			checkLeaks(t)
+			test(t, i.open(t, pairOptions{askingLimit: limit, answeringLimit: limit}))
+		})
+	}
+}
+
 // A request for which there is no room is refused without being kept; the connection's cancels and other requests go on, and what was refused fits once there is room again.
 func TestARequestThatFindsNoRoom(t *testing.T) {
-	checkLeaks(t)
-	a, b := connPair(t)
-	room := allow(8<<20, 100)
-	begun := make(chan struct{}, 10)
-	var refused atomic.Int64
-	s := serve(t, NewSocket(b, 4<<20, 0), ServeConfig{Account: room.account, Refused: func(*Error) { refused.Add(1) }}, func(ctx context.Context, req *Request, w *Responder) {
-		if req.Action == "hang" {
-			begun <- struct{}{}
-			<-ctx.Done()
+	onCharged(t, 4<<20, func(t *testing.T, p pair) {
+		room := allow(8<<20, 100)
+		begun := make(chan struct{}, 10)
+		var refused atomic.Int64
+		s := serve(t, p.answering, ServeConfig{Account: room.account, Refused: func(*Error) { refused.Add(1) }}, func(ctx context.Context, req *Request, w *Responder) {
+			if req.Action == "hang" {
+				begun <- struct{}{}
+				<-ctx.Done()
+			}
+			_ = w.End(&Reply{})
+		})
+		peer := p.asking
+		large := make([]byte, 3<<20)
+		say(t, peer, &Request{ID: 1, Action: "hang", Context: large})
+		await(t, begun, "the first request")
+		if held := room.account.Held(); held < 3<<20 || held > 3<<20+1<<17 {
+			t.Errorf("a request of 3 MiB holds %d bytes", held)
 		}
-		_ = w.End(&Reply{})
+		say(t, peer, &Request{ID: 2, Context: large})
+		r := hear(t, peer).(*Reply)
+		wantError(t, r.Err, ResourceExhausted, "memory_full")
+		if r.ID != 2 || r.Err.RetryAfter <= 0 || refused.Load() != 1 {
+			t.Errorf("%+v, %d refused", r, refused.Load())
+		}
+		say(t, peer, &Request{ID: 3})
+		if r := hear(t, peer).(*Reply); r.ID != 3 || r.Err != nil {
+			t.Errorf("a small request: %+v", r)
+		}
+		say(t, peer, Cancel{ID: 1})
+		if r := hear(t, peer).(*Reply); r.ID != 1 {
+			t.Errorf("the cancelled one: %+v", r)
+		}
+		for id := uint64(4); ; id++ { // the handler of 1 returns in its own time
+			say(t, peer, &Request{ID: id, Context: large})
+			if r := hear(t, peer).(*Reply); r.Err == nil {
+				break
+			}
+		}
+		_ = peer.Close()
+		_ = s.wait()
+		room.wantNothingHeld(t)
 	})
-	peer := NewSocket(a, 4<<20, 0)
-	large := make([]byte, 3<<20)
-	say(t, peer, &Request{ID: 1, Action: "hang", Context: large})
-	await(t, begun, "the first request")
-	if held := room.account.Held(); held < 3<<20 || held > 3<<20+1<<17 {
-		t.Errorf("a request of 3 MiB holds %d bytes", held)
-	}
-	say(t, peer, &Request{ID: 2, Context: large})
-	r := hear(t, peer).(*Reply)
-	wantError(t, r.Err, ResourceExhausted, "memory_full")
-	if r.ID != 2 || r.Err.RetryAfter <= 0 || refused.Load() != 1 {
-		t.Errorf("%+v, %d refused", r, refused.Load())
-	}
-	say(t, peer, &Request{ID: 3})
-	if r := hear(t, peer).(*Reply); r.ID != 3 || r.Err != nil {
-		t.Errorf("a small request: %+v", r)
-	}
-	say(t, peer, Cancel{ID: 1})
-	if r := hear(t, peer).(*Reply); r.ID != 1 {
-		t.Errorf("the cancelled one: %+v", r)
-	}
-	for id := uint64(4); ; id++ { // the handler of 1 returns in its own time
-		say(t, peer, &Request{ID: id, Context: large})
-		if r := hear(t, peer).(*Reply); r.Err == nil {
-			break
-		}
-	}
-	_ = a.Close()
-	_ = s.wait()
-	room.wantNothingHeld(t)
 }
 
 // Where there is no room at all, small messages that are not requests still get through: they are what makes room.
 func TestCancelsNeedNoRoom(t *testing.T) {
-	checkLeaks(t)
-	a, b := connPair(t)
-	room := allow(100<<10, 100)
-	s := serve(t, NewSocket(b, 1<<20, 0), ServeConfig{Account: room.account}, func(ctx context.Context, _ *Request, w *Responder) {
-		<-ctx.Done()
-		_ = w.End(&Reply{})
+	onCharged(t, 1<<20, func(t *testing.T, p pair) {
+		room := allow(100<<10, 100)
+		s := serve(t, p.answering, ServeConfig{Account: room.account}, func(ctx context.Context, _ *Request, w *Responder) {
+			<-ctx.Done()
+			_ = w.End(&Reply{})
+		})
+		peer := p.asking
+		open := uint64(0)
+		for { // fill it
+			say(t, peer, &Request{ID: open + 1})
+			say(t, peer, Ping{ID: 9})
+			if _, ok := hear(t, peer).(Ping); !ok {
+				break
+			}
+			open++
+		}
+		_ = hear(t, peer).(Ping)
+		for id := uint64(1); id <= open; id++ {
+			say(t, peer, Cancel{ID: id})
+			if r := hear(t, peer).(*Reply); r.ID != id {
+				t.Errorf("%+v", r)
+			}
+		}
+		_ = peer.Close()
+		_ = s.wait()
+		room.wantNothingHeld(t)
 	})
-	peer := NewSocket(a, 1<<20, 0)
-	open := uint64(0)
-	for { // fill it
-		say(t, peer, &Request{ID: open + 1})
-		say(t, peer, Ping{ID: 9})
-		if _, ok := hear(t, peer).(Ping); !ok {
-			break
-		}
-		open++
-	}
-	_ = hear(t, peer).(Ping)
-	for id := uint64(1); id <= open; id++ {
-		say(t, peer, Cancel{ID: id})
-		if r := hear(t, peer).(*Reply); r.ID != id {
-			t.Errorf("%+v", r)
-		}
-	}
-	_ = a.Close()
-	_ = s.wait()
-	room.wantNothingHeld(t)
 }
 
 // A large message that is nothing a client has reason to send is not worth its bytes.
 func TestALargeMessageThatIsNoRequest(t *testing.T) {
-	checkLeaks(t)
-	a, b := connPair(t)
-	room := allow(100<<10, 100)
-	s := serve(t, NewSocket(b, 1<<20, 0), ServeConfig{Account: room.account}, echoAll)
-	peer := NewSocket(a, 1<<20, 0)
-	say(t, peer, Cancel{ID: 1, Reason: string(make([]byte, 60<<10))})
-	hearError(t, peer, 0, ResourceExhausted, "memory_full")
-	wantError(t, s.wait(), ResourceExhausted, "memory_full")
-	room.wantNothingHeld(t)
+	onCharged(t, 1<<20, func(t *testing.T, p pair) {
+		room := allow(100<<10, 100)
+		s := serve(t, p.answering, ServeConfig{Account: room.account}, echoAll)
+		peer := p.asking
+		say(t, peer, Cancel{ID: 1, Reason: string(make([]byte, 60<<10))})
+		hearError(t, peer, 0, ResourceExhausted, "memory_full")
+		wantError(t, s.wait(), ResourceExhausted, "memory_full")
+		room.wantNothingHeld(t)
+	})
 }
 
 func TestTooManyRequestsOfOneClient(t *testing.T) {

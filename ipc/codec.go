@@ -117,6 +117,9 @@ func (e *encoder) hello(m *Hello) {
 	if m.MaxMessage > 0 {
 		limits["max_message"] = m.MaxMessage
 	}
+	if m.Ring > 0 {
+		limits["ring"] = m.Ring
+	}
 	n := lastSet(m.MinVersion > 0, m.MaxVersion > 0, m.SDK != "", len(m.Actions) > 0, len(limits) > 0)
 	e.array(n)
 	e.uint(uint64(KindHello))
@@ -420,6 +423,8 @@ func (r *reader) hello(n int) *Hello {
 				m.MaxMessage = r.uint()
 			case "max_in_flight":
 				m.MaxInFlight = r.uint()
+			case "ring":
+				m.Ring = r.uint()
 			default:
 				r.skip(1)
 			}

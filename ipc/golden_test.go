@@ -141,6 +141,9 @@ func toGolden(m any) any {
 		if m.MaxInFlight > 0 {
 			g.Limits["max_in_flight"] = m.MaxInFlight
 		}
+		if m.Ring > 0 {
+			g.Limits["ring"] = m.Ring
+		}
 		return g
 	case Ping:
 		flags := uint64(0)
@@ -335,6 +338,8 @@ func goldenCases() []goldenCase {
 	add(&Hello{MinVersion: 1, MaxVersion: 300, SDK: "ringmaster-go/0.1.0"}, "hello, a client's")
 	add(&Hello{MinVersion: 1, MaxVersion: 1, MaxMessage: 64 << 20, MaxInFlight: 1024}, "hello, a server's")
 	add(&Hello{MinVersion: 1, MaxVersion: 1, MaxInFlight: 1}, "hello, one limit")
+	add(&Hello{MinVersion: 1, MaxVersion: 1, SDK: "ringmaster-go/0.1.0", Ring: 1 << 20}, "hello, a client's that would like rings")
+	add(&Hello{MinVersion: 1, MaxVersion: 1, MaxMessage: 64 << 20, MaxInFlight: 1024, Ring: 256 << 10}, "hello, a server's with rings")
 	add(&Hello{MinVersion: 1, MaxVersion: 1, SDK: "s", Actions: []Action{{Name: "plain"}, {Name: "stream", Stream: true}, {Name: "idempotent", Idempotent: true},
 		{Name: "batchable", Batchable: true}, {Name: "all", Stream: true, Idempotent: true, Batchable: true}}}, "hello, a worker's")
 	for _, n := range []int{15, 16} {

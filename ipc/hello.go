@@ -3,12 +3,45 @@ package ipc
 import (
 	"errors"
 	"fmt"
+	"os"
+
+	"github.com/ringmasterd/ringmaster/shm"
 )
 
 // ClientHello opens a connection from the client's side: it says which versions this package speaks and returns the server's answer.
-func ClientHello(s *Socket, sdk string) (*Hello, error) {
+func ClientHello(s *Socket, sdk string) (*Hello, error) { return clientHello(s, sdk, 0) }
+
+// ClientHelloRing is ClientHello of a client that would rather have a pair of rings, of up to capacity bytes each. If the server gives it one, everything else goes through that, and s
+// belongs to it; otherwise the ring is nil, and s is used as it is.
+//
+// Preconditions: s is new.
+func ClientHelloRing(s *Socket, sdk string, capacity uint64) (*Hello, *Ring, error) {
+	rights := &rightsReader{}
+	if !rights.watch(s) {
+		hello, err := ClientHello(s, sdk)
+		return hello, nil, err
+	}
+	defer rights.close()
+	hello, err := clientHello(s, sdk, capacity)
+	rights.done = true
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case hello.Ring == 0:
+		return hello, nil, nil
+	case rights.file == nil:
+		return nil, nil, protocolErrorf("the server's hello says that rings come with it, and none do")
+	}
+	ring, err := openRing(rights.file, s, capacity)
+	if err != nil {
+		return nil, nil, err
+	}
+	return hello, ring, nil
+}
+
+func clientHello(s *Socket, sdk string, ring uint64) (*Hello, error) {
 	if err := send(s, func(e *encoder) {
-		e.hello(&Hello{MinVersion: MinVersion, MaxVersion: MaxVersion, SDK: sdk})
+		e.hello(&Hello{MinVersion: MinVersion, MaxVersion: MaxVersion, SDK: sdk, Ring: ring})
 	}); err != nil {
 		return nil, err
 	}
@@ -35,9 +68,17 @@ func ClientHello(s *Socket, sdk string) (*Hello, error) {
 	}
 }
 
-// ServerHello answers a client's hello with the highest common version and the server's limits. It refuses a client that does not begin with a hello or speaks no common
-// version, and says so to it; the connection is then to be closed.
+// ServerHello answers a client's hello with the highest common version and the server's limits: [ReadHello] and [AnswerHello] for a server without rings.
 func ServerHello(s *Socket, mine Hello) (*Hello, error) {
+	theirs, err := ReadHello(s)
+	if err != nil {
+		return nil, err
+	}
+	return theirs, AnswerHello(s, theirs, mine, nil)
+}
+
+// ReadHello receives a client's hello. It refuses a client that does not begin with one or speaks no common version, and says so to it; the connection is then to be closed.
+func ReadHello(s *Socket) (*Hello, error) {
 	b, err := s.Recv()
 	var skipped *SkippedError
 	switch {
@@ -55,21 +96,38 @@ func ServerHello(s *Socket, mine Hello) (*Hello, error) {
 		}
 		return nil, Refuse(s, refusal)
 	}
-	version := min(theirs.MaxVersion, MaxVersion)
-	if version < max(theirs.MinVersion, MinVersion) {
+	if commonVersion(theirs) < max(theirs.MinVersion, MinVersion) {
 		return nil, Refuse(s, Errorf(Unimplemented, "version",
 			"no common protocol version: the client speaks %d to %d, this server %d to %d; update the older one",
 			theirs.MinVersion, theirs.MaxVersion, MinVersion, MaxVersion))
 	}
-	mine.MinVersion, mine.MaxVersion = version, version
-	if err := send(s, func(e *encoder) { e.hello(&mine) }); err != nil {
-		return nil, err
+	return theirs, nil
+}
+
+// AnswerHello answers a client's hello, which [ReadHello] returned. If there is a segment with a bell, it goes with the answer, and everything else has to go through it: see [ServerRing].
+//
+// Preconditions: with a segment, theirs asks for rings, and nothing else was sent over s.
+func AnswerHello(s *Socket, theirs *Hello, mine Hello, seg *shm.Segment) error {
+	mine.MinVersion = commonVersion(theirs)
+	mine.MaxVersion = mine.MinVersion
+	var file *os.File
+	if seg != nil {
+		mine.Ring, file = seg.Geometry().S2W, seg.File()
+	}
+	e := newEncoder()
+	defer e.free()
+	e.hello(&mine)
+	parts, _ := e.message()
+	if err := s.sendWith(file, parts); err != nil {
+		return err
 	}
 	if mine.MaxMessage > 0 {
 		s.SetLimit(int(mine.MaxMessage))
 	}
-	return theirs, nil
+	return nil
 }
+
+func commonVersion(theirs *Hello) uint32 { return min(theirs.MaxVersion, MaxVersion) }
 
 // SendHello is a worker's: it says that the worker is ready and what it can do.
 func SendHello(t Transport, h Hello) error {

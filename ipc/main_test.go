@@ -46,6 +46,7 @@ var implementations = []struct {
 }{
 	{"ring", ringPair},
 	{"socket", socketPair},
+	{"client's ring", clientRingPair},
 }
 
 // onEach runs a test on every implementation.
@@ -110,6 +111,53 @@ func socketPair(t testing.TB, o pairOptions) pair {
 	t.Helper()
 	a, b := connPair(t)
 	return pair{NewSocket(a, o.askingLimit, 0), NewSocket(b, o.answeringLimit, 0)}
+}
+
+// clientRingPair is a client's and a server's end of rings that came with the hello, as small as ringPair's.
+func clientRingPair(t testing.TB, o pairOptions) pair {
+	t.Helper()
+	const capacity = 64 << 10
+	a, b := connPair(t)
+	answered := make(chan *Ring, 1)
+	go func() {
+		defer close(answered)
+		s := NewSocket(b, MaxHello, patience)
+		theirs, err := ReadHello(s)
+		if err != nil || theirs.Ring != capacity {
+			t.Errorf("the client's hello: %+v, %v", theirs, err)
+			return
+		}
+		seg, err := shm.Create(shm.Geometry{S2W: capacity, W2S: capacity, Bell: true})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if err := AnswerHello(s, theirs, Hello{MaxMessage: uint64(o.answeringLimit)}, seg); err != nil {
+			t.Error(err)
+		}
+		if err := seg.CloseFile(); err != nil {
+			t.Error(err)
+		}
+		answered <- ServerRing(seg, s, patience, patience)
+	}()
+	_, asking, err := ClientHelloRing(NewSocket(a, DefaultMaxMessage, patience), "test", capacity)
+	answering := await(t, answered, "the server's end")
+	if err != nil || asking == nil || answering == nil {
+		t.Fatalf("no rings: %v", err)
+	}
+	asking.limit = o.askingLimit
+	for _, r := range []*Ring{asking, answering} {
+		t.Cleanup(func() {
+			_ = r.Close()
+			if err := r.seg.Check(); err != nil {
+				t.Error(err)
+			}
+			if err := r.Free(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	return pair{asking, answering}
 }
 
 func connPair(t testing.TB) (a, b net.Conn) {

@@ -114,6 +114,7 @@ type Hello struct {
 	Actions                []Action
 	MaxMessage             uint64 // bytes; 0: not said
 	MaxInFlight            uint64 // open requests on this connection; 0: not said
+	Ring                   uint64 // bytes: from a client, how large it would like each of a pair of rings; from a server, how large those are that come with it; 0: none
 }
 
 // Ping asks for (or, with Answer, is) a sign of life that travelled the whole way.

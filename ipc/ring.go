@@ -2,18 +2,27 @@ package ipc
 
 import (
 	"errors"
+	"fmt"
 	"io"
+	"os"
 	"sync"
+	"time"
 
 	"github.com/ringmasterd/ringmaster/shm"
 )
 
-// Ring is the [Transport] over a shared-memory segment.
+// Ring is the [Transport] over a shared-memory segment: to a worker, or, with a [line] beside it, to a client.
 type Ring struct {
 	seg   *shm.Segment
 	out   *shm.Producer
 	in    *shm.Consumer
 	limit int
+	line  *line // a client's; nil towards a worker
+
+	// Recv only, for messages of clients: asked for each frame, with what a message begins with and its size so far; an error makes Recv skip it. nil: all are taken.
+	admit func(head []byte, size int) *Error
+	keep  func(head []byte, size int) bool // immutable: decides by limit and admit; nil where a message over the limit breaks the protocol
+	why   *Error                           // Recv only: what admit said
 
 	mu     sync.Mutex
 	broken error // guarded by mu; the first breach of the protocol that either side of the ring has seen
@@ -31,6 +40,38 @@ func WorkerRing(seg *shm.Segment, limit int) *Ring {
 	return &Ring{seg: seg, out: out, in: in, limit: limit}
 }
 
+// ServerRing takes the supervisor's end of a segment that went to a client with the hello on s. From now on s is the ring's, which ends with it. A client that takes so little in
+// writeTimeout that no frame finds space, or leaves a message that it has begun for readTimeout, loses the connection; 0 waits for ever. [Ring.Free] has to be called in the end.
+func ServerRing(seg *shm.Segment, s *Socket, readTimeout, writeTimeout time.Duration) *Ring {
+	line := newLine(s)
+	seg.UseBell(line)
+	r := SupervisorRing(seg, int(s.limit.Load()))
+	r.keep = r.kept
+	r.in.SetPatience(readTimeout)
+	r.out.SetPatience(writeTimeout)
+	r.attend(line)
+	return r
+}
+
+// openRing takes the client's end of the segment that came with the hello on s.
+func openRing(file *os.File, s *Socket, capacity uint64) (*Ring, error) {
+	seg, err := shm.OpenBelled(int(file.Fd()))
+	if err != nil {
+		return nil, protocolErrorf("the rings that came with the server's hello cannot be used: %v", err)
+	}
+	if g := seg.Geometry(); max(g.S2W, g.W2S) > capacity {
+		seg.Shutdown()
+		_ = seg.Destroy()
+		return nil, protocolErrorf("the rings that came with the server's hello are %d and %d bytes, more than the %d that were asked for", g.S2W, g.W2S, capacity)
+	}
+	line := newLine(s)
+	seg.UseBell(line)
+	r := WorkerRing(seg, int(s.limit.Load()))
+	r.out.SetPatience(s.writeTimeout)
+	r.attend(line)
+	return r, nil
+}
+
 // Send implements [Transport]. A closed or broken ring is [io.ErrClosedPipe]; of a broken one Recv tells what is wrong.
 func (r *Ring) Send(parts ...[]byte) (uint64, error) {
 	size := 0
@@ -43,6 +84,9 @@ func (r *Ring) Send(parts ...[]byte) (uint64, error) {
 	end, err := r.out.Send(parts...)
 	if err != nil {
 		r.fail(err)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return 0, fmt.Errorf("write to ring: the peer makes no room: %w", err)
+		}
 		return 0, io.ErrClosedPipe
 	}
 	return end, nil
@@ -50,9 +94,20 @@ func (r *Ring) Send(parts ...[]byte) (uint64, error) {
 
 // Recv implements [Transport]. After Close it still returns the messages that the peer had committed, then io.EOF. A broken ring is DATA_LOSS/protocol.
 func (r *Ring) Recv() ([]byte, error) {
-	b, err := r.in.Recv(nil, r.limit)
+	limit := r.limit
+	if r.keep != nil {
+		limit *= 4
+	}
+	b, err := r.in.RecvIf(nil, limit, r.keep)
 	if err == nil {
 		return b, nil
+	}
+	var dropped *shm.DroppedError
+	switch {
+	case errors.As(err, &dropped):
+		return nil, r.skipped(dropped)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, fmt.Errorf("read from ring: %w", err) // the peer may still be told
 	}
 	r.fail(err)
 	r.mu.Lock()
@@ -61,6 +116,27 @@ func (r *Ring) Recv() ([]byte, error) {
 		return nil, protocolErrorf("%v", r.broken)
 	}
 	return nil, io.EOF
+}
+
+// kept decides whether a client's message, or as much of it as has come, is to be kept.
+func (r *Ring) kept(head []byte, size int) bool {
+	if size > r.limit {
+		return false
+	}
+	if r.admit != nil {
+		r.why = r.admit(head, size)
+	}
+	return r.why == nil
+}
+
+// skipped says why a message was not kept.
+func (r *Ring) skipped(d *shm.DroppedError) error {
+	why := r.why
+	r.why = nil
+	if why == nil {
+		why = tooLarge(d.Size, r.limit)
+	}
+	return &SkippedError{Head: d.Head, Size: uint64(d.Size), Why: why}
 }
 
 // fail closes the ring, and remembers err if it is the peer's fault.
@@ -79,7 +155,18 @@ func (r *Ring) fail(err error) {
 // Close implements [Transport]. It does not unmap the segment.
 func (r *Ring) Close() error {
 	r.seg.Shutdown()
+	if r.line != nil {
+		return r.line.sock.Close()
+	}
 	return nil
+}
+
+// Free ends what a client's ring, on either side, has taken: its goroutine, and the segment. Close may still be called afterwards, and Send, which fails.
+//
+// Preconditions: Close was called, and nobody is in Send or Recv.
+func (r *Ring) Free() error {
+	<-r.line.ended
+	return r.seg.Destroy()
 }
 
 // Consumed reports whether the peer had taken everything up to the position end. It means something only once the peer is dead.

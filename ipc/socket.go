@@ -31,7 +31,9 @@ type Socket struct {
 	r      *bufio.Reader // Recv only
 	header [4]byte       // Recv only
 	pace   time.Duration // Recv only; see SetReadTimeout
-	paced  bool          // Recv only: conn has a read deadline that is pace's
+
+	writeTimeout time.Duration // immutable
+	paced        bool          // Recv only: conn has a read deadline that is pace's
 
 	// Recv only: asked for each message before its bytes are read; an error makes Recv skip it. nil: all are taken.
 	admit func(head []byte, size int) *Error
@@ -50,6 +52,8 @@ func NewSocket(conn net.Conn, limit int, writeTimeout time.Duration) *Socket {
 		conn: conn,
 		r:    bufio.NewReaderSize(conn, socketBuffer),
 		w:    bufio.NewWriterSize(&pacedWriter{conn, writeTimeout}, socketBuffer),
+
+		writeTimeout: writeTimeout,
 	}
 	s.limit.Store(int64(limit))
 	return s

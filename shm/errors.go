@@ -8,6 +8,16 @@ import (
 // ErrClosed is returned by Send and Recv after [Segment.Shutdown].
 var ErrClosed = errors.New("shm: segment is shut down")
 
+// DroppedError is returned by [Consumer.RecvIf] for a message that was not to be kept. The next one may be received.
+type DroppedError struct {
+	Head []byte // its first bytes, at most HeadBytes
+	Size int    // bytes
+}
+
+func (e *DroppedError) Error() string {
+	return fmt.Sprintf("shm: a message of %d bytes was dropped", e.Size)
+}
+
 // ProtocolError says that the peer broke the protocol. It is final: the end of the ring, or the segment, that it concerns is not
 // usable from then on.
 type ProtocolError struct {

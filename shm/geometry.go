@@ -13,6 +13,7 @@ type Geometry struct {
 	S2W         uint64 // capacity of the ring supervisor → worker in bytes: a power of two, 4 KiB to 1 GiB; 0: 4 MiB
 	W2S         uint64 // capacity of the ring worker → supervisor, likewise
 	MaxFrame    uint64 // longest payload of one frame in bytes: 64 to a quarter of the smaller capacity less 16; 0: that much
+	Bell        bool   // the supervisor sleeps at its bell, and the worker too when it waits for messages; see [Bell]
 	Incarnation uint64 // tells this segment's frames from any other's; 0: random
 }
 
@@ -39,7 +40,17 @@ func (g Geometry) withDefaults() Geometry {
 // cannot come.
 func (g Geometry) maxFrameLimit() uint64 { return min(g.S2W, g.W2S)/4 - frameHeaderBytes }
 
-func (g Geometry) segmentBytes() uint64 { return headerBytes + g.S2W + g.W2S }
+func (g Geometry) flags() uint32 {
+	if g.Bell {
+		return flagBell
+	}
+	return 0
+}
+
+// Bytes is how large the segment is.
+//
+// Preconditions: the capacities are filled in.
+func (g Geometry) Bytes() uint64 { return headerBytes + g.S2W + g.W2S }
 
 // validate names the first field that breaks a rule.
 func (g Geometry) validate() error {
@@ -69,10 +80,10 @@ func encodeGeometry(b []byte, g Geometry, pid uint32) {
 	copy(b[offMagic:], magic)
 	le.PutUint32(b[offVersion:], version)
 	le.PutUint32(b[offHeaderBytes:], headerBytes)
-	le.PutUint64(b[offSegmentBytes:], g.segmentBytes())
+	le.PutUint64(b[offSegmentBytes:], g.Bytes())
 	le.PutUint64(b[offIncarnation:], g.Incarnation)
 	le.PutUint32(b[offPID:], pid)
-	le.PutUint32(b[offFlags:], 0)
+	le.PutUint32(b[offFlags:], g.flags())
 	le.PutUint64(b[offMaxFrame:], g.MaxFrame)
 	le.PutUint64(b[offS2WOffset:], headerBytes)
 	le.PutUint64(b[offS2WCapacity:], g.S2W)
@@ -91,6 +102,7 @@ func decodeGeometry(b []byte, size uint64) (Geometry, error) {
 		W2S:         le.Uint64(b[offW2SCapacity:]),
 		MaxFrame:    le.Uint64(b[offMaxFrame:]),
 		Incarnation: le.Uint64(b[offIncarnation:]),
+		Bell:        le.Uint32(b[offFlags:])&flagBell != 0,
 	}
 	if got := string(b[offMagic : offMagic+len(magic)]); got != magic {
 		return Geometry{}, geometryError("magic is %q, want %q", got, magic)
@@ -109,11 +121,11 @@ func decodeGeometry(b []byte, size uint64) (Geometry, error) {
 		got, want uint64
 	}{
 		{"header size", uint64(le.Uint32(b[offHeaderBytes:])), headerBytes},
-		{"flags", uint64(le.Uint32(b[offFlags:])), 0},
+		{"flags", uint64(le.Uint32(b[offFlags:])), uint64(g.flags())}, // no others are known
 		{"s2w offset", le.Uint64(b[offS2WOffset:]), headerBytes},
 		{"w2s offset", le.Uint64(b[offW2SOffset:]), headerBytes + g.S2W},
-		{"segment size", le.Uint64(b[offSegmentBytes:]), g.segmentBytes()},
-		{"file size", size, g.segmentBytes()},
+		{"segment size", le.Uint64(b[offSegmentBytes:]), g.Bytes()},
+		{"file size", size, g.Bytes()},
 	} {
 		if field.got != field.want {
 			return Geometry{}, geometryError("%s is %#x, want %#x", field.name, field.got, field.want)

@@ -80,7 +80,7 @@ var goldenSteps = []goldenStep{
 func play(t *testing.T) (*Segment, golden) {
 	t.Helper()
 	g := Geometry{S2W: 4096, W2S: 4096, Incarnation: 0x1122334455667788}.withDefaults()
-	mem := heapBytes(g.segmentBytes())
+	mem := heapBytes(g.Bytes())
 	format(mem, g, 0)
 	s := newSegment(mem, g, false, nil)
 	p, _ := s.Supervisor()

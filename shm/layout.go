@@ -36,7 +36,7 @@ const (
 	offSegmentBytes = 0x010 // u64: the memfd's size
 	offIncarnation  = 0x018 // u64: random, not 0
 	offPID          = 0x020 // u32: the supervisor's, for information only
-	offFlags        = 0x024 // u32: 0
+	offFlags        = 0x024 // u32: flagBell or 0
 	offMaxFrame     = 0x028 // u64: largest payload of one frame
 	offS2WOffset    = 0x030 // u64
 	offS2WCapacity  = 0x038 // u64
@@ -45,6 +45,9 @@ const (
 	offCRC          = 0x050 // u32: CRC-32C of everything before it
 	geometryBytes   = 0x054
 )
+
+// flagBell: the supervisor sleeps at its bell for items and for space, the worker for items; see [Bell].
+const flagBell = 1 << 0
 
 // Advisory words: each side writes its own line and the other may look.
 const (

@@ -2,8 +2,12 @@ package shm
 
 import (
 	"encoding/binary"
+	"errors"
+	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // ring is one direction of a segment as one process sees it. All fields but the spins in the sems are immutable.
@@ -13,6 +17,7 @@ type ring struct {
 	capacity uint64
 	maxFrame uint64
 	salt     uint32 // the low half of the incarnation
+	mapped   bool   // the race detector does not see it
 
 	tailWord *atomic.Uint64 // in the segment: bytes ever published
 	headWord *atomic.Uint64 // in the segment: bytes ever consumed
@@ -47,12 +52,19 @@ func (r *ring) protocolError(pos uint64, what string) *ProtocolError {
 type Producer struct {
 	*ring
 
+	patience time.Duration // immutable once in use; see SetPatience
+
 	mu   sync.Mutex
 	tail uint64 // own position
 	head uint64 // the peer's position when last looked at
 	seq  uint32 // of the next frame
-	err  error  // sticky *ProtocolError
+	err  error  // sticky: a *ProtocolError, or that patience ran out
 }
+
+// SetPatience bounds how long Send waits for the space of one frame: then it fails with [os.ErrDeadlineExceeded], and so does every later Send. 0, the default, waits for ever.
+//
+// Preconditions: nobody is in Send.
+func (p *Producer) SetPatience(d time.Duration) { p.patience = d }
 
 // Send sends one message, the concatenation of parts, and returns the ring position of its end, for [Producer.Consumed]. It
 // blocks while the ring is full, until [Segment.Shutdown]. On an error the peer never sees the message, though part of it may
@@ -103,6 +115,9 @@ func (p *Producer) sendFrame(from *gather, n uint64, more bool) error {
 	p.putHeader(start, h)
 	crashAt(stepS3, p.name)
 	p.tail += pad + need
+	if p.mapped {
+		raceRelease()
+	}
 	p.tailWord.Store(p.tail) // (A) release: the frame's bytes come before it
 	crashAt(stepS4, p.name)
 	p.items.post(stepS5)
@@ -123,9 +138,12 @@ func (p *Producer) reserve(n uint64) error {
 		if free >= n {
 			return nil
 		}
-		head, ok := p.space.wait(p.headWord, p.head, n-free) // (B) acquire: the peer has read what lay there
-		if !ok {
-			return ErrClosed
+		head, err := p.space.wait(p.headWord, p.head, n-free, p.patience) // (B) acquire: the peer has read what lay there
+		if err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				p.err = err // half a message may be out: nothing sensible can follow
+			}
+			return err
 		}
 		if err := p.look(head); err != nil {
 			return err
@@ -205,7 +223,18 @@ type Consumer struct {
 	last bool   // tail was loaded after the close: nothing beyond it counts
 	seq  uint32 // that the next frame must have
 	err  error  // sticky
+
+	patience time.Duration   // immutable once in use; see SetPatience
+	first    [HeadBytes]byte // what a message begins with, while it is decided whether to keep it
 }
+
+// HeadBytes is how much of a message's beginning [Consumer.RecvIf] shows, in bytes.
+const HeadBytes = 64
+
+// SetPatience bounds how long Recv waits for the next frame of a message that has begun: then it fails with [os.ErrDeadlineExceeded]. 0, the default, waits for ever.
+//
+// Preconditions: nobody is in Recv.
+func (c *Consumer) SetPatience(d time.Duration) { c.patience = d }
 
 // Recv appends the next message to buf[:0], growing it if it is too small, and returns the result. It blocks until there is a
 // message or [Segment.Shutdown] is called; even then it first delivers every message that was complete in the ring. A message of
@@ -213,37 +242,59 @@ type Consumer struct {
 //
 // Preconditions: limit > 0, and no other Recv on this consumer is running.
 func (c *Consumer) Recv(buf []byte, limit int) ([]byte, error) {
+	return c.RecvIf(buf, limit, nil)
+}
+
+// RecvIf is Recv for messages that there may be no room for. Before each frame is copied, keep is asked whether size bytes of the message are to be kept; head is its beginning,
+// at most [HeadBytes] of it, and the same each time. If they are not, the message is taken out of the ring to its end without being kept, and the error is a [*DroppedError], which is not final.
+func (c *Consumer) RecvIf(buf []byte, limit int, keep func(head []byte, size int) bool) ([]byte, error) {
 	if limit <= 0 {
 		panic("shm: Recv with a limit that is not positive")
 	}
 	if c.err != nil {
 		return nil, c.err
 	}
-	msg := buf[:0]
+	m := incoming{bytes: buf[:0]}
 	for more := true; more; {
-		msg, more, c.err = c.recvFrame(msg, limit)
-		if c.err != nil {
+		if more, c.err = c.recvFrame(&m, limit, keep); c.err != nil {
 			return nil, c.err
 		}
 	}
-	return msg, nil
+	if m.dropped {
+		return nil, &DroppedError{Head: m.bytes, Size: m.size}
+	}
+	return m.bytes, nil
 }
 
-// recvFrame takes one frame, appends its payload to msg and reports whether the message goes on.
-func (c *Consumer) recvFrame(msg []byte, limit int) (_ []byte, more bool, err error) {
+// incoming is a message that is being received.
+type incoming struct {
+	bytes   []byte // so far; if it is dropped, its beginning
+	size    int    // so far
+	dropped bool
+}
+
+// recvFrame takes one frame, adds its payload to m and reports whether the message goes on.
+func (c *Consumer) recvFrame(m *incoming, limit int, keep func([]byte, int) bool) (more bool, err error) {
 	if c.tail == c.head {
 		if c.last {
-			return nil, false, ErrClosed
+			return false, ErrClosed
 		}
-		c.last = c.closed.Load()                        // before tail, which then covers all that was committed before the close
-		tail, ok := c.items.wait(c.tailWord, c.head, 1) // (A) acquire: the frames' bytes are there
-		if !ok {
-			return nil, false, ErrClosed
+		patience := time.Duration(0)
+		if m.size > 0 {
+			patience = c.patience
+		}
+		c.last = c.closed.Load()                                   // before tail, which then covers all that was committed before the close
+		tail, err := c.items.wait(c.tailWord, c.head, 1, patience) // (A) acquire: the frames' bytes are there
+		if err != nil {
+			return false, err
 		}
 		if wrong := c.checkPositions(tail, c.head); wrong != "" {
-			return nil, false, c.protocolError(c.head, wrong)
+			return false, c.protocolError(c.head, wrong)
 		}
 		c.tail = tail
+		if c.mapped {
+			raceAcquire()
+		}
 	}
 	crashAt(stepR1, c.name)
 	off := c.offset(c.head)
@@ -253,15 +304,15 @@ func (c *Consumer) recvFrame(msg []byte, limit int) (_ []byte, more bool, err er
 		salt: c.salt, seq: c.seq, avail: c.tail - c.head, room: c.capacity - off, maxFrame: c.maxFrame,
 	})
 	if wrong != "" {
-		return nil, false, c.protocolError(c.head, wrong)
+		return false, c.protocolError(c.head, wrong)
 	}
 	crashAt(stepR2, c.name)
 	n := uint64(h.len)
 	if h.typ == typeData {
-		if n > uint64(limit-len(msg)) {
-			return nil, false, c.protocolError(c.head, "message is longer than the limit")
+		if n > uint64(limit-m.size) {
+			return false, c.protocolError(c.head, "message is longer than the limit")
 		}
-		msg = append(msg, c.data[off+frameHeaderBytes:][:n]...)
+		c.add(m, c.data[off+frameHeaderBytes:][:n], keep)
 	}
 	crashAt(stepR3, c.name)
 	c.head += frameBytes(n)
@@ -270,5 +321,31 @@ func (c *Consumer) recvFrame(msg []byte, limit int) (_ []byte, more bool, err er
 	crashAt(stepR4, c.name)
 	c.space.post(stepR5)
 	crashAt(stepR6, c.name)
-	return msg, h.typ == typePad || h.flags&flagMore != 0, nil
+	return h.typ == typePad || h.flags&flagMore != 0, nil
+}
+
+// add adds a frame's payload, which lies in shared memory and is read once, to m.
+func (c *Consumer) add(m *incoming, payload []byte, keep func([]byte, int) bool) {
+	begins := m.size == 0
+	m.size += len(payload)
+	switch {
+	case m.dropped:
+	case begins && keep == nil:
+		m.bytes = append(m.bytes, payload...)
+	case !begins && (keep == nil || keep(m.bytes[:min(len(m.bytes), HeadBytes)], m.size)):
+		if cap(m.bytes)-len(m.bytes) < len(payload) { // append would grow it by a quarter at a time, and copy a long message many times over
+			m.bytes = slices.Grow(m.bytes, max(len(payload), len(m.bytes)))
+		}
+		m.bytes = append(m.bytes, payload...)
+	case !begins:
+		m.bytes, m.dropped = slices.Clone(m.bytes[:min(len(m.bytes), HeadBytes)]), true
+	default:
+		head := c.first[:copy(c.first[:], payload)]
+		if !keep(head, m.size) {
+			m.bytes, m.dropped = slices.Clone(head), true
+			return
+		}
+		m.bytes = append(slices.Grow(m.bytes, len(payload)), head...)
+		m.bytes = append(m.bytes, payload[len(head):]...)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 )
 
@@ -23,6 +24,9 @@ type Segment struct {
 	s2w    ring
 	w2s    ring
 
+	bell Bell // set before the ends are taken; nil unless geo.Bell
+
+	down       sync.Mutex  // held by Shutdown
 	closed     atomic.Bool // Shutdown was called
 	supervisor atomic.Bool // Supervisor was called
 	worker     atomic.Bool // Worker was called
@@ -38,12 +42,12 @@ func Create(g Geometry) (*Segment, error) {
 	if err := checkHost(); err != nil {
 		return nil, fmt.Errorf("shm: create segment: %w", err)
 	}
-	file, err := createMemfd(int64(g.segmentBytes()))
+	file, err := createMemfd(int64(g.Bytes()))
 	if err != nil {
 		return nil, fmt.Errorf("shm: create segment: %w", err)
 	}
 	// Fd puts a file into blocking mode; a memfd has no other.
-	mem, err := mapMemory(int(file.Fd()), g.segmentBytes())
+	mem, err := mapMemory(int(file.Fd()), g.Bytes())
 	if err != nil {
 		file.Close()
 		return nil, fmt.Errorf("shm: create segment: %w", err)
@@ -54,7 +58,12 @@ func Create(g Geometry) (*Segment, error) {
 
 // Open maps the segment that fd refers to, after checking everything the protocol says about it. It is the worker's way to a
 // Segment. What is wrong with the segment itself is reported as a [*ProtocolError]. fd stays the caller's and may be closed.
-func Open(fd int) (*Segment, error) {
+func Open(fd int) (*Segment, error) { return open(fd, false) }
+
+// OpenBelled is [Open] for a segment with a [Bell], which has to be told to [Segment.UseBell].
+func OpenBelled(fd int) (*Segment, error) { return open(fd, true) }
+
+func open(fd int, bell bool) (*Segment, error) {
 	if err := checkHost(); err != nil {
 		return nil, fmt.Errorf("shm: open segment: %w", err)
 	}
@@ -65,7 +74,10 @@ func Open(fd int) (*Segment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("shm: open segment: %w", err)
 	}
-	mem, err := mapMemory(fd, g.segmentBytes())
+	if g.Bell != bell {
+		return nil, fmt.Errorf("shm: open segment: %w", geometryError("flags are %#x, want %#x", g.flags(), Geometry{Bell: bell}.flags()))
+	}
+	mem, err := mapMemory(fd, g.Bytes())
 	if err != nil {
 		return nil, fmt.Errorf("shm: open segment: %w", err)
 	}
@@ -82,7 +94,7 @@ func NewHeap(g Geometry) (*Segment, error) {
 	if err := checkHost(); err != nil {
 		return nil, fmt.Errorf("shm: new heap segment: %w", err)
 	}
-	mem := heapBytes(g.segmentBytes())
+	mem := heapBytes(g.Bytes())
 	format(mem, g, uint32(os.Getpid()))
 	return newSegment(mem, g, false, nil), nil
 }
@@ -116,6 +128,7 @@ func (s *Segment) newRing(name string, header, data, capacity uint64) ring {
 			closed:  &s.closed,
 			ring:    name,
 			spin:    newSpin(),
+			door:    futex{word32(s.mem, header+off+offCount)},
 		}
 	}
 	return ring{
@@ -124,6 +137,7 @@ func (s *Segment) newRing(name string, header, data, capacity uint64) ring {
 		capacity: capacity,
 		maxFrame: s.geo.MaxFrame,
 		salt:     uint32(s.geo.Incarnation),
+		mapped:   s.mapped,
 		tailWord: word64(s.mem, header+offTail),
 		headWord: word64(s.mem, header+offHead),
 		items:    sem(offItems),
@@ -139,10 +153,57 @@ func (s *Segment) Geometry() Geometry { return s.geo }
 // It stays the Segment's: Destroy closes it.
 func (s *Segment) File() *os.File { return s.file }
 
+// CloseFile closes the memfd, once it has been passed on: the mapping stays.
+func (s *Segment) CloseFile() error {
+	file := s.file
+	if file == nil {
+		return nil
+	}
+	s.file = nil
+	if err := file.Close(); err != nil {
+		return fmt.Errorf("shm: close segment's file: %w", err)
+	}
+	return nil
+}
+
+// UseBell says how to ring at the peer.
+//
+// Preconditions: the geometry says that there are bells, and neither side's ends were taken in this process.
+func (s *Segment) UseBell(b Bell) {
+	if !s.geo.Bell || s.supervisor.Load() || s.worker.Load() {
+		panic("shm: UseBell without bells, or too late")
+	}
+	s.bell = b
+	s.w2s.items.door = newBellDoor(b, RungItems)
+	s.s2w.space.door = newBellDoor(b, RungSpace)
+	s.s2w.items.door = newBellDoor(b, RungItems)
+	for _, sem := range []*sem{&s.w2s.items, &s.s2w.space, &s.s2w.items} {
+		sem.spin.crowd = &spinners
+	}
+}
+
+// Rung passes on what was rung at this process: any number of [RungItems] and [RungSpace], or'ed. It may be called at any time, by any goroutine, also after Destroy.
+func (s *Segment) Rung(what byte) {
+	if s.supervisor.Load() {
+		if what&RungItems != 0 {
+			s.w2s.items.door.(*bellDoor).hear()
+		}
+		if what&RungSpace != 0 {
+			s.s2w.space.door.(*bellDoor).hear()
+		}
+	}
+	if s.worker.Load() && what&RungItems != 0 {
+		s.s2w.items.door.(*bellDoor).hear()
+	}
+}
+
 // Supervisor returns the supervisor's ends of the rings.
 //
-// Preconditions: it is called once, on a segment that no messages were exchanged over, and by one process only.
+// Preconditions: it is called once, on a segment that no messages were exchanged over, and by one process only; if it has bells, after UseBell.
 func (s *Segment) Supervisor() (*Producer, *Consumer) {
+	if s.geo.Bell && s.bell == nil {
+		panic("shm: the segment has bells, and nobody said how to ring them")
+	}
 	if s.supervisor.Swap(true) {
 		panic("shm: the supervisor's ends are taken")
 	}
@@ -152,8 +213,11 @@ func (s *Segment) Supervisor() (*Producer, *Consumer) {
 // Worker returns the worker's ends of the rings.
 //
 // Preconditions: it is called once, on a segment that no messages were exchanged over in the worker's name, and by one process
-// only.
+// only; if it has bells, after UseBell.
 func (s *Segment) Worker() (*Producer, *Consumer) {
+	if s.geo.Bell && s.bell == nil {
+		panic("shm: the segment has bells, and nobody said how to ring them")
+	}
 	if s.worker.Swap(true) {
 		panic("shm: the worker's ends are taken")
 	}
@@ -164,6 +228,8 @@ func (s *Segment) Worker() (*Producer, *Consumer) {
 // committed before. Calls that are blocked return. The peer does not notice. Shutdown may be called any number of times, by any
 // goroutine.
 func (s *Segment) Shutdown() {
+	s.down.Lock() // so that whoever comes second finds it done, and may Destroy
+	defer s.down.Unlock()
 	if s.closed.Swap(true) {
 		return
 	}

@@ -67,7 +67,7 @@ func TestMemfdCannotShrink(t *testing.T) {
 	}
 	cleanUp(t, s)
 	fd := int(s.File().Fd())
-	for _, size := range []int64{0, int64(s.Geometry().segmentBytes()) - 1, int64(s.Geometry().segmentBytes()) + 1} {
+	for _, size := range []int64{0, int64(s.Geometry().Bytes()) - 1, int64(s.Geometry().Bytes()) + 1} {
 		if err := unix.Ftruncate(fd, size); err != unix.EPERM {
 			t.Errorf("ftruncate to %d: %v, want EPERM", size, err)
 		}
@@ -163,7 +163,7 @@ func fixCRC(b []byte) {
 func TestOpenChecksEverything(t *testing.T) {
 	checkLeaks(t)
 	good := headerOf(geometries[0])
-	size := int64(geometries[0].segmentBytes())
+	size := int64(geometries[0].Bytes())
 	open := func(header []byte, size int64, withSeals int) error {
 		s, err := Open(int(hostileMemfd(t, header, size, withSeals).Fd()))
 		if err == nil {
@@ -237,7 +237,7 @@ func TestOpenChecksEverything(t *testing.T) {
 // FuzzOpen: whatever the header, the checksum right or not, Open refuses it or maps what it says.
 func FuzzOpen(f *testing.F) {
 	for _, g := range geometries {
-		f.Add(headerOf(g), uint32(g.withDefaults().segmentBytes()), true)
+		f.Add(headerOf(g), uint32(g.withDefaults().Bytes()), true)
 	}
 	f.Add(headerOf(Geometry{}), uint32(1<<20), true)
 	f.Add(make([]byte, geometryBytes), uint32(minSegment), true)
@@ -262,7 +262,7 @@ func FuzzOpen(f *testing.F) {
 		if err := g.validate(); err != nil {
 			t.Error(err)
 		}
-		if got := len(s.mem); uint64(got) != g.segmentBytes() || got != int(size) {
+		if got := len(s.mem); uint64(got) != g.Bytes() || got != int(size) {
 			t.Errorf("mapped %d bytes of %d", got, size)
 		}
 		p, _ := s.Supervisor()

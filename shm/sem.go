@@ -1,6 +1,7 @@
 package shm
 
 import (
+	"os"
 	"runtime"
 	"sync/atomic"
 	"time"
@@ -13,31 +14,44 @@ import (
 //	publish the position     (A, B)   waiters = 1                           (C)
 //	waiters == 0? done       (C)      count = 0                             (D)
 //	count == 1? done         (D)      has the position moved? done          (A, B)
-//	count = 1                         FUTEX_WAIT(count, 0), on to count = 0 (D)
-//	FUTEX_WAKE(count)                 in the end: waiters = 0
+//	count = 1                         sleep at the door, on to count = 0    (D)
+//	wake at the door                  in the end: waiters = 0
 //
 // The waker publishes before it looks at waiters and count; the sleeper writes both before it looks at the position. So either
 // the waker sees that it has to wake, or the sleeper sees that it need not sleep. That takes a full fence between writing and
 // looking, on both sides; Go's atomics, being sequentially consistent, are that. count = 1 stands for a wake-up under way: it
-// keeps a sleeper that has not reached the kernel from going to sleep there, and a waker from waking twice. model_test.go tries
-// every interleaving of this.
+// keeps a sleeper that has not reached the door from going to sleep there, and a waker from waking twice. model_test.go tries
+// every interleaving of this, for both kinds of door.
 type sem struct {
 	count, waiters *atomic.Uint32 // in the segment
 
+	door   door         // immutable once an end is taken
 	closed *atomic.Bool // this process's; see Segment.Shutdown
 	ring   string       // for crashAt
 	spin   spin         // guarded as the waiting end is: one waiter per process
 }
 
-// wait blocks until the peer's position pos has moved on from seen by at least n bytes, and returns it; ok is false if the sem
-// was closed first. The position is loaded once for the decision and that same value is returned, unchecked: one that moved
-// backwards counts as moved far.
-func (s *sem) wait(pos *atomic.Uint64, seen, n uint64) (now uint64, ok bool) {
+// door is where the sleeper of a sem sleeps, and where it is woken. There are two: [futex] and [bellDoor].
+type door interface {
+	// sleep returns when the sleeper was woken, which may have been since it last cleared count, and may return early for any reason; with d > 0, when d has passed.
+	sleep(d time.Duration)
+	wake()  // wakes the peer's sleeper; never blocks
+	close() // wakes this process's sleeper; never blocks
+}
+
+// wait blocks until the peer's position pos has moved on from seen by at least n bytes, and returns it. The error is ErrClosed if the sem was closed first, and [os.ErrDeadlineExceeded] if patience,
+// unless 0, has run out. The position is loaded once for the decision and that same value is returned, unchecked: one that moved backwards counts as moved far.
+func (s *sem) wait(pos *atomic.Uint64, seen, n uint64, patience time.Duration) (now uint64, err error) {
 	if now = pos.Load(); now-seen >= n { // (A) or (B) acquire, as each load of pos here
-		return now, true
+		return now, nil
 	}
-	if now, ok = s.spin.poll(pos, seen, n, s.closed); ok {
-		return now, true
+	now, ok := s.spin.poll(pos, seen, n, s.closed)
+	if ok {
+		return now, nil
+	}
+	var due time.Time
+	if patience > 0 {
+		due = time.Now().Add(patience)
 	}
 	s.waiters.Swap(1) // (C) arm
 	crashAt(stepW1, s.ring)
@@ -45,18 +59,28 @@ func (s *sem) wait(pos *atomic.Uint64, seen, n uint64) (now uint64, ok bool) {
 		s.count.Swap(0) // (D) clear, before looking again
 		crashAt(stepW2, s.ring)
 		closed := s.closed.Load() // before looking: what was committed before the close is still seen
-		now = pos.Load()
-		ok = now-seen >= n
-		if ok || closed {
+		if now = pos.Load(); now-seen >= n {
+			break
+		}
+		left := time.Duration(0)
+		if patience > 0 {
+			left = time.Until(due)
+		}
+		if closed {
+			err = ErrClosed
+			break
+		}
+		if left < 0 {
+			err = os.ErrDeadlineExceeded
 			break
 		}
 		crashAt(stepW3, s.ring)
-		futexWait(s.count, 0)
+		s.door.sleep(left)
 		crashAt(stepW4, s.ring)
 	}
 	s.waiters.Store(0)
 	crashAt(stepW5, s.ring)
-	return now, ok
+	return now, err
 }
 
 // post wakes the peer if it sleeps. counted is the step between setting count and waking.
@@ -71,7 +95,7 @@ func (s *sem) post(counted step) {
 	}
 	s.count.Store(1)
 	crashAt(counted, s.ring)
-	futexWake(s.count, 1)
+	s.door.wake()
 }
 
 // close wakes this process's sleeper for good.
@@ -79,7 +103,7 @@ func (s *sem) post(counted step) {
 // Preconditions: s.closed was set.
 func (s *sem) close() {
 	s.count.Store(1)
-	futexWake(s.count, everyone)
+	s.door.close()
 }
 
 // Waking a process that sleeps in the kernel costs several microseconds on both sides, so a waiter first looks again and again
@@ -100,10 +124,14 @@ const (
 
 // spin decides how long one waiter spins: maxSpin after a spin that paid, half as long as before after one that did not.
 type spin struct {
-	enabled bool // immutable; spinning on the only processor there is delays the peer
+	enabled bool          // immutable; spinning on the only processor there is delays the peer
+	crowd   *atomic.Int32 // immutable once in use: how many spin of those of which some processor should be left by; nil: they are few
 	budget  time.Duration
 	waits   uint32
 }
+
+// spinners is how many of the waits at bells spin now: there may be hundreds of such waits in a process.
+var spinners atomic.Int32
 
 func newSpin() spin {
 	return spin{enabled: runtime.NumCPU() > 1 && runtime.GOMAXPROCS(0) > 1, budget: maxSpin}
@@ -128,6 +156,12 @@ func (s *spin) poll(pos *atomic.Uint64, seen, n uint64, closed *atomic.Bool) (no
 		// A sleeper keeps its processor for a while: goroutines that could run, perhaps made so by this very caller, go first and may give the peer more to do.
 		runtime.Gosched()
 		return 0, false
+	}
+	if s.crowd != nil {
+		defer s.crowd.Add(-1)
+		if int(s.crowd.Add(1)) >= min(runtime.NumCPU(), runtime.GOMAXPROCS(0)) {
+			return 0, false // one processor at least is for those who have something to do
+		}
 	}
 	for start := time.Now(); !closed.Load() && time.Since(start) < budget; {
 		for range looksPerYield {

@@ -1,6 +1,7 @@
 // Command peers measures requests from an app to a worker process and back, through Ringmaster and, in the same run, through what people use instead.
 //
-//	ringmaster                               client ──Unix socket──▶ gateway + supervisor ══ring══▶ worker
+//	ringmaster                               client ══ring══▶ gateway + supervisor ══ring══▶ worker
+//	ringmaster-socket                        client ──Unix socket──▶ gateway + supervisor ══ring══▶ worker
 //	ringmaster-embedded                      client + supervisor ══ring══▶ worker
 //	grpc-uds, uds-msgpack, netrpc-uds, zmq   client ──Unix socket──▶ server ──Unix socket──▶ worker
 //	goplugin-grpc                            client ──Unix socket──▶ plugin

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"strings"
+
+	"github.com/ringmasterd/ringmaster/client"
 )
 
 // caller sends a payload to the worker and returns what the worker answered. Any number of goroutines call it at a time.
@@ -37,6 +39,7 @@ const (
 // peers are measured one after the other in every cell.
 var peers = []peer{
 	{name: "ringmaster", hops: 2, server: true},
+	{name: "ringmaster-socket", hops: 2, server: true},
 	{name: "ringmaster-embedded", hops: 1},
 	{name: control, hops: 2, server: true, wire: &wire{serveGRPC, dialGRPC}},
 	{name: "uds-msgpack", hops: 2, server: true, wire: &wire{serveMsgpack, dialMsgpack}},
@@ -69,6 +72,8 @@ func dial(ctx context.Context, transport, socket string) (caller, error) {
 	switch transport {
 	case "ringmaster":
 		return dialRingmaster(ctx, socket)
+	case "ringmaster-socket":
+		return dialRingmaster(ctx, socket, client.WithRing(0))
 	case "ringmaster-embedded":
 		return startEmbedded(ctx)
 	case "goplugin-grpc":

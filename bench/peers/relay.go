@@ -19,7 +19,7 @@ func serve(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if transport == "ringmaster" {
+	if transport == "ringmaster" || transport == "ringmaster-socket" {
 		return serveRingmaster(ctx, socket, goPool(workers))
 	}
 	w, err := wireOf(transport)

@@ -123,11 +123,11 @@ func serveRingmasterWorker(ctx context.Context) error {
 	return worker.Serve(ctx, actions)
 }
 
-// viaSocket calls through `ringmaster serve`.
+// viaSocket calls through `ringmaster serve`, over rings or over the socket.
 type viaSocket struct{ c *client.Client }
 
-func dialRingmaster(ctx context.Context, socket string) (caller, error) {
-	c, err := client.Dial(ctx, client.WithAddress("unix://"+socket))
+func dialRingmaster(ctx context.Context, socket string, opts ...client.DialOption) (caller, error) {
+	c, err := client.Dial(ctx, append(opts, client.WithAddress("unix://"+socket))...)
 	if err != nil {
 		return nil, err
 	}

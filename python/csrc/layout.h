@@ -23,6 +23,7 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the segment is little-
 #define RM_MAGIC "RNGSHM\0\1"
 #define RM_VERSION 1u
 #define RM_HEADER_BYTES 0x2000u
+#define RM_FLAG_BELL 1u /* the supervisor sleeps at its bell, and the worker when it waits for messages */
 #define RM_MIN_CAPACITY (UINT64_C(4) << 10)
 #define RM_MAX_CAPACITY (UINT64_C(1) << 30)
 #define RM_MIN_MAX_FRAME 64u
@@ -98,6 +99,7 @@ static_assert(sizeof(struct rm_frame) == 16, "layout");
 
 enum { RM_DATA = 1, RM_PAD = 2 };
 enum { RM_MORE = 1 };
+enum { RM_RUNG_ITEMS = 1, RM_RUNG_SPACE = 2 }; /* what is rung: there are messages, there is space */
 
 static inline uint32_t rm_guard(const struct rm_frame *f, uint64_t incarnation)
 {

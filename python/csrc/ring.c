@@ -6,7 +6,9 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -15,6 +17,7 @@
 
 #define LONG_COPY (UINT64_C(64) << 10) /* bytes; a copy this long is worth letting other threads run */
 #define LONGEST_SLEEP_NS INT64_C(1000000000)
+#define LINE_LOOK_NS INT64_C(50000000) /* how often a sender that waits in the futex looks whether its peer is gone */
 
 /* Remembers what the peer did wrong, for good. */
 static enum rm_result broken(struct rm_ring *r, const char *why)
@@ -50,11 +53,16 @@ static enum rm_result ensure(struct rm_ring *r, struct rm_host *host, int64_t de
         return RM_PROTOCOL;
     if (atomic_load_explicit(&r->closed, memory_order_relaxed))
         return RM_CLOSED;
+    bool gone = atomic_load(&r->gone); /* before looking: what came before is still taken */
+    if (gone && !r->consumer)
+        return RM_CLOSED;
     if (r->available >= bytes)
         return RM_OK;
     enum rm_result result = refresh(r);
     if (result != RM_OK || r->available >= bytes)
         return result;
+    if (gone)
+        return RM_CLOSED;
     return deadline <= 0 ? RM_TIMEOUT : wait_for(r, host, deadline, bytes);
 }
 
@@ -146,11 +154,36 @@ enum rm_result rm_send(struct rm_segment *s, struct rm_host *host, int64_t deadl
     return result;
 }
 
+bool rm_fits(struct rm_segment *s, uint64_t length)
+{
+    struct rm_ring *r = &s->out;
+    uint64_t frames = length / r->max_frame + 1;
+    uint64_t need = rm_need(length) + frames * (sizeof(struct rm_frame) + 15);
+    if (length > r->max_frame)
+        need += rm_need(r->max_frame); /* a PAD, at worst; there is at most one in less than a ring's length */
+    else
+        need += rm_need(length);
+    if (need > r->capacity)
+        return false;
+    return r->available >= need || (refresh(r) == RM_OK && r->available >= need);
+}
+
 /* ---- the semaphore ---- */
 
 static void futex_wake(_Atomic uint32_t *word, int sleepers)
 {
     syscall(SYS_futex, word, FUTEX_WAKE, sleepers, NULL, NULL, 0);
+}
+
+/* Wakes the peer where it sleeps. A line that takes no more has so much on it that the peer has not read: it will look. */
+static void wake_peer(struct rm_ring *r, struct rm_semaphore *peer)
+{
+    if (r->bell < 0) {
+        futex_wake(&peer->count, 1);
+        return;
+    }
+    const uint8_t what = r->consumer ? RM_RUNG_SPACE : RM_RUNG_ITEMS;
+    send(r->bell, &what, sizeof what, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 /* Publishes our position and wakes the peer if it sleeps. Release pairs with the acquire in refresh. */
@@ -171,12 +204,14 @@ static void publish(struct rm_ring *r, uint64_t bytes, uint32_t frames)
     atomic_thread_fence(memory_order_seq_cst);
     if (atomic_load_explicit(&peer->waiters, memory_order_relaxed) == 0)
         return;
+    if (r->bell >= 0 && atomic_load(&peer->count) != 0)
+        return; /* it was rung, and the peer has not looked since */
     atomic_store(&peer->count, 1);
     if (r->consumer)
         RM_STEP(r, R5);
     else
         RM_STEP(r, S5);
-    futex_wake(&peer->count, 1);
+    wake_peer(r, peer);
 }
 
 static struct rm_semaphore *own_semaphore(struct rm_ring *r)
@@ -227,6 +262,45 @@ static bool futex_sleep(_Atomic uint32_t *word, int64_t ns)
     return syscall(SYS_futex, word, FUTEX_WAIT, 0, &t, NULL, 0) != 0 && (errno == EINTR || errno == ETIMEDOUT);
 }
 
+/* Takes what was rung off the line; notices its end. */
+static void hear(struct rm_ring *r)
+{
+    uint8_t rung[64];
+    ssize_t n = recv(r->bell, rung, sizeof rung, MSG_DONTWAIT);
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+        atomic_store(&r->gone, true);
+}
+
+/* Sleeps until the bell is rung, which may have been before, or its line ends; as futex_sleep. */
+static bool bell_sleep(struct rm_ring *r, int64_t ns)
+{
+    if (ns > LONGEST_SLEEP_NS)
+        ns = LONGEST_SLEEP_NS;
+    struct pollfd p = {.fd = r->bell, .events = POLLIN};
+    struct timespec t = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+    int n = ppoll(&p, 1, &t, NULL);
+    if (n > 0)
+        hear(r);
+    return n <= 0;
+}
+
+/* Sleeps in the futex, and looks from time to time whether the peer is gone; as futex_sleep. */
+static bool futex_sleep_beside_line(struct rm_ring *r, _Atomic uint32_t *word, int64_t ns)
+{
+    bool look_around = futex_sleep(word, ns < LINE_LOOK_NS ? ns : LINE_LOOK_NS);
+    struct pollfd p = {.fd = r->bell, .events = POLLRDHUP};
+    if (look_around && poll(&p, 1, 0) > 0)
+        atomic_store(&r->gone, true);
+    return look_around;
+}
+
+static bool sleep_once(struct rm_ring *r, _Atomic uint32_t *word, int64_t ns)
+{
+    if (r->bell < 0)
+        return futex_sleep(word, ns);
+    return r->consumer ? bell_sleep(r, ns) : futex_sleep_beside_line(r, word, ns);
+}
+
 /* Armed: waiters is 1. Clearing count before looking, and looking before sleeping, is what cannot lose a wake-up. */
 static enum rm_result sleep_armed(struct rm_ring *r, struct rm_host *host, int64_t deadline, uint64_t bytes)
 {
@@ -234,7 +308,7 @@ static enum rm_result sleep_armed(struct rm_ring *r, struct rm_host *host, int64
     for (;;) {
         atomic_exchange(&s->count, 0);
         RM_STEP(r, W2);
-        bool closed = atomic_load(&r->closed); /* before looking: what came before the close is still taken */
+        bool closed = atomic_load(&r->closed) || atomic_load(&r->gone); /* before looking: what came before the close is still taken */
         enum rm_result result = refresh(r);
         if (result != RM_OK || r->available >= bytes)
             return result;
@@ -246,7 +320,7 @@ static enum rm_result sleep_armed(struct rm_ring *r, struct rm_host *host, int64
         if (left <= 0)
             return RM_TIMEOUT;
         RM_STEP(r, W3);
-        bool look_around = futex_sleep(&s->count, left);
+        bool look_around = sleep_once(r, &s->count, left);
         RM_STEP(r, W4);
         if (look_around && host->interrupted != NULL && host->interrupted(host))
             return RM_INTERRUPTED;
@@ -284,6 +358,26 @@ void rm_segment_shutdown(struct rm_segment *s)
     atomic_store(&s->out.closed, true);
     wake_own(&s->in);
     wake_own(&s->out);
+    if (s->in.bell >= 0)
+        shutdown(s->in.bell, SHUT_RDWR); /* wakes our receive, and tells the peer */
+}
+
+bool rm_segment_hear(struct rm_segment *s)
+{
+    hear(&s->in);
+    if (atomic_load(&s->in.gone))
+        atomic_store(&s->out.gone, true);
+    return !atomic_load(&s->in.gone);
+}
+
+bool rm_segment_arm(struct rm_segment *s)
+{
+    struct rm_ring *r = &s->in;
+    struct rm_semaphore *own = own_semaphore(r);
+    atomic_exchange(&own->waiters, 1);
+    atomic_exchange(&own->count, 0);
+    bool over = atomic_load(&r->closed) || atomic_load(&r->gone);
+    return refresh(r) != RM_OK || r->available > 0 || over;
 }
 
 void rm_segment_nudge(struct rm_segment *s)

@@ -64,6 +64,7 @@ struct rm_ring {
     uint64_t max_frame;
     uint64_t max_message;
     uint64_t incarnation;
+    int bell;                      /* a socket on which the peer is woken, and wakes the worker's receive; -1: futexes */
     uint64_t spin_limit;           /* ns */
     uint64_t own;                  /* our position; the shared copy is only for the peer */
     uint64_t available;            /* bytes we may consume, or fill */
@@ -72,6 +73,7 @@ struct rm_ring {
     uint32_t waits;
     const char *why;               /* what the peer did wrong; not NULL: this direction is over */
     _Atomic bool closed;
+    _Atomic bool gone;             /* the bell's end of file: what was committed before it is still taken */
     _Atomic bool nudged;
 };
 
@@ -89,8 +91,17 @@ struct rm_segment {
 int rm_segment_create(uint64_t s2w_capacity, uint64_t w2s_capacity, uint64_t max_frame, uint64_t incarnation);
 
 /* Checks and maps the segment behind fd, which may be closed afterwards. RM_OK, RM_PROTOCOL or RM_SYSTEM.
- * Precondition: nobody has used this side before, since positions start at 0. */
-enum rm_result rm_segment_open(struct rm_segment *, int fd, enum rm_role, uint64_t max_message);
+ * bell is the connected socket of a client's segment, which has to stay open while the segment is used, or -1.
+ * Preconditions: nobody has used this side before, since positions start at 0; with a bell the role is RM_WORKER. */
+enum rm_result rm_segment_open(struct rm_segment *, int fd, enum rm_role, uint64_t max_message, int bell);
+
+/* For a program that waits for the bell's socket to be readable by itself: takes what was rung off the socket. false: the
+ * peer is gone. Precondition: nobody is in rm_receive. */
+bool rm_segment_hear(struct rm_segment *);
+
+/* For the same: asks to be rung at when there is a message, and reports whether rm_receive has something to say already.
+ * Precondition: nobody is in rm_receive. */
+bool rm_segment_arm(struct rm_segment *);
 
 /* Ends every send and receive, now and later, with RM_CLOSED. The peer notices nothing. */
 void rm_segment_shutdown(struct rm_segment *);
@@ -105,6 +116,9 @@ void rm_segment_unmap(struct rm_segment *);
  * not wait at all, and holds for the first frame: a message once begun is finished, or this direction is over. After
  * any result but RM_OK before that, nothing was sent. */
 enum rm_result rm_send(struct rm_segment *, struct rm_host *, int64_t deadline, const struct iovec *parts, int count);
+
+/* Whether a message of so many bytes finds space for all of it now. */
+bool rm_fits(struct rm_segment *, uint64_t length);
 
 /* Receives one message into buffer, which begins with length 0. After any result but RM_OK the call may be repeated
  * with the same buffer: it holds the message's frames so far. */

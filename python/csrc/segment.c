@@ -44,7 +44,7 @@ static uint64_t largest_frame(uint64_t s2w, uint64_t w2s)
 }
 
 /* Says what is wrong with g, a private copy, or NULL. */
-static const char *check_geometry(const struct rm_geometry *g, uint64_t file_bytes)
+static const char *check_geometry(const struct rm_geometry *g, uint64_t file_bytes, uint32_t flags)
 {
     if (memcmp(g->magic, RM_MAGIC, sizeof g->magic) != 0)
         return "the segment's magic is wrong";
@@ -64,8 +64,8 @@ static const char *check_geometry(const struct rm_geometry *g, uint64_t file_byt
         return "the segment's size is not the file's";
     if (g->incarnation == 0)
         return "the segment's incarnation is 0";
-    if (g->flags != 0)
-        return "the segment has flags that version 1 does not know";
+    if (g->flags != flags)
+        return "the segment's flags are not those of its kind";
     if (g->max_frame < RM_MIN_MAX_FRAME || g->max_frame > largest_frame(g->s2w_capacity, g->w2s_capacity))
         return "the largest frame is less than 64 bytes or more than a quarter of a ring";
     return NULL;
@@ -86,7 +86,7 @@ int rm_segment_create(uint64_t s2w_capacity, uint64_t w2s_capacity, uint64_t max
         .w2s_capacity = w2s_capacity,
     };
     g.crc = crc32c((const uint8_t *)&g, offsetof(struct rm_geometry, crc));
-    if (check_geometry(&g, g.segment_bytes) != NULL) {
+    if (check_geometry(&g, g.segment_bytes, 0) != NULL) {
         errno = EINVAL;
         return -1;
     }
@@ -128,12 +128,13 @@ static void ring_init(struct rm_ring *r, const char *name, bool consumer, const 
         .max_frame = g->max_frame,
         .max_message = max_message,
         .incarnation = g->incarnation,
+        .bell = -1,
         .spin_limit = spin_limit(),
     };
     r->spin = r->spin_limit;
 }
 
-enum rm_result rm_segment_open(struct rm_segment *s, int fd, enum rm_role role, uint64_t max_message)
+enum rm_result rm_segment_open(struct rm_segment *s, int fd, enum rm_role role, uint64_t max_message, int bell)
 {
     memset(s, 0, sizeof *s);
     struct stat st;
@@ -153,7 +154,7 @@ enum rm_result rm_segment_open(struct rm_segment *s, int fd, enum rm_role role, 
     }
     struct rm_geometry g;
     memcpy(&g, base, sizeof g); /* the only time it is read */
-    s->why = check_geometry(&g, size);
+    s->why = check_geometry(&g, size, bell >= 0 ? RM_FLAG_BELL : 0);
     if (s->why != NULL) {
         munmap(base, size);
         return RM_PROTOCOL;
@@ -168,6 +169,7 @@ enum rm_result rm_segment_open(struct rm_segment *s, int fd, enum rm_role role, 
     struct rm_ring *s2w = worker ? &s->in : &s->out, *w2s = worker ? &s->out : &s->in;
     ring_init(s2w, "s2w", worker, &g, &shared->s2w, base + g.s2w_offset, g.s2w_capacity, max_message);
     ring_init(w2s, "w2s", !worker, &g, &shared->w2s, base + g.w2s_offset, g.w2s_capacity, max_message);
+    s->in.bell = s->out.bell = bell;
     if (worker)
         atomic_store(&shared->worker.pid, (uint32_t)getpid());
     return RM_OK;

@@ -217,20 +217,28 @@ static PyObject *Segment_try_recv(PyObject *self, PyObject *Py_UNUSED(none))
 
 /* ---- send ---- */
 
-/* Sends what the Py_buffers show; None, False or an exception. */
-static PyObject *send_parts(Segment *self, const struct iovec *parts, int count, bool wait)
+/* A deadline that means: only if there is space for all of it now. */
+#define ALL_NOW INT64_C(-1)
+
+/* Sends what the Py_buffers show; True, False at the deadline, or an exception. */
+static PyObject *send_parts(Segment *self, const struct iovec *parts, int count, int64_t deadline)
 {
     unsigned long long length = 0, most = self->s.out.max_message;
     for (int i = 0; i < count; i++)
         length += parts[i].iov_len;
     if (length < 1 || length > most)
         return PyErr_Format(PyExc_ValueError, "a message of %llu bytes; it must have 1 to %llu", length, most);
-    if (wait)
+    if (deadline > 0)
         lock(&self->out_lock);
     else if (pthread_mutex_trylock(&self->out_lock) != 0)
         Py_RETURN_FALSE;
+    if (deadline == ALL_NOW && self->s.out.why == NULL && !atomic_load(&self->s.out.closed) &&
+        !rm_fits(&self->s, length)) {
+        pthread_mutex_unlock(&self->out_lock);
+        Py_RETURN_FALSE;
+    }
     struct host h = new_host(self);
-    enum rm_result result = rm_send(&self->s, &h.base, wait ? RM_FOREVER : 0, parts, count);
+    enum rm_result result = rm_send(&self->s, &h.base, deadline, parts, count);
     PyObject *done = NULL;
     if (result == RM_OK)
         done = Py_NewRef(Py_True);
@@ -242,7 +250,7 @@ static PyObject *send_parts(Segment *self, const struct iovec *parts, int count,
     return done;
 }
 
-static PyObject *send_buffers(Segment *self, PyObject *const *args, Py_ssize_t nargs, bool wait)
+static PyObject *send_buffers(Segment *self, PyObject *const *args, Py_ssize_t nargs, int64_t deadline)
 {
     Py_buffer few[FEW_PARTS], *buffers = few;
     struct iovec few_parts[FEW_PARTS], *parts = few_parts;
@@ -263,7 +271,7 @@ static PyObject *send_buffers(Segment *self, PyObject *const *args, Py_ssize_t n
             goto out;
         parts[held] = (struct iovec){.iov_base = buffers[held].buf, .iov_len = (size_t)buffers[held].len};
     }
-    done = send_parts(self, parts, (int)nargs, wait);
+    done = send_parts(self, parts, (int)nargs, deadline);
 out:
     while (held > 0)
         PyBuffer_Release(&buffers[--held]);
@@ -277,7 +285,7 @@ out:
 
 static PyObject *Segment_send(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    PyObject *done = send_buffers((Segment *)self, args, nargs, true);
+    PyObject *done = send_buffers((Segment *)self, args, nargs, RM_FOREVER);
     if (done == NULL)
         return NULL;
     Py_DECREF(done);
@@ -286,7 +294,24 @@ static PyObject *Segment_send(PyObject *self, PyObject *const *args, Py_ssize_t 
 
 static PyObject *Segment_try_send(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    return send_buffers((Segment *)self, args, nargs, false);
+    return send_buffers((Segment *)self, args, nargs, 0);
+}
+
+static PyObject *Segment_send_now(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return send_buffers((Segment *)self, args, nargs, ALL_NOW);
+}
+
+static PyObject *Segment_send_within(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    int64_t deadline;
+    if (nargs < 1) {
+        PyErr_SetString(PyExc_TypeError, "send_within(timeout, *buffers)");
+        return NULL;
+    }
+    if (!deadline_of(args[0], &deadline))
+        return NULL;
+    return send_buffers((Segment *)self, args + 1, nargs - 1, deadline);
 }
 
 /* ---- the rest ---- */
@@ -305,6 +330,30 @@ static PyObject *Segment_set_status(PyObject *op, PyObject *const *args, Py_ssiz
     rm_worker_status(&self->s, (enum rm_worker_state)state, request);
     leave(self);
     Py_RETURN_NONE;
+}
+
+static PyObject *Segment_hear(PyObject *op, PyObject *Py_UNUSED(none))
+{
+    Segment *self = (Segment *)op;
+    if (!enter(self))
+        return NULL;
+    lock(&self->in_lock);
+    bool there = rm_segment_hear(&self->s);
+    pthread_mutex_unlock(&self->in_lock);
+    leave(self);
+    return PyBool_FromLong(there);
+}
+
+static PyObject *Segment_arm(PyObject *op, PyObject *Py_UNUSED(none))
+{
+    Segment *self = (Segment *)op;
+    if (!enter(self))
+        return NULL;
+    lock(&self->in_lock);
+    bool more = rm_segment_arm(&self->s);
+    pthread_mutex_unlock(&self->in_lock);
+    leave(self);
+    return PyBool_FromLong(more);
 }
 
 static PyObject *Segment_nudge(PyObject *op, PyObject *Py_UNUSED(none))
@@ -369,16 +418,18 @@ static PyObject *Segment_get_max_message(PyObject *self, void *Py_UNUSED(closure
 
 static PyObject *Segment_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"fd", "role", "max_message", NULL};
+    static char *names[] = {"fd", "role", "max_message", "bell", NULL};
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    int fd;
+    int fd, bell = -1;
     const char *role = "worker";
     unsigned long long max_message = 64 << 20;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|sK", names, &fd, &role, &max_message))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|sKi", names, &fd, &role, &max_message, &bell))
         return NULL;
     bool worker = strcmp(role, "worker") == 0;
     if (!worker && strcmp(role, "supervisor") != 0)
         return PyErr_Format(PyExc_ValueError, "role is '%s'; it must be 'worker' or 'supervisor'", role);
+    if (!worker && bell >= 0)
+        return PyErr_Format(PyExc_ValueError, "bell is %d; only a worker's side, which a client has, may have one", bell);
     struct rm_module *m = PyType_GetModuleState(type);
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Segment *self = (Segment *)alloc(type, 0);
@@ -390,7 +441,7 @@ static PyObject *Segment_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     self->role = worker ? RM_WORKER : RM_SUPERVISOR;
     self->generation = atomic_load(&forks);
     self->incoming.base.grow = grow;
-    enum rm_result result = rm_segment_open(&self->s, fd, self->role, max_message);
+    enum rm_result result = rm_segment_open(&self->s, fd, self->role, max_message, bell < 0 ? -1 : bell);
     if (result == RM_OK)
         return (PyObject *)self;
     if (result == RM_SYSTEM)
@@ -426,6 +477,11 @@ static PyMethodDef methods[] = {
     {"try_recv", Segment_try_recv, METH_NOARGS, "try_recv() -> the next message, or None if none is there"},
     {"send", FAST(Segment_send), "send(*buffers): their concatenation as one message; waits for space"},
     {"try_send", FAST(Segment_try_send), "try_send(*buffers) -> False if there is no space for it to begin"},
+    {"send_within", FAST(Segment_send_within),
+     "send_within(timeout, *buffers) -> False if there is no space for it to begin within timeout seconds (None: ever)"},
+    {"send_now", FAST(Segment_send_now), "send_now(*buffers) -> False if there is no space for all of it now"},
+    {"hear", Segment_hear, METH_NOARGS, "hear(): take what was rung off the bell -> False if the peer is gone"},
+    {"arm", Segment_arm, METH_NOARGS, "arm(): have the bell rung for the next message -> True if try_recv has one now"},
     {"set_status", FAST(Segment_set_status), "set_status(state, request): the worker's advisory words"},
     {"nudge", Segment_nudge, METH_NOARGS, "nudge(): one recv, waiting now or next, returns None"},
     {"shutdown", Segment_shutdown, METH_NOARGS, "shutdown(): every recv and send, now and later, raises Closed"},

@@ -15,11 +15,12 @@ class Segment:
     copying 64 KiB and more, happens without the GIL. A fork's child cannot use its parent's segment (RuntimeError).
     """
 
-    def __new__(cls, fd: int, role: str = "worker", max_message: int = 67108864) -> Segment:
+    def __new__(cls, fd: int, role: str = "worker", max_message: int = 67108864, bell: int = -1) -> Segment:
         """Check and map the segment behind fd, which may be closed afterwards.
 
-        role is "worker" or "supervisor", max_message is in bytes. Raises ProtocolError if the segment is not what
-        section 2 describes, OSError if it cannot be mapped.
+        role is "worker" or "supervisor", max_message is in bytes. bell is the socket beside a client's rings, which has
+        to stay open while the segment is used; its end makes recv, after what came before, and send raise Closed.
+        Raises ProtocolError if the segment is not what section 2 describes, OSError if it cannot be mapped.
         """
 
     @staticmethod
@@ -40,6 +41,18 @@ class Segment:
 
     def try_send(self, *buffers: Buffer) -> bool:
         """Like send, but return False if there is no space for the message to begin."""
+
+    def send_within(self, timeout: float | None, *buffers: Buffer) -> bool:
+        """Like send, but return False if there is no space for the message to begin within timeout seconds."""
+
+    def send_now(self, *buffers: Buffer) -> bool:
+        """Like send, but return False if there is no space for all of the message now."""
+
+    def hear(self) -> bool:
+        """Take what was rung off the bell; False if the peer is gone."""
+
+    def arm(self) -> bool:
+        """Have the bell rung when there is a message; True if try_recv has one, or something to raise, now."""
 
     def set_status(self, state: int, request: int) -> None:
         """Write the worker's advisory words: its state (section 2) and the id of its request, 0 for none."""

@@ -140,11 +140,13 @@ class Session:
         self.greeted = False  # the server has said hello
         self.draining = False  # the server is about to go
         self._ids = itertools.count(1)
-        self._max_message = _codec.MAX_MESSAGE
+        self.max_message = _codec.MAX_MESSAGE
+        self.ring = 0  # bytes of each of the rings that come with the server's hello; 0: none do
 
-    def hello(self) -> list[Buffer]:
-        """Return what a connection begins with."""
-        return _framed(Hello(_codec.VERSION, _codec.VERSION, _codec.SDK))
+    def hello(self, ring: int = 0) -> list[Buffer]:
+        """Return what a connection begins with. ring is how large rings should be, in bytes; 0: none are wanted."""
+        limits = {"ring": ring} if ring > 0 else {}
+        return _framed(Hello(_codec.VERSION, _codec.VERSION, _codec.SDK, limits=limits))
 
     def open(self, request: Request, window: int) -> tuple[Call, list[Buffer]]:
         """Open a call for the request, whose id and credit are set here.
@@ -156,9 +158,9 @@ class Session:
         request.credit = window
         frame = _framed(request)
         size = size_of(frame) - _LENGTH
-        if size > self._max_message:
+        if size > self.max_message:
             raise ResourceExhausted(
-                f"the request is {size} bytes, the limit is {self._max_message} bytes; "
+                f"the request is {size} bytes, the limit is {self.max_message} bytes; "
                 "send less at a time or raise max_message",
                 reason="too_large",
             )
@@ -186,8 +188,9 @@ class Session:
                 self.draining = True
             case Hello():
                 self.greeted = True
-                self._max_message = m.limits.get("max_message", self._max_message)
-                self.deframer.limit = self._max_message
+                self.max_message = m.limits.get("max_message", self.max_message)
+                self.deframer.limit = self.max_message
+                self.ring = m.limits.get("ring", 0)
         return []
 
     def _reply(self, m: Reply) -> None:
@@ -228,6 +231,11 @@ class Session:
         calls, self.calls = self.calls, {}
         for call in calls.values():
             self._deliver(call, Reply(call.id, True, error=copy.copy(why)))
+
+
+def unframed(frame: list[Buffer]) -> list[Buffer]:
+    """Return the message in a frame, without its length: what goes through a ring."""
+    return frame[1:]
 
 
 def _framed(m: Message) -> list[Buffer]:

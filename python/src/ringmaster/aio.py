@@ -7,20 +7,27 @@
 
 Cancelling a task that waits for an answer cancels the request. A client belongs to one event loop, and to the process
 that made it.
+
+With rings the event loop watches the socket, on which the server tells that there is something in them. A message for
+which the ring has no space now waits in a thread for it, and those after it behind it.
 """
 
 import asyncio
 import contextlib
 import functools
 import os
+import socket
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Generator
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack, overload
 
 from ringmaster._address import dial, resolve
 from ringmaster._codec import Reply, Request
-from ringmaster._errors import Error, Unavailable
+from ringmaster._errors import DataLoss, Error, Unavailable
+from ringmaster._greeting import RING, Greeting
+from ringmaster._ring import Closed, ProtocolError, Segment
 from ringmaster._session import (
     RESERVED_POOL,
     WINDOW,
@@ -35,17 +42,20 @@ from ringmaster._session import (
     lost_connection,
     new_request,
     silent_server,
+    unframed,
 )
 from ringmaster._values import Buffer
-from ringmaster.client import CONNECT_TIMEOUT
+from ringmaster.client import CONNECT_TIMEOUT, WRITE_TIMEOUT
+
+_BURST = 64  # messages that are taken out of a ring before other tasks may run
 
 
-def connect(path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT) -> "Client":
+def connect(path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT, ring: int = RING) -> "Client":
     """Return a client: `async with connect() as c`, or `c = await connect()` and later `await c.close()`.
 
     The arguments, and what can go wrong, are as for ringmaster.connect.
     """
-    return Client(path, timeout)
+    return Client(path, timeout, ring)
 
 
 class Client:
@@ -54,9 +64,12 @@ class Client:
     When the connection is lost the open calls raise Unavailable/connection_lost, and the next call connects again.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT, ring: int = RING
+    ) -> None:
         self._path = resolve(path)
         self._timeout = timeout
+        self._ring = ring
         self._pid = os.getpid()
         self._connecting = asyncio.Lock()
         self._connection: _Connection | None = None
@@ -171,7 +184,7 @@ class Client:
                 self._connection.retire()
                 self._connection = None
             if self._connection is None:
-                self._connection = await _Connection.open(self._path, self._timeout)
+                self._connection = await _Connection.open(self._path, self._timeout, self._ring)
             return self._connection
 
 
@@ -186,36 +199,43 @@ def _arrive(future: "asyncio.Future[None]") -> None:
 
 
 class _Connection(asyncio.BufferedProtocol):
-    """A transport and its session. Everything happens in the event loop's thread."""
+    """A transport, or rings, and a session. Everything happens in the event loop's thread."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._session = Session()
+    def __init__(self, path: str, session: Session) -> None:
+        self.path = path
+        self._session = session
         self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport
+        self._transport: asyncio.Transport | _Rings
         self._over: Error | None = None  # why
         self._retired = False  # no new calls; over after the last
-        self._greeted = self._loop.create_future()
         self._writable = asyncio.Event()
         self._writable.set()
         self.hung_up = self._loop.create_future()
 
     @classmethod
-    async def open(cls, path: str, timeout: float) -> "_Connection":
+    async def open(cls, path: str, timeout: float, ring: int) -> "_Connection":
         """Connect and exchange hellos, within timeout seconds."""
         loop = asyncio.get_running_loop()
-        socket = await loop.run_in_executor(None, dial, path, time.monotonic() + timeout)
-        socket.setblocking(False)
-        _, connection = await loop.create_unix_connection(lambda: cls(path), sock=socket)
+        session = Session()
+        connection = cls(path, session)
+        s = await loop.run_in_executor(None, dial, path, time.monotonic() + timeout)
+        s.setblocking(False)
         try:
             async with asyncio.timeout(timeout):
-                await connection._greeted
+                segment, answers = await _greet(s, session, ring)
+            if segment is None:
+                await loop.create_unix_connection(lambda: connection, sock=s)
+            else:
+                connection.connection_made(_Rings(s, segment, connection))
         except BaseException as e:
-            connection.end(silent_server(path) if isinstance(e, TimeoutError) else client_closed())
-            await connection.hung_up
+            s.close()
             if isinstance(e, TimeoutError):
                 raise silent_server(path) from None
+            if isinstance(e, OSError):
+                raise lost_connection(path, str(e)) from e
             raise
+        for frame in answers:
+            connection._write(frame)
         return connection
 
     # ---- for a client ----
@@ -236,8 +256,6 @@ class _Connection(asyncio.BufferedProtocol):
             self._over = why
             self._session.lose(why)
             self._writable.set()
-            if not self._greeted.done():
-                self._greeted.set_exception(why)
             self._transport.abort()
 
     # ---- for a call ----
@@ -288,9 +306,8 @@ class _Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.BaseProtocol."""
-        assert isinstance(transport, asyncio.Transport)
+        assert isinstance(transport, asyncio.Transport | _Rings)
         self._transport = transport
-        self._write(self._session.hello())
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """See asyncio.BufferedProtocol."""
@@ -300,15 +317,17 @@ class _Connection(asyncio.BufferedProtocol):
         """See asyncio.BufferedProtocol."""
         try:
             for data in self._session.deframer.received(nbytes):
-                self._write(self._session.receive(data))
+                self.message_received(data)
         except Error as e:
             self.end(e)
-        if self._session.greeted and not self._greeted.done():
-            self._greeted.set_result(None)
+
+    def message_received(self, data: Buffer) -> None:
+        """Take in a whole message. An Error is to end the connection."""
+        self._write(self._session.receive(data))
 
     def eof_received(self) -> None:
         """See asyncio.BufferedProtocol."""
-        self.end(lost_connection(self._path, "it hung up"))
+        self.end(lost_connection(self.path, "it hung up"))
 
     def pause_writing(self) -> None:
         """See asyncio.BaseProtocol."""
@@ -320,6 +339,123 @@ class _Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.BaseProtocol."""
-        self.end(lost_connection(self._path, str(exc or "it hung up")))
+        self.end(lost_connection(self.path, str(exc or "it hung up")))
         with contextlib.suppress(asyncio.InvalidStateError):
             self.hung_up.set_result(None)
+
+
+class _Rings(asyncio.BaseTransport):
+    """A pair of rings in the place of a transport: what a connection asks of one, and no more."""
+
+    def __init__(self, s: socket.socket, segment: Segment, connection: _Connection) -> None:
+        self._socket = s
+        self._segment = segment
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[list[Buffer]] = deque()  # frames that found no space
+        self._sender: asyncio.Future[None] | None = None  # sends the first of them
+        self._aborted = False
+        self._loop.add_reader(s, self._heard)
+        self._loop.call_soon(self._take)
+
+    def abort(self) -> None:
+        """End everything; connection_lost comes when nobody uses the rings any more."""
+        if not self._aborted:
+            self._aborted = True
+            self._loop.remove_reader(self._socket)
+            self._segment.shutdown()
+            self._waiting.clear()
+            if self._sender is None:
+                self._loop.call_soon(self._close)
+
+    def _close(self) -> None:
+        self._segment.close()
+        self._socket.close()
+        self._connection.connection_lost(None)
+
+    # ---- receiving ----
+
+    def _heard(self) -> None:
+        self._segment.hear()
+        self._take()
+
+    def _take(self) -> None:
+        """Take what there is, and have the bell rung for what comes next."""
+        try:
+            for _ in range(_BURST):
+                if self._aborted:
+                    return
+                message = self._segment.try_recv()
+                if message is not None:
+                    self._connection.message_received(message)
+                elif not self._segment.arm():
+                    return
+            self._loop.call_soon(self._take)
+        except Closed:
+            self._connection.eof_received()
+        except ProtocolError as e:
+            self._connection.end(DataLoss(f"the server broke the protocol: {e}"))
+        except Error as e:
+            self._connection.end(e)
+
+    # ---- sending ----
+
+    def writelines(self, frame: list[Buffer]) -> None:
+        """Send a frame, now or when there is space for all of it."""
+        if self._aborted:
+            return
+        if self._sender is None and self._segment.send_now(*unframed(frame)):
+            return
+        self._waiting.append([bytes(part) for part in frame])  # the caller may go on to change it
+        self._connection.pause_writing()
+        if self._sender is None:
+            self._send_next()
+
+    def _send_next(self) -> None:
+        frame = self._waiting.popleft()
+        self._sender = self._loop.run_in_executor(None, self._send, frame)
+        self._sender.add_done_callback(self._sent)
+
+    def _send(self, frame: list[Buffer]) -> None:
+        """In a thread: wait for space."""
+        if not self._segment.send_within(WRITE_TIMEOUT, *unframed(frame)):
+            raise TimeoutError("it takes no request")
+
+    def _sent(self, sender: "asyncio.Future[None]") -> None:
+        self._sender = None
+        failure = None if sender.cancelled() else sender.exception()
+        if self._aborted:
+            self._close()
+        elif failure is not None:
+            why = "it hung up" if isinstance(failure, Closed) else str(failure)
+            self._connection.end(lost_connection(self._connection.path, why))
+        elif self._waiting:
+            self._send_next()
+        else:
+            self._connection.resume_writing()
+
+
+async def _greet(s: socket.socket, session: Session, ring: int) -> tuple[Segment | None, list[list[Buffer]]]:
+    """Exchange hellos. As _greeting.greet."""
+    loop = asyncio.get_running_loop()
+    greeting = Greeting(session, ring)
+    try:
+        await loop.sock_sendall(s, greeting.hello)
+        while not session.greeted:
+            try:
+                greeting.receive(s)
+            except BlockingIOError:
+                await _readable(s)
+        return greeting.segment(s), greeting.answers
+    finally:
+        greeting.close()
+
+
+async def _readable(s: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(s, _arrive, arrived)
+    try:
+        await arrived
+    finally:
+        loop.remove_reader(s)

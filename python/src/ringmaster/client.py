@@ -7,6 +7,9 @@ come meanwhile is read: pings, and news of the connection's end.
 
     call ─▶ _Connection.start ─▶ write          read ─▶ Session.receive ─▶ replies of all calls
          ◀─ _Connection.next  ◀─ lead or follow ◀──────────────────────────┘
+
+What is written and read goes through rings in shared memory where the server gives them, and through the socket
+otherwise. With rings the socket only tells that there is something in them, and that the server is gone.
 """
 
 import contextlib
@@ -18,13 +21,15 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
 from ringmaster._address import dial, resolve
 from ringmaster._codec import Reply, Request
-from ringmaster._errors import Error
+from ringmaster._errors import DataLoss, Error
+from ringmaster._greeting import RING, greet
+from ringmaster._ring import Closed, ProtocolError, Segment
 from ringmaster._session import (
     RESERVED_POOL,
     WINDOW,
@@ -39,26 +44,30 @@ from ringmaster._session import (
     lost_connection,
     new_request,
     silent_server,
+    unframed,
 )
 from ringmaster._values import Buffer
 
 CONNECT_TIMEOUT = 10.0  # seconds
 WRITE_TIMEOUT = 30.0  # seconds; a server that takes no request for so long is lost
 
+_BURST = 64  # messages that are taken out of a ring at a time
 _IOV_MAX = 1024  # buffers that one sendmsg takes
 _SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # an enum's | takes longer than the system call
 
 T = TypeVar("T")
 
 
-def connect(path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT) -> "Client":
+def connect(path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT, ring: int = RING) -> "Client":
     """Connect to the server, within timeout seconds.
+
+    ring is how large each of the two rings in shared memory should be, in bytes; 0: everything goes through the socket.
 
     path may be unix:///path. Without it the socket is $RINGMASTER_SOCKET, $RUNTIME_DIRECTORY/ringmaster.sock,
     $XDG_RUNTIME_DIR/ringmaster/ringmaster.sock or /run/ringmaster/ringmaster.sock, whichever is set first.
     Raises Unavailable/no_server if nobody is there.
     """
-    return Client(path, timeout)
+    return Client(path, timeout, ring)
 
 
 class Client:
@@ -67,9 +76,12 @@ class Client:
     When the connection is lost the open calls raise Unavailable/connection_lost, and the next call connects again.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT, ring: int = RING
+    ) -> None:
         self._path = resolve(path)
         self._timeout = timeout
+        self._ring = ring
         self._lock = threading.Lock()
         self._connection: _Connection | None = None  # guarded by _lock
         self._closed = False  # guarded by _lock
@@ -170,7 +182,7 @@ class Client:
                 self._connection.retire()
                 self._connection = None
             if self._connection is None:
-                self._connection = _Connection(self._path, self._timeout)
+                self._connection = _Connection(self._path, self._timeout, self._ring)
             return self._connection
 
     def after_fork(self) -> None:
@@ -250,13 +262,13 @@ class _Pending:
 
 
 class _Connection:
-    """A socket and its session.
+    """A socket, perhaps with rings beside it, and its session.
 
     _lock guards everything else but the deframer, which is the leader's, and is not held over a system call that may
     wait. _writing is held while a frame is written. Where both are needed, they are taken one after the other.
     """
 
-    def __init__(self, path: str, timeout: float) -> None:
+    def __init__(self, path: str, timeout: float, ring: int) -> None:
         self._path = path
         self._session = Session()
         self._lock = threading.Lock()
@@ -265,21 +277,22 @@ class _Connection:
         self._following: dict[Call, threading.Condition] = {}
         self._unsent: deque[list[Buffer]] = deque()  # frames to be written by whoever comes by
         self._dropped: deque[tuple[Call, str]] = deque()  # calls to be cancelled, likewise, and the reasons
-        self._users = 0  # threads in a system call on the socket; the last one closes it when it is over
+        self._users = 0  # threads that use the socket or the rings; the last one closes both when it is over
         self._over: Error | None = None  # why
         self._retired = False  # no new calls; over after the last
         deadline = time.monotonic() + timeout
         self._socket = dial(path, deadline)
+        self._ring: Segment | None = None
         _forkable.add(self)
         try:
-            self._write(self._session.hello(), deadline)
-            with self._lock:
-                while not self._session.greeted and self._over is None:
-                    self._lead(deadline)
+            self._ring, answers = greet(self._socket, self._session, ring, deadline)
+            self._unsent.extend(answers)
         except TimeoutError:
             self.end(silent_server(path))
         except OSError as e:
             self.end(lost_connection(path, str(e)))
+        except Error as e:
+            self.end(e)
         except BaseException:
             self.end(client_closed())
             raise
@@ -319,6 +332,7 @@ class _Connection:
         self._following.clear()
         for call in self._session.calls.values():
             call.wake = _nobody  # who waits for it is not here, nor is the lock of its condition
+        self._ring = None  # it is not mapped here
         self._socket.close()  # this process's descriptor
         self._over = lost_connection(self._path, "this process is a fork of the one that called")
         self._session.lose(self._over)
@@ -370,13 +384,15 @@ class _Connection:
         self._leading = True
         self._users += 1
         self._lock.release()
-        failure: OSError | None = None
-        n = 0
+        failure: Error | None = None
+        messages: Sequence[Buffer] = ()
         try:
-            n = self._recv(deadline)
+            messages = self._read(deadline)
         except TimeoutError:
             raise
         except OSError as e:
+            failure = lost_connection(self._path, str(e))
+        except Error as e:
             failure = e
         finally:
             self._lock.acquire()
@@ -384,16 +400,45 @@ class _Connection:
             self._leave()
         if self._over is not None:
             return
-        if failure is not None or n == 0:
-            self._end(lost_connection(self._path, str(failure or "it hung up")))
+        if failure is not None:
+            self._end(failure)
             return
         try:
-            for data in self._session.deframer.received(n):
+            for data in messages:
                 frame = self._session.receive(data)
                 if frame:
                     self._unsent.append(frame)
         except Error as e:
             self._end(e)
+
+    def _read(self, deadline: float | None) -> list[Buffer]:
+        """Return what came, after waiting for it. TimeoutError after deadline; OSError at the end; DataLoss."""
+        if self._ring is not None:
+            return self._read_ring(self._ring, deadline)
+        n = self._recv(deadline)
+        if n == 0:
+            raise ConnectionError("it hung up")
+        return self._session.deframer.received(n)
+
+    def _read_ring(self, ring: Segment, deadline: float | None) -> list[Buffer]:
+        messages = list[Buffer]()
+        try:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if left == 0:
+                ring.hear()  # who does not wait would not notice the end
+            message = ring.recv(left)
+            while message is not None and len(messages) < _BURST:
+                messages.append(message)
+                message = ring.try_recv() if len(messages) < _BURST else None
+        except Closed:
+            if not messages:
+                raise ConnectionError("it hung up") from None
+        except ProtocolError as e:
+            if not messages:
+                raise DataLoss(f"the server broke the protocol: {e}") from e
+        if not messages:
+            raise TimeoutError
+        return messages
 
     def _recv(self, deadline: float | None) -> int:
         buffer = self._session.deframer.buffer()
@@ -443,6 +488,9 @@ class _Connection:
             self._users += 1
         begun = False
         try:
+            if self._ring is not None:
+                self._write_ring(self._ring, frame, deadline)
+                return
             parts = [memoryview(part) for part in frame]
             while parts:
                 try:
@@ -459,6 +507,15 @@ class _Connection:
         finally:
             with self._lock:
                 self._leave()
+
+    def _write_ring(self, ring: Segment, frame: list[Buffer], deadline: float) -> None:
+        try:
+            if not ring.send_within(max(0.0, deadline - time.monotonic()), *unframed(frame)):
+                raise TimeoutError
+        except Closed:
+            raise ConnectionError("it hung up") from None
+        except ProtocolError as e:
+            self.end(DataLoss(f"the server broke the protocol: {e}"))
 
     def _tidy(self) -> None:
         """Do what was left to do, where no lock is in the way.
@@ -493,6 +550,8 @@ class _Connection:
             return
         self._over = why
         self._session.lose(why)
+        if self._ring is not None:
+            self._ring.shutdown()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # whoever waits in a system call comes back
         self._users += 1
@@ -501,6 +560,8 @@ class _Connection:
     def _leave(self) -> None:
         self._users -= 1
         if self._users == 0 and self._over is not None:
+            if self._ring is not None:
+                self._ring.close()
             self._socket.close()
 
 
