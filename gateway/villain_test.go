@@ -264,7 +264,7 @@ func TestDribblersAreThrownOut(t *testing.T) {
 			t.Parallel()
 			f := newFake()
 			f.chunk = sizedBody(1 << 16)
-			timeout := 50 * time.Millisecond
+			timeout := 500 * time.Millisecond // for the polite one as well, on a busy machine
 			s := start(t, f, Config{ReadTimeout: timeout, WriteTimeout: timeout, helloTimeout: timeout})
 			startVillain(t, what, s.path)
 			polite := dial(t, s.path)
