@@ -25,7 +25,7 @@ func WithAddress(address string) DialOption {
 	return func(c *dialConfig) { c.address = address }
 }
 
-// ringCapacity is how large each of a client's rings is, unless [WithRing] says otherwise: docs/decisions/0015-client-rings.md has the measurements.
+// ringCapacity is how large each of a client's rings is, unless [WithRing] says otherwise: docs/decisions/0010-client-rings.md has the measurements.
 const ringCapacity = 1 << 20
 
 // WithRing says how large each of the two rings in shared memory should be that the client asks the server for, in bytes; the server may make them smaller, or have none to give. Larger ones suit many large
