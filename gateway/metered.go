@@ -3,7 +3,9 @@ package gateway
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -24,6 +26,7 @@ type meters struct {
 	sent     *prometheus.CounterVec   // pool
 	received *prometheus.CounterVec   // pool
 	known    sync.Map                 // of metered → struct{}; one of a pool alone has no action
+	names    atomic.Int64             // in known, or refused there
 }
 
 // metered is whose requests are counted together.
@@ -42,14 +45,22 @@ func newMeters() *meters {
 	return m
 }
 
-// learn makes names known.
+// maxNames and maxNameBytes bound the pools and actions that have labels of their own. Workers name their actions themselves, and may lie.
+const maxNames, maxNameBytes = 4096, 256
+
+// learn makes names known, but for those that Prometheus would not take.
 func (m *meters) learn(pool, action string) {
 	for _, name := range []metered{{pool: pool}, {pool, action}} {
-		if _, known := m.known.Load(name); !known {
+		if _, known := m.known.Load(name); known || !nameable(pool) || !nameable(action) {
+			continue
+		}
+		if m.names.Add(1) <= maxNames {
 			m.known.Store(name, struct{}{})
 		}
 	}
 }
+
+func nameable(s string) bool { return len(s) <= maxNameBytes && utf8.ValidString(s) }
 
 // labels are the labels of a pool and an action, as far as they are known.
 func (m *meters) labels(pool, action string) (string, string) {
@@ -78,8 +89,9 @@ func (m *meters) link(next Handler) Handler {
 		}
 		r.begin = time.Now()
 		m.learn(r.pool, "")
-		m.queue.WithLabelValues(r.pool).Observe(r.begin.Sub(begin).Seconds())
-		m.received.WithLabelValues(r.pool).Add(size)
+		pool, _ := m.labels(r.pool, "")
+		m.queue.WithLabelValues(pool).Observe(r.begin.Sub(begin).Seconds())
+		m.received.WithLabelValues(pool).Add(size)
 		return r, nil
 	}
 }
@@ -116,7 +128,8 @@ func (r *meteredReplies) Recv(ctx context.Context) (*ipc.Reply, error) {
 		r.end(e)
 	default:
 		r.learn()
-		r.meters.sent.WithLabelValues(r.pool).Add(weight(reply.Body, reply.Tensors))
+		pool, _ := r.meters.labels(r.pool, "")
+		r.meters.sent.WithLabelValues(pool).Add(weight(reply.Body, reply.Tensors))
 		if reply.End {
 			r.end(nil)
 		}

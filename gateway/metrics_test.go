@@ -131,3 +131,25 @@ func TestMetricsWithoutSupervisor(t *testing.T) {
 		t.Errorf("%d %s", status, body)
 	}
 }
+
+// A worker names its actions, and a client its pool, as it likes: what Prometheus would not take, or more than is worth it, is counted under "".
+func TestNamesThatAreNoLabels(t *testing.T) {
+	m := newMeters()
+	for _, bad := range []metered{{"p", "\xf0"}, {"\xf0", "a"}, {"p", strings.Repeat("x", maxNameBytes+1)}} {
+		m.learn(bad.pool, bad.action)
+		if pool, action := m.labels(bad.pool, bad.action); pool == bad.pool && action == bad.action {
+			t.Errorf("%.20q has a label", bad)
+		}
+	}
+	for i := range 2 * maxNames {
+		m.learn("p", fmt.Sprint(i))
+	}
+	n := 0
+	m.known.Range(func(any, any) bool { n++; return true })
+	if n > maxNames {
+		t.Errorf("%d names are known", n)
+	}
+	if pool, action := m.labels("p", "7"); pool != "p" || action != "7" {
+		t.Errorf("%q, %q", pool, action)
+	}
+}
