@@ -30,9 +30,10 @@ var layers = map[string][]string{
 	"worker":          {"detail", "shm", "ipc"},
 	"supervisor":      {"detail", "shm", "ipc"},
 	"client":          {"detail", "shm", "ipc"},
-	"gateway":         {"detail", "shm", "ipc"},
-	"internal/config": {"detail", "shm", "ipc", "supervisor", "gateway"},
-	"cmd":             {"detail", "shm", "ipc", "worker", "supervisor", "client", "gateway", "internal/config", "bench"},
+	"chain":           {"detail", "ipc"},
+	"gateway":         {"detail", "shm", "ipc", "chain"},
+	"internal/config": {"detail", "shm", "ipc", "supervisor", "chain", "gateway"},
+	"cmd":             {"detail", "shm", "ipc", "worker", "supervisor", "client", "chain", "gateway", "internal/config", "bench"},
 }
 
 // vague names tell a reader nothing about what a package is for.

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/internal/budget"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -51,7 +52,7 @@ func newClients(cfg Config, own uint32) *clients {
 }
 
 // enter counts a connection, or says why there is none to be had.
-func (cs *clients) enter(p Peer) (*client, *ipc.Error) {
+func (cs *clients) enter(p chain.Peer) (*client, *ipc.Error) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	id := ipc.Client{UID: p.UID, PID: p.PID}

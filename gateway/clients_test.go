@@ -11,6 +11,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -50,7 +51,7 @@ func TestProcessesAreToldApart(t *testing.T) {
 	cs := newClients(Config{Clients: Limits{Connections: 2}}.withDefaults(), 0)
 	enter := func(pid int32, uid uint32) *client {
 		t.Helper()
-		c, refusal := cs.enter(Peer{PID: pid, UID: uid})
+		c, refusal := cs.enter(chain.Peer{PID: pid, UID: uid})
 		if refusal != nil {
 			t.Fatal(refusal)
 		}
@@ -60,7 +61,7 @@ func TestProcessesAreToldApart(t *testing.T) {
 	if a != b {
 		t.Error("two connections of one process are two clients")
 	}
-	if _, refusal := cs.enter(Peer{PID: 10, UID: 1}); refusal == nil {
+	if _, refusal := cs.enter(chain.Peer{PID: 10, UID: 1}); refusal == nil {
 		t.Error("a third is let in")
 	}
 	other, unseen, unseen2 := enter(11, 1), enter(0, 1), enter(0, 1)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/internal/version"
 	"github.com/ringmasterd/ringmaster/ipc"
 	"github.com/ringmasterd/ringmaster/shm"
@@ -21,7 +22,7 @@ type conn struct {
 	srv    *server
 	raw    *net.UnixConn
 	sock   *ipc.Socket
-	peer   Peer
+	peer   chain.Peer
 	client *client
 
 	mu       sync.Mutex
@@ -34,7 +35,7 @@ type conn struct {
 	speaking sync.WaitGroup // drain, while it uses over; added to under mu while not gone
 }
 
-func newConn(srv *server, raw *net.UnixConn, peer Peer, client *client) *conn {
+func newConn(srv *server, raw *net.UnixConn, peer chain.Peer, client *client) *conn {
 	sock := ipc.NewSocket(raw, ipc.MaxHello, srv.cfg.WriteTimeout)
 	return &conn{srv: srv, raw: raw, sock: sock, over: sock, peer: peer, client: client}
 }
@@ -61,7 +62,7 @@ func (c *conn) run() error {
 	if err := c.open(); err != nil {
 		return err
 	}
-	ctx := context.WithValue(c.srv.base, peerKey{}, c.peer)
+	ctx := chain.WithPeer(c.srv.base, c.peer)
 	return ipc.Serve(ctx, c.over, c, ipc.ServeConfig{
 		MaxInFlight:  c.srv.cfg.MaxInFlight,
 		StallTimeout: c.srv.cfg.StallTimeout,

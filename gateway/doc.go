@@ -1,6 +1,6 @@
 // Package gateway is the front door: it lets the programs of this host in through a Unix socket and hands what they ask to a [Backend].
 //
-//	Listen ─▶ Serve ─accept─▶ conn ─hello─▶ native ────────────────────▶ Handler ─▶ … ─▶ Backend.Call
+//	Listen ─▶ Serve ─accept─▶ conn ─hello─▶ native ────────────────────▶ chain.Handler ─▶ … ─▶ Backend.Call
 //	                           │  └─capitals─▶ web ─▶ adapter ─▶ exchange ──▲ └ the call chain: small wrappers
 //	                           ├ who is it? (SO_PEERCRED)
 //	                           └ rings of its own come with the hello, if it asks (SCM_RIGHTS)

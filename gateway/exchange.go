@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -151,6 +152,7 @@ func (x *exchange) call(place *ipc.Place, req *ipc.Request) (replies ipc.Replies
 		ctx, done = context.WithTimeout(ctx, req.Timeout)
 	}
 	req.TraceID = traceparent(x.r.Header.Get("Traceparent"))
+	req.Headers = toldBy(x.r.Header)
 	req.Client, req.Credit = x.conn.conn.client.id, webCredit
 	place.Hold(req)
 	replies, err = x.web.srv.handler(ctx, req)
@@ -193,6 +195,30 @@ func (x *exchange) encode(place *ipc.Place, reply *ipc.Reply) (json.RawMessage, 
 		return nil, ipc.AsError(err)
 	}
 	return b, nil
+}
+
+// headerPrefix is what names of the call chain's headers begin with in HTTP, where others have theirs.
+const headerPrefix = "X-Ringmaster-"
+
+// toldBy returns what a client tells the call chain: X-Ringmaster-Session becomes session. nil: nothing.
+func toldBy(h http.Header) map[string]string {
+	var told map[string]string
+	for name, values := range h {
+		if rest, ours := strings.CutPrefix(name, headerPrefix); ours && rest != "" && rest != "Timeout" && len(values) > 0 {
+			if told == nil {
+				told = map[string]string{}
+			}
+			told[strings.ToLower(rest)] = values[0]
+		}
+	}
+	return told
+}
+
+// tell passes on what the call chain tells the client with a reply. It comes before the status; later ones are not heard. Names that are none in HTTP are left out, by the server.
+func (x *exchange) tell(reply *ipc.Reply) {
+	for name, value := range reply.Headers {
+		x.w.Header().Set(headerPrefix+name, value)
+	}
 }
 
 // traceparent returns a W3C traceparent if it is one, else "", as that standard wants it.

@@ -9,6 +9,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/ringmasterd/ringmaster/chain"
 )
 
 const (
@@ -144,7 +146,7 @@ type webConnKey struct{}
 // introduce puts into the context of a connection's requests whose they are.
 func introduce(ctx context.Context, c net.Conn) context.Context {
 	wc := c.(*webConn)
-	return context.WithValue(context.WithValue(ctx, peerKey{}, wc.conn.peer), webConnKey{}, wc)
+	return context.WithValue(chain.WithPeer(ctx, wc.conn.peer), webConnKey{}, wc)
 }
 
 // ended hears from the [http.Server] how its connections are.

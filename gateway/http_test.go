@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -183,9 +184,9 @@ func TestBadHTTP(t *testing.T) {
 func TestDrainOfHTTP(t *testing.T) {
 	for version := 1; version <= 2; version++ {
 		begun, finish := make(chan struct{}), make(chan struct{})
-		peer := make(chan Peer, 1)
+		peer := make(chan chain.Peer, 1)
 		s := start(t, backendFunc(func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
-			p, _ := PeerFrom(ctx)
+			p, _ := chain.PeerFrom(ctx)
 			peer <- p
 			close(begun)
 			<-finish

@@ -211,6 +211,9 @@ func (x *exchange) rpcResult(place *ipc.Place, req *ipc.Request, notification bo
 		if e != nil {
 			return nil, e
 		}
+		if place == x.place { // not in a batch, whose calls share the answer's headers
+			x.tell(reply)
+		}
 		return x.encode(place, reply)
 	}
 	replies, ctx, done, err := x.call(place, req)
@@ -289,21 +292,25 @@ func (x *exchange) rpcElement(call rpcCall) []byte {
 
 // rpcStream answers with events: a chunk for each reply but the last, then the response.
 func (x *exchange) rpcStream(call rpcCall) {
-	x.stream()
+	var begin sync.Once
+	response := func(result json.RawMessage, e *rpcError) {
+		begin.Do(x.stream)
+		x.event("response", call.response(result, e))
+	}
 	if call.invalid != nil {
-		x.event("response", call.response(nil, call.invalid))
+		response(nil, call.invalid)
 		return
 	}
-	result, e := x.rpcChunks(call)
+	result, e := x.rpcChunks(call, &begin)
 	if e != nil {
-		x.event("response", call.response(nil, rpcErrorOf(e)))
+		response(nil, rpcErrorOf(e))
 		return
 	}
-	x.event("response", call.response(result, nil))
+	response(result, nil)
 }
 
-// rpcChunks sends the chunks and returns what the last reply holds.
-func (x *exchange) rpcChunks(call rpcCall) (json.RawMessage, *ipc.Error) {
+// rpcChunks sends the chunks, after begin, and returns what the last reply holds.
+func (x *exchange) rpcChunks(call rpcCall, begin *sync.Once) (json.RawMessage, *ipc.Error) {
 	req, e := call.request()
 	if e != nil {
 		return nil, e
@@ -315,6 +322,10 @@ func (x *exchange) rpcChunks(call rpcCall) (json.RawMessage, *ipc.Error) {
 		if reply, err = replies.Recv(ctx); err != nil {
 			break
 		}
+		begin.Do(func() {
+			x.tell(reply)
+			x.stream()
+		})
 		if reply.End {
 			return x.encode(x.place, reply)
 		}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -184,14 +185,14 @@ func TestAdmit(t *testing.T) {
 	d := door{uid: 1000, gid: 500}
 	for _, tt := range []struct {
 		name string
-		peer Peer
+		peer chain.Peer
 		ok   bool
 	}{
-		{"the same user", Peer{UID: 1000, GID: 1}, true},
-		{"root", Peer{UID: 0, GID: 0}, true},
-		{"primary group", Peer{UID: 7, GID: 500}, true},
-		{"supplementary group", Peer{UID: 7, GID: 7, Groups: []uint32{1, 500}}, true},
-		{"a stranger", Peer{UID: 7, GID: 7, Groups: []uint32{1, 2}}, false},
+		{"the same user", chain.Peer{UID: 1000, GID: 1}, true},
+		{"root", chain.Peer{UID: 0, GID: 0}, true},
+		{"primary group", chain.Peer{UID: 7, GID: 500}, true},
+		{"supplementary group", chain.Peer{UID: 7, GID: 7, Groups: []uint32{1, 500}}, true},
+		{"a stranger", chain.Peer{UID: 7, GID: 7, Groups: []uint32{1, 2}}, false},
 	} {
 		if err := d.admit(tt.peer); (err == nil) != tt.ok {
 			t.Errorf("%s: %v", tt.name, err)
@@ -200,9 +201,9 @@ func TestAdmit(t *testing.T) {
 }
 
 func TestPeerIsInContext(t *testing.T) {
-	peers := make(chan Peer, 1)
+	peers := make(chan chain.Peer, 1)
 	s := start(t, backendFunc(func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
-		p, _ := PeerFrom(ctx)
+		p, _ := chain.PeerFrom(ctx)
 		peers <- p
 		return &echoReplies{body: req.Body}, nil
 	}), Config{})

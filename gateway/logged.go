@@ -5,17 +5,18 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
 // logged logs every request with its outcome, at debug level. It costs nothing while that level is off.
-func logged(logger *slog.Logger) link {
-	return func(next Handler) Handler {
+func logged(logger *slog.Logger) chain.Link {
+	return func(next chain.Handler) chain.Handler {
 		return func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
 			if !logger.Enabled(ctx, slog.LevelDebug) {
 				return next(ctx, req)
 			}
-			peer, _ := PeerFrom(ctx)
+			peer, _ := chain.PeerFrom(ctx)
 			r := &loggedReplies{
 				logger: logger.With("pool", req.Pool, "action", req.Action, "uid", peer.UID, "pid", peer.PID),
 				begin:  time.Now(),

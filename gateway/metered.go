@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -74,7 +75,7 @@ func (m *meters) labels(pool, action string) (string, string) {
 }
 
 // link counts every request and its replies. Those to the server itself are not counted.
-func (m *meters) link(next Handler) Handler {
+func (m *meters) link(next chain.Handler) chain.Handler {
 	return func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
 		if req.Pool == controlPool {
 			return next(ctx, req)

@@ -5,12 +5,13 @@ import (
 	"errors"
 	"io"
 
+	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
 // native answers the protocol's own frames (docs/protocol.md, section 7) through the call chain.
 type native struct {
-	handler Handler
+	handler chain.Handler
 }
 
 // ServeRequest forwards one request and its replies, each as soon as the client has credit for it.

@@ -227,6 +227,9 @@ func (x *exchange) generate(form openaiForm) *ipc.Error {
 	for {
 		reply, err := replies.Recv(ctx)
 		if err == nil {
+			if !out.begun {
+				x.tell(reply)
+			}
 			err = out.take(reply)
 			if err == nil && !reply.End {
 				continue
@@ -416,6 +419,7 @@ func (w *web) embeddings(rw http.ResponseWriter, r *http.Request) {
 		x.openaiError(e)
 		return
 	}
+	x.tell(reply)
 	size := jsonFactor * len(reply.Body)
 	for i := range reply.Tensors {
 		size += 2 * jsonFactor * len(reply.Tensors[i].Data)

@@ -1,27 +1,11 @@
 package gateway
 
 import (
-	"context"
 	"slices"
 
+	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
-
-// Peer is the process at the other end of a connection, as the kernel recorded it when it connected.
-type Peer struct {
-	PID    int32
-	UID    uint32
-	GID    uint32
-	Groups []uint32 // supplementary
-}
-
-type peerKey struct{}
-
-// PeerFrom returns the peer whose request ctx belongs to.
-func PeerFrom(ctx context.Context) (Peer, bool) {
-	p, ok := ctx.Value(peerKey{}).(Peer)
-	return p, ok
-}
 
 // door says who may come in.
 type door struct {
@@ -30,7 +14,7 @@ type door struct {
 }
 
 // admit lets in the server's own user, root, and the members of the socket's group.
-func (d door) admit(p Peer) *ipc.Error {
+func (d door) admit(p chain.Peer) *ipc.Error {
 	if p.UID == d.uid || p.UID == 0 || p.GID == d.gid || slices.Contains(p.Groups, d.gid) {
 		return nil
 	}

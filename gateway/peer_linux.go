@@ -7,29 +7,31 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ringmasterd/ringmaster/chain"
 )
 
 // peerOf asks the kernel who is at the other end.
-func peerOf(conn *net.UnixConn) (Peer, error) {
+func peerOf(conn *net.UnixConn) (chain.Peer, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return Peer{}, fmt.Errorf("peer credentials: %w", err)
+		return chain.Peer{}, fmt.Errorf("peer credentials: %w", err)
 	}
-	var p Peer
+	var p chain.Peer
 	var sysErr error
 	err = raw.Control(func(fd uintptr) {
 		var cred *unix.Ucred
 		if cred, sysErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); sysErr != nil {
 			return
 		}
-		p = Peer{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid}
+		p = chain.Peer{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid}
 		p.Groups, sysErr = peerGroups(fd)
 	})
 	if err == nil {
 		err = sysErr
 	}
 	if err != nil {
-		return Peer{}, fmt.Errorf("peer credentials: %w", err)
+		return chain.Peer{}, fmt.Errorf("peer credentials: %w", err)
 	}
 	return p, nil
 }

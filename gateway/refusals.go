@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -30,7 +31,7 @@ func newRefusals(logger *slog.Logger) *refusals {
 }
 
 // log logs a refusal, or counts it.
-func (r *refusals) log(p Peer, e *ipc.Error) {
+func (r *refusals) log(p chain.Peer, e *ipc.Error) {
 	if n, now := r.due(e.Reason, time.Now()); now {
 		r.logger.Warn("client refused", "pid", p.PID, "uid", p.UID, "gid", p.GID, "why", e, "not_logged", n)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -39,7 +40,7 @@ func newServer(ctx context.Context, ln *Listener, backend Backend, cfg Config) *
 		clients: newClients(cfg, ln.door.uid), refused: newRefusals(cfg.Logger), parting: make(chan struct{}, maxParting),
 		meters: newMeters(),
 	}
-	s.handler = chain(backend.Call, logged(cfg.Logger), s.meters.link)
+	s.handler = chain.New(backend.Call, logged(cfg.Logger), s.meters.link)
 	s.base, s.cut = context.WithCancelCause(context.WithoutCancel(ctx))
 	s.web = newWeb(s)
 	return s
@@ -60,7 +61,7 @@ func (s *server) run(ctx context.Context, ln *Listener) error {
 type server struct {
 	cfg     Config
 	door    door
-	handler Handler
+	handler chain.Handler
 	meters  *meters
 	web     *web
 	base    context.Context // parent of every request's

@@ -24,6 +24,7 @@ type reloader struct {
 	running *settings         // immutable: what the server was started with
 	base    supervisor.Config // immutable: what no file says
 	sup     *supervisor.Supervisor
+	links   *callChain
 	level   *slog.LevelVar
 	log     *slog.Logger
 	notify  *notifier
@@ -57,6 +58,9 @@ func (r *reloader) apply(ctx context.Context) (answer supervisor.ReloadAnswer, e
 		return answer, err
 	}
 	if answer.Reloaded, err = r.sup.Reload(ctx, r.config(next)); err != nil {
+		return answer, next.file.Locate(err)
+	}
+	if err := r.links.configure(next.file); err != nil {
 		return answer, next.file.Locate(err)
 	}
 	r.level.Set(next.level)

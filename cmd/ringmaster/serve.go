@@ -97,11 +97,16 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 		return a.check(running.file, running.socket)
 	}
 	reloads.sup = sup
+	links, err := newCallChain(sup.Call, running.file, logger)
+	if err != nil {
+		return running.file.Locate(err)
+	}
+	reloads.links = links
 	ln, err := listen(running, logger)
 	if err != nil {
-		return err
+		return errors.Join(err, links.close())
 	}
-	s := &serving{app: a, sup: sup, ln: ln, log: logger, notify: notify, reloads: reloads, hangups: hangups, drain: running.drainTimeout()}
+	s := &serving{app: a, sup: sup, links: links, ln: ln, log: logger, notify: notify, reloads: reloads, hangups: hangups, drain: running.drainTimeout()}
 	front := running.file.Gateway.WithMemory()
 	front.DrainTimeout, front.Logger = s.drain, logger
 	limitHeap(front)
@@ -112,6 +117,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 type serving struct {
 	app     *app
 	sup     *supervisor.Supervisor
+	links   *callChain
 	ln      *gateway.Listener
 	log     *slog.Logger
 	notify  *notifier
@@ -144,8 +150,9 @@ func (s *serving) run(ctx context.Context, cfg gateway.Config) error {
 	var beats sync.WaitGroup
 	beats.Go(func() { s.heart().run(ctx, gone) })
 
-	err := gateway.Serve(ctx, s.ln, s.sup, cfg)
+	err := gateway.Serve(ctx, s.ln, s.links, cfg)
 	cancel(nil)
+	err = errors.Join(err, s.links.close())
 	stopPools()
 	wg.Wait()
 	close(gone)

@@ -38,6 +38,11 @@ type File struct {
 	at map[string]position // of every key that the file has
 }
 
+// pool is what the file says of a pool: to the supervisor, and to the links of the call chain.
+type pool struct {
+	supervisor.PoolConfig
+}
+
 // Log says how to log.
 type Log struct {
 	Level  string // debug, info, warn, error
@@ -76,53 +81,53 @@ var (
 		"level":  func(d *decoder, v value, l *Log) { d.oneOf(v, &l.Level, "debug", "info", "warn", "error") },
 		"format": func(d *decoder, v value, l *Log) { d.oneOf(v, &l.Format, "text", "json") },
 	}
-	poolFields = fields[supervisor.PoolConfig]{
-		"command": func(d *decoder, v value, p *supervisor.PoolConfig) {
+	poolFields = fields[pool]{
+		"command": func(d *decoder, v value, p *pool) {
 			d.texts(v, &p.Command, "a list, as in [python, -m, my_worker]")
 		},
-		"builtin": func(d *decoder, v value, p *supervisor.PoolConfig) {
+		"builtin": func(d *decoder, v value, p *pool) {
 			d.text(v, &p.Builtin, "a builtin's name, as in echo")
 		},
-		"dir":         func(d *decoder, v value, p *supervisor.PoolConfig) { d.text(v, &p.Dir, "a directory") },
-		"env":         func(d *decoder, v value, p *supervisor.PoolConfig) { d.env(v, &p.Env) },
-		"workers":     func(d *decoder, v value, p *supervisor.PoolConfig) { d.integer(v, &p.Workers, 1) },
-		"concurrency": func(d *decoder, v value, p *supervisor.PoolConfig) { d.integer(v, &p.Concurrency, 1) },
+		"dir":         func(d *decoder, v value, p *pool) { d.text(v, &p.Dir, "a directory") },
+		"env":         func(d *decoder, v value, p *pool) { d.env(v, &p.Env) },
+		"workers":     func(d *decoder, v value, p *pool) { d.integer(v, &p.Workers, 1) },
+		"concurrency": func(d *decoder, v value, p *pool) { d.integer(v, &p.Concurrency, 1) },
 		"devices":     (*decoder).devices,
 		"balance":     (*decoder).balance,
-		"weights": func(d *decoder, v value, p *supervisor.PoolConfig) {
+		"weights": func(d *decoder, v value, p *pool) {
 			d.integers(v, &p.Weights, 1, "a list of weights, as in [1, 3]")
 		},
-		"queue": func(d *decoder, v value, p *supervisor.PoolConfig) {
+		"queue": func(d *decoder, v value, p *pool) {
 			if d.integer(v, &p.Queue, 0) && p.Queue == 0 {
 				p.Queue = -1 // none; the zero value is the default
 			}
 		},
-		"timeout":       func(d *decoder, v value, p *supervisor.PoolConfig) { d.duration(v, &p.Timeout, 1, "60s") },
-		"start_timeout": func(d *decoder, v value, p *supervisor.PoolConfig) { d.duration(v, &p.StartTimeout, 1, "5m") },
-		"hang_timeout":  func(d *decoder, v value, p *supervisor.PoolConfig) { d.duration(v, &p.HangTimeout, 0, "30s") },
-		"grace":         func(d *decoder, v value, p *supervisor.PoolConfig) { d.duration(v, &p.Grace, 1, "5s") },
-		"replace": func(d *decoder, v value, p *supervisor.PoolConfig) {
+		"timeout":       func(d *decoder, v value, p *pool) { d.duration(v, &p.Timeout, 1, "60s") },
+		"start_timeout": func(d *decoder, v value, p *pool) { d.duration(v, &p.StartTimeout, 1, "5m") },
+		"hang_timeout":  func(d *decoder, v value, p *pool) { d.duration(v, &p.HangTimeout, 0, "30s") },
+		"grace":         func(d *decoder, v value, p *pool) { d.duration(v, &p.Grace, 1, "5s") },
+		"replace": func(d *decoder, v value, p *pool) {
 			var s string
 			if d.oneOf(v, &s, string(supervisor.ReplaceAuto), string(supervisor.StartFirst), string(supervisor.StopFirst)) {
 				p.Replace = supervisor.Replace(s)
 			}
 		},
-		"limits": func(d *decoder, v value, p *supervisor.PoolConfig) {
+		"limits": func(d *decoder, v value, p *pool) {
 			object(d, v, limitFields, &p.Limits, "rss, vram, requests, lifetime, idle")
 		},
-		"rlimits": func(d *decoder, v value, p *supervisor.PoolConfig) {
+		"rlimits": func(d *decoder, v value, p *pool) {
 			p.Rlimits = map[string]uint64{}
 			object(d, v, rlimitFields, &p.Rlimits, "limits such as nofile")
 		},
-		"env_pass": func(d *decoder, v value, p *supervisor.PoolConfig) {
+		"env_pass": func(d *decoder, v value, p *pool) {
 			if d.texts(v, &p.EnvPass, "a list of names, as in [MODEL_DIR, AWS_*]") && len(p.EnvPass) == 0 {
 				d.fail(v, "[]", "the list is empty; remove the key")
 			}
 		},
-		"user":  func(d *decoder, v value, p *supervisor.PoolConfig) { d.text(v, &p.User, "a user's name or number") },
-		"group": func(d *decoder, v value, p *supervisor.PoolConfig) { d.text(v, &p.Group, "a group's name or number") },
+		"user":  func(d *decoder, v value, p *pool) { d.text(v, &p.User, "a user's name or number") },
+		"group": func(d *decoder, v value, p *pool) { d.text(v, &p.Group, "a group's name or number") },
 		"cpus":  (*decoder).cpus,
-		"actions": func(d *decoder, v value, p *supervisor.PoolConfig) {
+		"actions": func(d *decoder, v value, p *pool) {
 			entries, ok := d.entries(v, "actions by name, as in {embed: {batch: {max: 32, delay: 2ms}}}")
 			if !ok {
 				return
@@ -244,9 +249,9 @@ func (d *decoder) pools(v value, f *File) {
 		return
 	}
 	for _, e := range entries {
-		pool := supervisor.PoolConfig{Name: e.name}
-		object(d, e.value, poolFields, &pool, "keys such as command")
-		f.Supervisor.Pools = append(f.Supervisor.Pools, pool)
+		p := pool{PoolConfig: supervisor.PoolConfig{Name: e.name}}
+		object(d, e.value, poolFields, &p, "keys such as command")
+		f.Supervisor.Pools = append(f.Supervisor.Pools, p.PoolConfig)
 	}
 }
 
@@ -260,7 +265,7 @@ func (d *decoder) socket(v value, f *File) {
 	}
 }
 
-func (d *decoder) devices(v value, p *supervisor.PoolConfig) {
+func (d *decoder) devices(v value, p *pool) {
 	const want = "use auto, none, or a list of device numbers as in [0, 1]"
 	if v.resolve().Kind == yaml.SequenceNode {
 		if d.integers(v, &p.Devices.List, 0, want) && len(p.Devices.List) == 0 {
@@ -274,7 +279,7 @@ func (d *decoder) devices(v value, p *supervisor.PoolConfig) {
 	}
 }
 
-func (d *decoder) balance(v value, p *supervisor.PoolConfig) {
+func (d *decoder) balance(v value, p *pool) {
 	var s string
 	if !d.text(v, &s, "a balance's name") {
 		return

