@@ -28,6 +28,9 @@ type ServeConfig struct {
 	// for it. What is too much is refused with RESOURCE_EXHAUSTED/memory_full, /too_many_requests or /slow_reader.
 	Account *budget.Account
 
+	// Crew, if not nil, runs the handlers; its owner closes it after Serve. nil: Serve has one of its own.
+	Crew *Crew
+
 	Refused func(*Error) // a request was refused for want of room; called on Serve's goroutine, must not block
 
 	// Draining, once closed, makes Serve return nil as soon as no request is open. Requests that arrive while others are open are served.
@@ -45,6 +48,10 @@ func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 		cfg.MaxInFlight = 1024
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
+	if cfg.Crew == nil {
+		cfg.Crew = NewCrew(ownCrew)
+		defer cfg.Crew.Close()
+	}
 	s := &server{t: t, h: h, cfg: cfg, ctx: ctx, open: map[uint64]*Responder{}, room: admission{account: cfg.Account}}
 	s.batches, _ = h.(BatchHandler)
 	s.room.watch(t)
@@ -64,6 +71,9 @@ func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 	s.handlers.Wait()
 	return err
 }
+
+// ownCrew is how many goroutines wait for requests where [ServeConfig] does not say.
+const ownCrew = 64
 
 type server struct {
 	t        Transport
@@ -222,7 +232,7 @@ func (s *server) start(req *Request) error {
 	}
 	s.active.Add(1)
 	s.handlers.Add(1)
-	go s.handle(ctx, req, w)
+	s.cfg.Crew.handle(job{s, ctx, req, w})
 	return nil
 }
 
