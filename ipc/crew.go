@@ -1,9 +1,6 @@
 package ipc
 
-import (
-	"context"
-	"sync"
-)
+import "sync"
 
 // Crew is goroutines that run handlers one after the other. A goroutine that has run one keeps the stack that the next one needs; to grow a new one costs more than all else that a small request
 // does (docs/decisions/0017-hot-path.md). Any number of handlers may run at a time; only so many goroutines wait for more to do. A Crew may be shared by many [Serve].
@@ -23,7 +20,6 @@ type hand struct{ mailbox chan job }
 // job is a request that is to be handled.
 type job struct {
 	s   *server
-	ctx context.Context
 	req *Request
 	w   *Responder
 }
@@ -48,7 +44,7 @@ func (c *Crew) handle(j job) {
 // work does jobs until enough others wait for more.
 func (c *Crew) work(h *hand, j job) {
 	for ok := true; ok; {
-		j.s.handle(j.ctx, j.req, j.w)
+		j.s.handle(j.req, j.w)
 		j = job{} // or what it refers to would live as long as this goroutine waits
 		if !c.rest(h) {
 			return
@@ -66,6 +62,13 @@ func (c *Crew) rest(h *hand) bool {
 	}
 	c.idle = append(c.idle, h)
 	return true
+}
+
+// Waiting returns how many goroutines wait for something to do.
+func (c *Crew) Waiting() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.idle)
 }
 
 // Close ends those who wait, and waits for those who work.
