@@ -34,7 +34,9 @@ func serveRingmaster(ctx context.Context, socket string, pool supervisor.PoolCon
 		return errors.Join(err, <-ended)
 	}
 	closed := make(chan error, 1)
-	go func() { closed <- gateway.Serve(ctx, ln, sup, gateway.Config{Logger: logger()}) }()
+	go func() {
+		closed <- gateway.Serve(ctx, ln, sup, gateway.Config{Logger: logger(), Clients: gateway.Limits{Connections: maxConnections}})
+	}()
 	err = standBy()
 	stop()
 	return errors.Join(err, <-closed, <-ended)
