@@ -122,3 +122,15 @@ type Ping struct {
 	ID     uint64
 	Answer bool
 }
+
+// PoolList is the answer to the control action pools.
+type PoolList struct {
+	Pools []PoolEntry `json:"pools" msgpack:"pools"`
+}
+
+// PoolEntry is a pool that its reader may use, and what of it.
+type PoolEntry struct {
+	Name    string   `json:"name" msgpack:"name"`
+	State   string   `json:"state" msgpack:"state"`
+	Actions []string `json:"actions" msgpack:"actions"`
+}
