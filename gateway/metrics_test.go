@@ -134,7 +134,7 @@ func TestMetricsWithoutSupervisor(t *testing.T) {
 
 // A worker names its actions, and a client its pool, as it likes: what Prometheus would not take, or more than is worth it, is counted under "".
 func TestNamesThatAreNoLabels(t *testing.T) {
-	m := newMeters()
+	m := newMeters(nil)
 	for _, bad := range []metered{{"p", "\xf0"}, {"\xf0", "a"}, {"p", strings.Repeat("x", maxNameBytes+1)}} {
 		m.learn(bad.pool, bad.action)
 		if pool, action := m.labels(bad.pool, bad.action); pool == bad.pool && action == bad.action {

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"unsafe"
 
@@ -11,8 +10,8 @@ import (
 	"github.com/ringmasterd/ringmaster/chain"
 )
 
-// peerOf asks the kernel who is at the other end.
-func peerOf(conn *net.UnixConn) (chain.Peer, error) {
+// peerOf asks the kernel who is at the other end, and in which control group it is if that is wanted.
+func peerOf(conn stream, wantsCGroup bool) (chain.Peer, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return chain.Peer{}, fmt.Errorf("peer credentials: %w", err)
@@ -25,7 +24,9 @@ func peerOf(conn *net.UnixConn) (chain.Peer, error) {
 			return
 		}
 		p = chain.Peer{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid}
-		p.Groups, sysErr = peerGroups(fd)
+		if p.Groups, sysErr = peerGroups(fd); sysErr == nil && wantsCGroup {
+			p.CGroup = peerCGroup(int(fd), cred.Pid)
+		}
 	})
 	if err == nil {
 		err = sysErr
