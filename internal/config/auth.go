@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/ringmasterd/ringmaster/chain/auth"
-	"github.com/ringmasterd/ringmaster/gateway"
+	"github.com/ringmasterd/ringmaster/internal/address"
 )
 
 // The keys of `auth`, by the object they are in.
@@ -192,7 +192,7 @@ func (d *decoder) listen(v value, f *File) {
 	if !d.text(v, &f.Listen, "an address such as 127.0.0.1:8080") {
 		return
 	}
-	if _, err := gateway.ParseTCP(f.Listen); err != nil {
+	if _, err := address.ParseTCP(f.Listen); err != nil {
 		d.fail(v, f.Listen, "%v", err)
 	}
 }
