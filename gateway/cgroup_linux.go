@@ -40,10 +40,11 @@ func exited(pidfd int) bool {
 func cgroupOf(text string) string {
 	path := ""
 	for line := range strings.SplitSeq(text, "\n") {
-		if p, ok := strings.CutPrefix(line, "0::"); ok && (p != "/" || path == "") {
-			path = p
-		}
-		if _, p, ok := strings.Cut(line, ":name=systemd:"); ok && (path == "" || path == "/") {
+		id, rest, _ := strings.Cut(line, ":")
+		controllers, p, found := strings.Cut(rest, ":")
+		switch { // a path may have colons, too
+		case !found:
+		case id == "0" && controllers == "" && (p != "/" || path == ""), controllers == "name=systemd" && (path == "" || path == "/"):
 			path = p
 		}
 	}

@@ -98,8 +98,11 @@ func addressID(address string) int32 {
 	if err != nil {
 		return math.MinInt32
 	}
-	b := from.Addr().Unmap().As16()
-	return math.MinInt32 | int32(b[13])<<16 | int32(b[14])<<8 | int32(b[15])
+	b, six := from.Addr().Unmap().As16(), int32(0)
+	if from.Addr().Unmap().Is6() {
+		six = 1 << 24
+	}
+	return math.MinInt32 | six | int32(b[13])<<16 | int32(b[14])<<8 | int32(b[15])
 }
 
 // leave ends what enter counted. Preconditions: no request of the connection is open.

@@ -50,6 +50,9 @@ type Request struct {
 	Batch   uint64 // of which call it is one, if it is held; told by [Caller.AppendOpen], does not travel
 	Client  Client // set by whoever accepted the request; does not travel
 
+	// Principal is who asks, such as "user 1000" or "token robot", where chain/auth has looked; "": the Client's user is all that is known. It stays the same for as long as somebody has a role, and does not travel.
+	Principal string
+
 	charge *budget.Charge // what the request holds of its client's memory, set by Serve for the Caller that passes it on; nil: nobody is charged. Does not travel
 }
 

@@ -26,7 +26,8 @@ func New(cfg Config, remote bool) (*Auth, error) {
 	for _, reason := range []string{"denied", "peer", "rate_limited", "unauthenticated"} {
 		a.denials.WithLabelValues(reason)
 	}
-	return a, a.Configure(cfg)
+	_, err := a.Configure(cfg)
+	return a, err
 }
 
 // Check reports what [New] would find wrong with a configuration.
@@ -35,13 +36,14 @@ func Check(cfg Config) error {
 	return err
 }
 
-// Configure makes the link do what a new configuration says, from the next request on. What has been counted goes on. An error, a [*FieldError], changes nothing.
-func (a *Auth) Configure(cfg Config) error {
+// Configure makes the link do what a new configuration says, from the next request on, and returns what brings the old one back. What has been counted goes on. An error, a [*FieldError], changes nothing.
+func (a *Auth) Configure(cfg Config) (undo func(), _ error) {
 	p, err := compile(&cfg, thisHost, a.counts)
-	if err == nil {
-		a.policy.Store(p)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	old := a.policy.Swap(p)
+	return func() { _, _ = a.Configure(old.cfg) }, nil
 }
 
 // Collectors are the link's metrics.
@@ -104,6 +106,7 @@ func (a *Auth) Link(next chain.Handler) chain.Handler {
 		if e != nil {
 			return nil, a.refuse(e)
 		}
+		req.Principal = id.name
 		if peer.Standing == chain.Remote {
 			req.Client = id.client
 		}

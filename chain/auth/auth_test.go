@@ -210,6 +210,9 @@ func TestTokens(t *testing.T) {
 				if err != nil || e != nil {
 					t.Fatal(err, e)
 				}
+				if tt.authorization == "Bearer "+robot && came.Principal != "token robot" || tt.peer.Standing == chain.Owner && came.Principal != "user 0" {
+					t.Errorf("it is %q's", came.Principal)
+				}
 				if _, there := came.Headers[Header]; there || came.Headers["session"] != "s" {
 					t.Errorf("headers %v", came.Headers)
 				}

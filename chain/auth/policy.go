@@ -37,6 +37,7 @@ var thisHost = host{
 
 // policy is a configuration that can be asked. It is immutable.
 type policy struct {
+	cfg       Config
 	open      bool // there is no configuration
 	owner     bool // the owner and root may do everything
 	roles     map[string]*role
@@ -72,6 +73,7 @@ type token struct {
 type identity struct {
 	policy *policy
 	who    string // as messages have it
+	name   string // the same for ever
 	token  string // its name, if it is a token's
 	all    bool   // it may do everything
 	held   []held
@@ -92,7 +94,7 @@ func compile(cfg *Config, h host, counts *counts) (*policy, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	p := &policy{open: !cfg.Given, owner: !cfg.NoOwner, users: map[uint32][]grant{}, names: map[uint32]string{}, groups: map[uint32][]grant{}, roles: map[string]*role{}, tokens: map[uint64][]*token{}}
+	p := &policy{cfg: *cfg, open: !cfg.Given, owner: !cfg.NoOwner, users: map[uint32][]grant{}, names: map[uint32]string{}, groups: map[uint32][]grant{}, roles: map[string]*role{}, tokens: map[uint64][]*token{}}
 	for name, r := range cfg.Roles {
 		p.roles[name] = newRole(name, r)
 	}
@@ -138,7 +140,7 @@ func (p *policy) grants(from string, roles []string) []grant {
 }
 
 func (p *policy) newToken(name string, cfg Token, counts *counts) *token {
-	t := &token{name: name, expires: cfg.Expires, identity: identity{policy: p, who: "token " + name, token: name}}
+	t := &token{name: name, expires: cfg.Expires, identity: identity{policy: p, who: "token " + name, name: "token " + name, token: name}}
 	t.hash, _ = parseHash(cfg.Hash) // Validate has seen it
 	t.hold(p.grants("auth.tokens."+name, cfg.Roles), t.who, counts)
 	return t
@@ -160,7 +162,7 @@ func number(name string, lookup func(string) (string, error)) (uint32, error) {
 // identify finds out who a process of this machine is.
 func (p *policy) identify(peer chain.Peer, counts *counts) *identity {
 	subject := fmt.Sprintf("user %d", peer.UID) // also after a reload by which it has a name
-	id := &identity{policy: p, who: subject}
+	id := &identity{policy: p, who: subject, name: subject}
 	if name := p.names[peer.UID]; name != "" {
 		id.who += " (" + name + ")"
 	}

@@ -541,6 +541,33 @@ func TestAuthReload(t *testing.T) {
 	wantReason(t, "without auth", err, "PERMISSION_DENIED/unauthenticated")
 }
 
+// A token that is taken back counts no more as soon as the file is read, however long the pools take to follow.
+func TestAuthReloadDoesNotWait(t *testing.T) {
+	old, fresh := madeToken(t, "old"), madeToken(t, "fresh")
+	yaml := func(token newToken, echo string) string {
+		return fmt.Sprintf("auth: {roles: {app: {allow: [{pools: [echo], actions: ['*']}]}}, tokens: {%s}}\npools: {echo: {%s}}\n", token.YAML, echo)
+	}
+	s := guarded(t, yaml(old, "builtin: echo"))
+	c, err := client.Dial(t.Context(), client.WithAddress(s.socket), client.WithToken(old.Token))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Call(t.Context(), "echo", "echo", nil); err != nil {
+		t.Fatal(err)
+	}
+	writeConfig(t, s.dir, yaml(fresh, "command: [sleep, '1000'], replace: start-first, start_timeout: 10m"))
+	reload := s.begin("reload")
+	eventually(t, "the token to be taken back", func() bool {
+		_, err := c.Call(t.Context(), "echo", "echo", nil)
+		var e *ipc.Error
+		return errors.As(err, &e) && e.Reason == "unauthenticated"
+	})
+	if !alive(reload.Process.Pid) {
+		t.Error("the reload has ended already")
+	}
+}
+
 // What is wrong with `listen` and with tokens is told with the line, before anything starts.
 func TestAuthMistakes(t *testing.T) {
 	dir := t.TempDir()

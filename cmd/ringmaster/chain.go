@@ -32,10 +32,13 @@ func (c *callChain) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, er
 	return c.handler(ctx, req)
 }
 
-// configure has every link do what the file says now. An error changes nothing.
-func (c *callChain) configure(file *config.File) error {
+// admit has the link that knows who may do what do what the file says now, and returns what undoes that: whose right was taken back must not keep it until the pools have new workers.
+func (c *callChain) admit(file *config.File) (undo func(), _ error) {
 	return c.auth.Configure(file.Auth)
 }
+
+// configure has every link do what the file says now. An error changes nothing.
+func (c *callChain) configure(_ *config.File) error { return nil }
 
 // close ends what the links have started and stores what they keep. Preconditions: no request is in the chain.
 func (c *callChain) close() error { return nil }

@@ -57,7 +57,12 @@ func (r *reloader) apply(ctx context.Context) (answer supervisor.ReloadAnswer, e
 	if err != nil {
 		return answer, err
 	}
+	undo, err := r.links.admit(next.file)
+	if err != nil {
+		return answer, next.file.Locate(err)
+	}
 	if answer.Reloaded, err = r.sup.Reload(ctx, r.config(next)); err != nil {
+		undo()
 		return answer, next.file.Locate(err)
 	}
 	if err := r.links.configure(next.file); err != nil {
