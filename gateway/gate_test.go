@@ -252,11 +252,11 @@ func TestPeerCGroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer raw.Close()
-	p, err := peerOf(raw.(stream), true)
-	if err != nil || p.CGroup != cgroupOf(string(b)) {
+	p, unknown, err := peerOf(raw.(stream), true)
+	if unknown != nil || err != nil || p.CGroup != cgroupOf(string(b)) {
 		t.Errorf("%+v, %v, want %s", p, err, cgroupOf(string(b)))
 	}
-	if p, err := peerOf(raw.(stream), false); err != nil || p.CGroup != "" {
+	if p, _, err := peerOf(raw.(stream), false); err != nil || p.CGroup != "" {
 		t.Errorf("%+v, %v", p, err)
 	}
 }

@@ -160,9 +160,14 @@ func (s *server) meet(raw stream, remote bool) (peer chain.Peer, sure bool, refu
 	if remote {
 		return chain.Peer{UID: chain.NoID, GID: chain.NoID, Standing: chain.Remote, Address: raw.RemoteAddr().String(), Memo: new(atomic.Value)}, false, nil, nil
 	}
-	peer, err := peerOf(raw, gate != nil && gate.WantsCGroup())
+	peer, unknown, err := peerOf(raw, gate != nil && gate.WantsCGroup())
 	if err != nil {
 		return peer, false, nil, err
+	}
+	if unknown != nil {
+		if n, now := s.refused.due("cgroup", time.Now()); now {
+			s.cfg.Logger.Warn("a client's control group cannot be told; it has no role by it", "pid", peer.PID, "error", unknown, "not_logged", n)
+		}
 	}
 	peer.Standing, peer.Memo = s.door.standing(peer), new(atomic.Value)
 	if refusal = s.door.admit(peer); gate == nil {

@@ -63,7 +63,11 @@ func (a *Auth) Admit(peer chain.Peer, plain *ipc.Error) (sure bool, _ *ipc.Error
 	case len(p.tokens) > 0:
 		return false, nil
 	}
-	return false, a.refuse(ipc.Errorf(ipc.PermissionDenied, "peer", "%s has no role here; `auth.users`, `auth.groups` or `auth.cgroups` would give it one", a.identity(p, &peer).who))
+	where := ""
+	if peer.CGroup != "" {
+		where = " (its control group is " + peer.CGroup + ")"
+	}
+	return false, a.refuse(ipc.Errorf(ipc.PermissionDenied, "peer", "%s%s has no role here; `auth.users`, `auth.groups` or `auth.cgroups` would give it one", a.identity(p, &peer).who, where))
 }
 
 // Authenticate says why a request with this authorization header is nobody's; nil: it is somebody's, and what they may do is decided when the request is known.
