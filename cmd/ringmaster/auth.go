@@ -29,6 +29,9 @@ func (a *app) authCommand() *cobra.Command {
 		Long: `Who may do what is said under "auth" in ringmaster.yaml; docs/security.md has recipes.
 Without it root, the server's own user and the members of the socket's group may do
 everything, and others nothing.`,
+		Example: `  ringmaster auth whoami
+  ringmaster auth can alice smollm2 chat
+  ringmaster auth token robot --role app`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
@@ -43,8 +46,11 @@ everything, and others nothing.`,
 
 func (a *app) authWhoamiCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "whoami",
-		Short:   "Ask the server who it takes you for, and what you may do",
+		Use:   "whoami",
+		Short: "Ask the server who it takes you for, and what you may do",
+		Long: `Ask the running server who it takes you for, and what you may do: your user, your control
+group where that matters, your token if you send one (--token-file, $RINGMASTER_TOKEN), and
+your roles with their limits.`,
 		Example: "  ringmaster auth whoami\n  sudo -u alice ringmaster auth whoami --json",
 		Args:    noArgs,
 		RunE: a.command(func(ctx context.Context, _ []string) error {
