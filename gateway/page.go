@@ -3,6 +3,7 @@ package gateway
 import (
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -60,6 +61,12 @@ func (x *exchange) refuse(e *ipc.Error) {
 	x.w.Header().Set("Connection", "close")                              // the body is not wanted
 	_ = x.out.SetReadDeadline(time.Now().Add(x.web.srv.cfg.ReadTimeout)) // for what of it is on its way
 	switch path := x.r.URL.Path; {
+	case strings.HasPrefix(x.r.Header.Get("Content-Type"), "application/grpc"): // its status is in headers
+		h := x.w.Header()
+		h.Set("Content-Type", "application/grpc")
+		h.Set("Grpc-Status", "7") // PERMISSION_DENIED
+		h.Set("Grpc-Message", url.PathEscape(e.Message))
+		x.w.WriteHeader(http.StatusOK)
 	case path == "/rpc":
 		retryAfter(x.w.Header(), e)
 		x.rpcAnswer(httpStatus(e), rpcCall{}.response(nil, rpcErrorOf(e)))
