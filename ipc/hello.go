@@ -21,7 +21,7 @@ func ClientHelloRing(s *Socket, sdk string, capacity uint64) (*Hello, *Ring, err
 		hello, err := ClientHello(s, sdk)
 		return hello, nil, err
 	}
-	defer rights.close()
+	defer rights.closeFirst()
 	hello, err := clientHello(s, sdk, capacity)
 	rights.done = true
 	switch {
@@ -32,7 +32,7 @@ func ClientHelloRing(s *Socket, sdk string, capacity uint64) (*Hello, *Ring, err
 	case rights.file == nil:
 		return nil, nil, protocolErrorf("the server's hello says that rings come with it, and none do")
 	}
-	ring, err := openRing(rights.file, s, capacity)
+	ring, err := openRing(rights, s, capacity)
 	if err != nil {
 		return nil, nil, err
 	}

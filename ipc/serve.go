@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ringmasterd/ringmaster/internal/arena"
 	"github.com/ringmasterd/ringmaster/internal/budget"
 )
 
@@ -27,6 +28,9 @@ type ServeConfig struct {
 	// Account, if not nil, is charged for what the requester makes this process hold: its requests from before their bytes are read until their handlers have returned, and the replies that wait
 	// for it. What is too much is refused with RESOURCE_EXHAUSTED/memory_full, /too_many_requests or /slow_reader.
 	Account *budget.Account
+
+	// Arenas are those that the requester, a client with rings, may attach and name in requests; nil: it may have none.
+	Arenas *arena.Set
 
 	Refused func(*Error) // a request was refused for want of room; called on Serve's goroutine, must not block
 
@@ -152,6 +156,14 @@ func (s *server) run() error {
 					return err
 				}
 			}
+		case *Attach:
+			if err := s.attach(m); err != nil {
+				return err
+			}
+		case Detach:
+			if s.cfg.Arenas != nil {
+				s.cfg.Arenas.Detach(m.Region)
+			}
 		case *Batch:
 			s.startBatch(m)
 		case Kind:
@@ -176,7 +188,15 @@ func (s *server) start(req *Request) error {
 	if req.ID == 0 {
 		return s.hangUp(Errorf(InvalidArgument, "bad_message", "a request's id must be at least 1"))
 	}
-	w := &Responder{s: s, id: req.ID, credit: req.Credit, held: req.Held && s.batches != nil}
+	if !s.cfg.Strict { // else the handler knows the arenas
+		if bad := claim(s.cfg.Arenas, req); bad != nil {
+			if s.lookup(req.ID) != nil {
+				return s.hangUp(duplicate(req.ID))
+			}
+			return s.refuse(req.ID, bad)
+		}
+	}
+	w := &Responder{s: s, id: req.ID, credit: req.Credit, held: req.Held && s.batches != nil, arenas: req.Arenas}
 	var ctx context.Context
 	if req.Timeout > 0 {
 		var stop context.CancelFunc
@@ -203,11 +223,12 @@ func (s *server) start(req *Request) error {
 	s.mu.Unlock()
 	if !begun {
 		w.release()
+		w.arenas.Settle()
 		if refusal == nil {
 			s.cfg.Account.Leave()
 		}
 		if dup {
-			return s.hangUp(Errorf(InvalidArgument, "duplicate_id", "request id %d is already open on this connection", req.ID))
+			return s.hangUp(duplicate(req.ID))
 		}
 		if full {
 			refusal = Errorf(ResourceExhausted, "too_many_requests", "%d requests are open on this connection, the most it may have; wait for some to end", s.cfg.MaxInFlight)
@@ -226,12 +247,17 @@ func (s *server) start(req *Request) error {
 	return nil
 }
 
+func duplicate(id uint64) *Error {
+	return Errorf(InvalidArgument, "duplicate_id", "request id %d is already open on this connection", id)
+}
+
 func (s *server) handle(ctx context.Context, req *Request, w *Responder) {
 	defer func() {
 		if !w.ended {
 			_ = w.End(&Reply{})
 		}
 		w.release()
+		w.arenas.Settle()
 		w.charge.End()
 		s.returned(1)
 		s.handlers.Done()
@@ -294,6 +320,7 @@ type Responder struct {
 	ended  bool
 	held   bool          // immutable: its request waited, or waits, for a batch
 	charge budget.Charge // until the handler has returned
+	arenas *arena.Use    // immutable: what the request names; nil: nothing
 
 	mu     sync.Mutex
 	credit uint32        // guarded by mu
@@ -305,7 +332,7 @@ func (w *Responder) Send(ctx context.Context, r *Reply) error {
 	if err := w.takeCredit(ctx); err != nil {
 		return err
 	}
-	r.ID, r.End, r.Err = w.id, false, nil
+	r.ID, r.End, r.Leased, r.Err = w.id, false, false, nil
 	return send(w.s.t, func(e *encoder) { e.reply(r) })
 }
 
@@ -324,10 +351,16 @@ func (w *Responder) End(r *Reply) error {
 	}
 	w.s.mu.Unlock()
 	w.s.cfg.Account.Leave() // likewise
+	leased := w.arenas.Leased()
+	r.Leased = leased != nil
 	err := send(w.s.t, func(e *encoder) { e.reply(r) })
 	var e *Error
 	if errors.As(err, &e) && e.Reason == "too_large" {
-		err = send(w.s.t, func(enc *encoder) { enc.reply(&Reply{ID: w.id, End: true, Err: e}) })
+		err = send(w.s.t, func(enc *encoder) { enc.reply(&Reply{ID: w.id, End: true, Leased: r.Leased, Err: e}) })
+	}
+	if leased != nil {
+		w.s.handlers.Add(1) // the request's own handler has not returned
+		go w.s.awaitRelease(w.id, leased)
 	}
 	return err
 }
