@@ -3,10 +3,14 @@
 import contextlib
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from clients import in_asyncio, in_threads
+from server import Server
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -44,3 +48,16 @@ def shared_file(path: str) -> Path:
     if not (REPOSITORY / "go.mod").exists():
         pytest.skip("not in Ringmaster's repository")
     return REPOSITORY / path
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """Give a server that does what a test wants."""
+    with Server(tmp_path / "s.sock") as s:
+        yield s
+
+
+@pytest.fixture(params=["threads", "asyncio"])
+def run(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+    """Give a test that is written for asyncio a client of either kind."""
+    return in_threads if request.param == "threads" else in_asyncio
