@@ -196,12 +196,16 @@ func (r *Request) Output(name, dtype string, shape ...uint64) (Tensor, error) {
 // maxHeapTensor is the largest tensor that is made outside of an arena, in bytes: messages are smaller.
 const maxHeapTensor = 1 << 32
 
-// Place puts the tensors of a reply where the requester would like them, and says so in them: what the action wrote there stays, what it wrote elsewhere is copied, and what does not fit travels. The
-// tensors are changed, not what they refer to.
-func (r *Request) Place(tensors []Tensor) {
+// Place puts the tensors of a reply where the requester would like them, and returns them as they are to be sent: what the action wrote there stays, what it wrote elsewhere is copied, and what does not fit
+// travels. It is called once for each reply.
+func (r *Request) Place(tensors []Tensor) []Tensor {
+	if len(r.Outputs) == 0 && !slices.ContainsFunc(tensors, inArena) {
+		return tensors
+	}
+	tensors = slices.Clone(tensors) // they may be the request's
 	for i := range tensors {
 		t := &tensors[i]
-		t.At = Range{}
+		t.At = Range{} // a request's own tensors travel, too
 		o := output(r.Outputs, t.Name)
 		if o == nil || len(t.Data) == 0 || len(t.Data) > len(o.Data) || o.sent {
 			continue
@@ -212,6 +216,7 @@ func (r *Request) Place(tensors []Tensor) {
 		}
 		t.At = Range{o.At.Region, o.At.Offset, uint64(len(t.Data))}
 	}
+	return tensors
 }
 
 // settle checks that what a reply says of arenas is what its request asked for, and lets it see the memory.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/ringmasterd/ringmaster/shm"
 )
@@ -137,6 +138,21 @@ func SendHello(t Transport, h Hello) error {
 // SendSignal sends a message that consists of its kind alone: [KindDrain] or [KindStop].
 func SendSignal(t Transport, k Kind) error {
 	return send(t, func(e *encoder) { e.signal(k) })
+}
+
+// EncodeAttach and EncodeDetach are what a worker is told of arenas, packet by packet.
+func EncodeAttach(m Attach) []byte { return encode(func(e *encoder) { e.attach(&m) }) }
+
+// EncodeDetach is [EncodeAttach]'s opposite.
+func EncodeDetach(m Detach) []byte { return encode(func(e *encoder) { e.detach(m) }) }
+
+// encode returns one message's bytes.
+func encode(message func(*encoder)) []byte {
+	e := newEncoder()
+	defer e.free()
+	message(e)
+	parts, _ := e.message()
+	return slices.Concat(parts...)
 }
 
 // Refuse tells a peer why its connection ends, as a reply with id 0, and returns the refusal. The connection is then to be closed.

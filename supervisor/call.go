@@ -66,7 +66,7 @@ func validate(req *ipc.Request) error {
 			return err
 		}
 	}
-	return nil
+	return req.ValidateArenas()
 }
 
 // answer is one request's way through workers; the [ipc.Replies] of Call.
@@ -105,6 +105,10 @@ func (a *answer) send(ctx context.Context, again, alone bool) error {
 			return err
 		}
 		if _, err := a.suspected(); err != nil { // found out while it waited
+			l.unused(false)
+			return err
+		}
+		if err := l.lend(a.req.Arenas); err != nil {
 			l.unused(false)
 			return err
 		}

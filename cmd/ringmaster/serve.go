@@ -89,6 +89,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 		return fmt.Errorf("find this program's own file: %w", err)
 	}
 	reloads.base.Logger, reloads.base.OnReload = logger, reloads.reload
+	reloads.base.Arenas = running.file.Gateway.NewArenas()
 	sup, err := supervisor.New(reloads.config(running))
 	if err != nil {
 		return running.file.Locate(err)
@@ -103,7 +104,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	}
 	s := &serving{app: a, sup: sup, ln: ln, log: logger, notify: notify, reloads: reloads, hangups: hangups, drain: running.drainTimeout()}
 	front := running.file.Gateway.WithMemory()
-	front.DrainTimeout, front.Logger = s.drain, logger
+	front.DrainTimeout, front.Logger, front.Lent = s.drain, logger, reloads.base.Arenas
 	limitHeap(front)
 	return s.run(ctx, front)
 }

@@ -55,6 +55,7 @@ func needsRestart(running, now *settings) []string {
 		"max_message":   running.file.Supervisor.MaxMessage != now.file.Supervisor.MaxMessage,
 		"memory":        running.file.Gateway.Memory != now.file.Gateway.Memory,
 		"clients":       running.file.Gateway.Clients != now.file.Gateway.Clients,
+		"arenas":        running.file.Gateway.Arenas != now.file.Gateway.Arenas,
 		"drain_timeout": running.drainTimeout() != now.drainTimeout(),
 		"log.format":    running.logFormat != now.logFormat,
 	} {

@@ -221,6 +221,9 @@ func (r *Region) release(givenUp bool) {
 	r.refs--
 	r.givenUp = r.givenUp || givenUp
 	last, empty, holders := r.refs == 0, r.givenUp, r.holders
+	if last {
+		r.holders = nil // a Forget that comes now has nothing to do
+	}
 	r.mu.Unlock()
 	if !last {
 		return

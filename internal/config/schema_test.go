@@ -44,6 +44,7 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 	}{
 		{"the file", s, slices.Sorted(maps.Keys(fileFields))},
 		{"clients", s.Properties["clients"], slices.Sorted(maps.Keys(clientFields))},
+		{"arenas", s.Properties["arenas"], slices.Sorted(maps.Keys(arenaFields))},
 		{"log", s.Properties["log"], slices.Sorted(maps.Keys(logFields))},
 		{"a pool", pool, slices.Sorted(maps.Keys(poolFields))},
 		{"limits", pool.Properties["limits"], slices.Sorted(maps.Keys(limitFields))},
