@@ -62,6 +62,7 @@ static PyMethodDef functions[] = {
     {"watch_lifeline", (PyCFunction)(void (*)(void))rm_watch_lifeline, METH_FASTCALL,
      "watch_lifeline(fd, segment): from now on end of file on this socket ends the process at once, with status 1, and\n"
      "packets are kept for lifeline_packets and nudge the segment. Once in a process."},
+    {"lifeline_pending", rm_lifeline_pending, METH_NOARGS, "lifeline_pending() -> whether packets have been kept"},
     {"lifeline_packets", rm_lifeline_packets, METH_NOARGS,
      "lifeline_packets() -> list of (bytes, descriptor or None), in order: what has come by now; descriptors are the caller's"},
     {NULL, NULL, 0, NULL},

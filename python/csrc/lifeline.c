@@ -1,12 +1,12 @@
 /* ringmaster._ring.watch_lifeline: a thread that knows nothing of Python, so that it works while a handler holds the
  * GIL or hangs.
  *
- *   the supervisor ─▶ fd 4 ─▶ watch ─────────────▶ packets ─▶ lifeline_packets ─▶ the worker's main thread
- *                       │       └── nudge: the main thread, asleep at its ring, is to come and look
+ *   the supervisor ─▶ fd 4 ─▶ watch ─────────────▶ packets ─▶ lifeline_packets ─▶ the worker's receiving thread
+ *                       │       └── nudge: that thread, asleep at its ring, is to come and look
  *                       └─ end of file: _exit(1)
  *
- * Packets are taken off the socket when they come, or when somebody asks, whoever is first: what the main thread has not
- * come for (it may run an action for minutes) does not fill the supervisor's end.
+ * Packets are taken off the socket when they come, or when that thread asks, whoever is first: what it has not come
+ * for (it may run an action for minutes) does not fill the supervisor's end.
  */
 #define _GNU_SOURCE
 #include "module.h"
@@ -129,9 +129,17 @@ static PyObject *as_tuple(const struct packet *p)
     return both;
 }
 
-PyObject *rm_lifeline_packets(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
+PyObject *rm_lifeline_pending(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
 {
     pthread_mutex_lock(&lifeline.mutex); /* who holds it needs no GIL and does not wait */
+    bool some = lifeline.first != NULL;
+    pthread_mutex_unlock(&lifeline.mutex);
+    return PyBool_FromLong(some);
+}
+
+PyObject *rm_lifeline_packets(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
+{
+    pthread_mutex_lock(&lifeline.mutex);
     if (lifeline.fd >= 0)
         take_packets();
     struct packet *p = lifeline.first;

@@ -23,6 +23,7 @@ extern PyType_Spec rm_block_spec;
 
 PyObject *rm_split(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *rm_watch_lifeline(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+PyObject *rm_lifeline_pending(PyObject *module, PyObject *none);
 PyObject *rm_lifeline_packets(PyObject *module, PyObject *none);
 
 /* The segment of a Segment, which stays mapped for ever from now on: for a thread that knows nothing of Python. NULL

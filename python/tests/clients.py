@@ -5,6 +5,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import ringmaster as rm
 from server import Server
 
@@ -30,6 +32,16 @@ class Both:
                     yield chunk
         finally:
             await chunks.aclose() if hasattr(chunks, "aclose") else chunks.close()
+
+    async def empty(self, *args: Any) -> np.ndarray:
+        result = self.client.empty(*args)
+        return await result if isinstance(result, Coroutine) else result
+
+    def begin(self, *args: Any, **options: Any) -> "asyncio.Task[rm.Result]":
+        """Begin a call, which goes on while the test does."""
+        if isinstance(self.client, rm.Client):
+            return asyncio.ensure_future(asyncio.to_thread(self.client.call, *args, **options))
+        return asyncio.ensure_future(self.client.call(*args, **options))
 
     async def status(self) -> Any:
         result = self.client.status()

@@ -93,6 +93,9 @@ def watch_lifeline(fd: int, segment: Segment, /) -> None:
     process.
     """
 
+def lifeline_pending() -> bool:
+    """Whether packets have been kept; this takes no system call."""
+
 def lifeline_packets() -> list[tuple[bytes, int | None]]:
     """Return the packets that have come over the lifeline by now, in order.
 

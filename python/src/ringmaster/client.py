@@ -405,6 +405,7 @@ class _Connection:
                         self._follow(call, deadline)
                     else:
                         self._lead(deadline)
+                        self._answer_at_once()
                 reply, frame = self._session.take(call)
             finally:
                 self._hand_over()
@@ -511,6 +512,16 @@ class _Connection:
                     self._unsent.append(frame)
         except Error as e:
             self._end(e)
+
+    def _answer_at_once(self) -> None:
+        """Write what is to be said to what came: the server may wait for it, and a call for what it says then."""
+        if self._unsent:
+            self._hand_over()
+            self._lock.release()
+            try:
+                self._tidy()
+            finally:
+                self._lock.acquire()
 
     def _read(self, deadline: float | None) -> list[Buffer]:
         """Return what came, after waiting for it. TimeoutError after deadline; OSError at the end; DataLoss."""

@@ -49,7 +49,7 @@ from ringmaster._launch import EXIT_PROTOCOL, Launch, launch, leave
 from ringmaster._pin import new_pinner
 from ringmaster._regions import Regions
 from ringmaster._request import Request
-from ringmaster._ring import ProtocolError, lifeline_packets
+from ringmaster._ring import ProtocolError, lifeline_packets, lifeline_pending
 from ringmaster._values import Buffer
 
 logger = logging.getLogger("ringmaster")
@@ -164,9 +164,9 @@ class Worker(ABC):
             data = self._segment.try_recv() if timeout == 0 else self._segment.recv(timeout)
         except ProtocolError as e:
             leave(EXIT_PROTOCOL, str(e))
+        if lifeline_pending():
+            self._regions.update()
         if data is None:
-            if timeout != 0:
-                self._regions.update()  # perhaps it was nudged for that
             return False
         self._take_in(data)
         return True
