@@ -16,7 +16,6 @@ import (
 	"github.com/ringmasterd/ringmaster/ipc"
 	"github.com/ringmasterd/ringmaster/shm"
 	"github.com/ringmasterd/ringmaster/supervisor"
-	"github.com/ringmasterd/ringmaster/worker"
 )
 
 // TestMain lets this test's binary stand in for ringmaster's: a supervisor starts its builtin workers and its guard from it.
@@ -24,11 +23,12 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "worker":
-			actions, _ := worker.Builtin(os.Args[3])
-			if err := worker.Serve(context.Background(), actions); err != nil {
+			if err := serveTestWorker(os.Args[3]); err != nil {
 				os.Exit(1)
 			}
 			os.Exit(0)
+		case "borrower":
+			borrow(os.Args[2:])
 		case "guard":
 			supervisor.RunGuard(os.Stdin)
 			os.Exit(0)
@@ -220,7 +220,7 @@ func await[T any](t *testing.T, ch <-chan T, what string) (v T) {
 }
 
 // eventually polls a condition that another goroutine is about to make true.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	tick := time.NewTicker(time.Millisecond)

@@ -58,9 +58,14 @@ func (c *Caller) Attach(ctx context.Context, bytes uint64) (region, size uint64,
 // errNoArenas is what a client without rings is told.
 var errNoArenas = Errorf(Unimplemented, "arena", "this connection has no rings, and arenas need them; send tensors in the message")
 
-// Detach gives an arena back.
-func (c *Caller) Detach(region uint64) error {
-	return c.send(func(e *encoder) { e.detach(Detach{Region: region}) })
+// Detach gives an arena back, after the requests that were sent before. It does not wait for room to say so, and nothing comes of it where the connection is gone: the region is, too.
+func (c *Caller) Detach(region uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed == nil {
+		c.sending.Add(1)
+		go c.sayDetach(region)
+	}
 }
 
 // borrows reports whether the peer is a server that lends arenas.
@@ -90,25 +95,18 @@ func (c *Caller) attached(m *Attach) error {
 	c.mu.Lock()
 	answer := c.asked[m.ID]
 	delete(c.asked, m.ID)
-	closed := c.closed != nil
-	if answer == nil && !closed {
-		c.sending.Add(1)
-	}
 	c.mu.Unlock()
-	switch {
-	case answer != nil:
-		answer <- attached{region: m.Region, bytes: m.Bytes, file: file} // fits
-	default: // whoever asked did not wait
+	if answer == nil { // whoever asked did not wait
 		_ = file.Close()
-		if !closed {
-			go c.giveBack(m.Region)
-		}
+		c.Detach(m.Region)
+		return nil
 	}
+	answer <- attached{region: m.Region, bytes: m.Bytes, file: file} // fits
 	return nil
 }
 
-// giveBack detaches an arena that nobody waited for: not on Run's goroutine, which must go on receiving. Close waits for it.
-func (c *Caller) giveBack(region uint64) {
+// sayDetach detaches an arena: on a goroutine of its own, for whoever learns that one is not used any more must go on receiving. Close waits for it.
+func (c *Caller) sayDetach(region uint64) {
 	defer c.sending.Done()
 	_ = send(c.t, func(e *encoder) { e.detach(Detach{Region: region}) })
 }
