@@ -150,7 +150,7 @@ class Named:
         )
 
 
-def unoffered(reply: Reply) -> bool:
+def names_arenas(reply: Reply) -> bool:
     """Whether the reply says that a tensor lies in an arena."""
     return any(type(value) is Placed for value in reply.tensors.values())
 

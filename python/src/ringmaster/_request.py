@@ -88,11 +88,13 @@ class Request:
         there = None if output is None else output.array(kind, lengths, nbytes)
         return np.empty(lengths, kind) if there is None else there
 
-    def _place(self, tensors: Mapping[str, Any], end: bool) -> dict[str, Any]:
+    def _place(self, tensors: Mapping[str, Any], end: bool) -> Mapping[str, Any]:
         """Return an answer's tensors, those that lie where the client wants them, or are copied there, as Placed.
 
         Only the last answer is copied there: each output holds one tensor.
         """
+        if not self._outputs:
+            return tensors
         placed = dict(tensors)
         for name, output in self._outputs.items():
             if name in placed:

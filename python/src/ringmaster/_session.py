@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ringmaster import _codec
-from ringmaster._arena import Arenas, Named, unoffered, wants_inline
+from ringmaster._arena import Arenas, Named, names_arenas, wants_inline
 from ringmaster._codec import (
     Attach,
     BadMessage,
@@ -292,7 +292,7 @@ class Session:
             call.allowed -= 1
         if call.named is not None and wants_inline(m.error):
             return self._again(call, m)
-        if unoffered(m):
+        if m.tensors and names_arenas(m):
             try:
                 (call.named or Named({})).resolve(m)
             except DataLoss as e:
