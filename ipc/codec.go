@@ -615,10 +615,14 @@ func (r *reader) tensors() []Tensor {
 		t.Data = r.bin()
 		t.At = r.place(k - 4)
 		r.skip(k - 7)
-		if r.err == nil && t.At.Region == 0 {
+		switch {
+		case r.err != nil:
+		case t.At.Region == 0:
 			t.At = Range{}
-		} else if r.err == nil && len(t.Data) > 0 {
+		case len(t.Data) > 0:
 			r.err = fmt.Errorf("tensor %q is said to be in an arena, and brings data", t.Name)
+		default:
+			t.Data = nil
 		}
 		if r.err != nil {
 			return nil
