@@ -59,23 +59,28 @@ def _from_library(library: ctypes.CDLL) -> Cuda:
 
 
 class Pinner:
-    """Registers regions with CUDA, and knows which it has registered."""
+    """Registers regions with CUDA, and knows which it has registered.
+
+    CUDA is looked for when this is made, which may take seconds: before the first request. What fails is logged once,
+    and nothing is tried again.
+    """
 
     def __init__(self, find: Callable[[], Cuda] = find_cuda) -> None:
-        self._find = find
-        self._cuda: Cuda | None = None
         self._over = False  # it does not work here
         self._pinned: set[int] = set()  # addresses
+        self._cuda: Cuda | None = None
+        try:
+            self._cuda = find()
+        except Exception as e:  # whatever a driver or a framework comes up with
+            self._give_up(str(e) or type(e).__name__)
 
     def pin(self, address: int, size: int) -> None:
-        """Register memory; a failure is logged once, and nothing is tried again."""
-        if self._over:
+        """Register memory."""
+        if self._over or self._cuda is None:
             return
         try:
-            if self._cuda is None:
-                self._cuda = self._find()
             error = self._cuda.register(address, size, PORTABLE)
-        except Exception as e:  # whatever a driver or a framework comes up with
+        except Exception as e:
             self._give_up(str(e) or type(e).__name__)
             return
         if error == 0:
