@@ -12,7 +12,7 @@ import ringmaster as rm
 from clients import Both, happened, news
 from ringmaster._codec import Hello, Reply
 from ringmaster._errors import error_of
-from server import Server
+from server import PATIENCE, Server
 
 
 def test_the_connection_is_lost(run: Any, server: Server) -> None:
@@ -91,6 +91,13 @@ def test_ping(run: Any, server: Server) -> None:
         await c.call("p", "ping")
         (ping,) = await happened(server, "ping")
         assert (ping.id, ping.answer) == (77, True)
+
+    run(test, server.path)
+
+
+def test_a_pong_does_not_wait_for_the_answer(run: Any, server: Server) -> None:
+    async def test(c: Both) -> None:
+        assert (await c.call("p", "answer_after_a_pong", 1, timeout=PATIENCE)).body == 1
 
     run(test, server.path)
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from memfd import SEALS, arena, mapped, mappings
-from ringmaster._arena import Space
 from ringmaster._ring import Block, ProtocolError, Region
+from ringmaster._space import Space
 
 SIZE = 1 << 16
 

@@ -13,7 +13,6 @@ is room now; the drivers, client.py and aio.py, see to that.
 
 import math
 import threading
-from bisect import bisect
 from collections import deque
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from ringmaster._codec import Reply, Request
 from ringmaster._errors import DataLoss, Error
 from ringmaster._ring import Block, Region
+from ringmaster._space import Space
 from ringmaster._tensors import ALIGNMENT, Array, BadTensor, Placed, Shape, Slot, array_in, dtype_name, extent
 
 # Bytes from which on an array that is in no arena is copied into one; a smaller one travels in the message. A call of a
@@ -47,55 +47,6 @@ IDLE = 256  # parts taken elsewhere after which an arena that nobody has a part 
 ATTACH_TIMEOUT = 10.0  # seconds
 
 Outputs = Mapping[str, tuple[Shape, DTypeLike]]
-
-
-class Space:
-    """Which of so many bytes are free.
-
-    Invariants: the free ranges [start, end) are in order, not empty, and do not touch.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.free = size
-        self._starts = [0]
-        self._ends = [size]
-
-    def fits(self, n: int) -> int | None:
-        """Return the index of the first range of n bytes."""
-        for i, start in enumerate(self._starts):
-            if self._ends[i] - start >= n:
-                return i
-        return None
-
-    def take(self, n: int) -> int | None:
-        """Take n bytes, and return where they are; None if there are not so many in one piece."""
-        i = self.fits(n)
-        if i is None:
-            return None
-        start = self._starts[i]
-        self.free -= n
-        self._starts[i] += n
-        if self._starts[i] == self._ends[i]:
-            del self._starts[i], self._ends[i]
-        return start
-
-    def give(self, start: int, n: int) -> None:
-        """Give back what was taken."""
-        end, i = start + n, bisect(self._starts, start)
-        self.free += n
-        joins_left = i > 0 and self._ends[i - 1] == start
-        joins_right = i < len(self._starts) and self._starts[i] == end
-        if joins_left and joins_right:
-            self._ends[i - 1] = self._ends[i]
-            del self._starts[i], self._ends[i]
-        elif joins_left:
-            self._ends[i - 1] = end
-        elif joins_right:
-            self._starts[i] = start
-        else:
-            self._starts.insert(i, start)
-            self._ends.insert(i, end)
 
 
 class Arena:
