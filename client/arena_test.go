@@ -565,3 +565,52 @@ func TestArenaEndsWithItsConnection(t *testing.T) {
 	}
 	h.lent(0)
 }
+
+// Where a worker cannot do arenas, everything goes in the message, and from the second request on at once; where it is only busy, that one does.
+func TestArenaThatTheWorkerCannotUse(t *testing.T) {
+	for reason, named := range map[string]int{"UNIMPLEMENTED/arena": 1, "UNAVAILABLE/arena_busy": 3} {
+		var mu sync.Mutex
+		var refused, answered int
+		s := newServer(t, func(ctx context.Context, req *ipc.Request, w *ipc.Responder) {
+			mu.Lock()
+			defer mu.Unlock()
+			if req.NamesArenas() {
+				refused++
+				code, why, _ := strings.Cut(reason, "/")
+				_ = w.Fail(ipc.Errorf(ipc.Code(code), why, "no"))
+				return
+			}
+			answered++
+			echo(ctx, req, w)
+		})
+		c, err := client.Dial(within(t), client.WithAddress(s.path), client.WithArena(1<<20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		a, err := c.Arena(within(t), 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, slot := tensor(t, a, "x", 100_000), tensor(t, a, "y", 10)
+		for range 2 {
+			r, err := c.Call(within(t), "p", "echo", nil, client.WithTensors(x), client.WithOutputs(slot))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(r.Tensor("x").Data, x.Data) {
+				t.Error("another tensor comes back")
+			}
+		}
+		for _, err := range c.Stream(within(t), "p", "echo", nil, client.WithTensors(x)) {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		mu.Lock()
+		if refused != named || answered != 3 {
+			t.Errorf("%s: %d requests named arenas, %d did not; want %d and 3", reason, refused, answered, named)
+		}
+		mu.Unlock()
+	}
+}
