@@ -364,6 +364,54 @@ func TestArenaIsLeased(t *testing.T) {
 	})
 }
 
+// A deadline that passes is no end for the worker; its death is one.
+func TestArenaIsReleasedByDeath(t *testing.T) {
+	cfg := pools()[0]
+	cfg.Grace = 50 * time.Millisecond
+	h := serveHouse(t, gateway.Config{}, cfg)
+	c := h.dial()
+	a := h.arena(c, 1<<20)
+	x := tensor(t, a, "x", 100_000)
+	_, err := c.Call(within(t), "p", "hang", nil, client.WithTensors(x), client.WithTimeout(20*time.Millisecond))
+	wantReason(t, err, "DEADLINE_EXCEEDED/deadline")
+	a.Free(x)
+	if all, err := a.Tensor("all", "uint8", 1<<20); err == nil {
+		a.Free(all)
+		t.Error("memory that a worker has was handed out")
+	}
+	eventually(t, "the hanging worker to be killed, and the release", func() bool {
+		all, err := a.Tensor("all", "uint8", 1<<20)
+		if err == nil {
+			a.Free(all)
+		}
+		return err == nil
+	})
+	if _, err := c.Call(within(t), "p", "checksum", nil, client.WithTensors(tensor(t, a, "x", 100))); err != nil {
+		t.Errorf("the next worker: %v", err)
+	}
+}
+
+// Workers that take others' places are told of what there is.
+func TestArenaWhenWorkersAreReplaced(t *testing.T) {
+	h := serveHouse(t, gateway.Config{}, pools()...)
+	c := h.dial()
+	a := h.arena(c, 1<<20)
+	x, slot := tensor(t, a, "x", 100_000), tensor(t, a, "y", 100_000)
+	for range 3 {
+		r, err := c.Call(within(t), "p", "invert", nil, client.WithTensors(x), client.WithOutputs(slot))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if y := r.Tensor("y"); &y.Data[0] != &slot.Data[0] || !inverted(y.Data) {
+			t.Error("a result is wrong")
+		}
+		clear(slot.Data)
+		if _, err := c.Call(within(t), "ringmaster", "restart", map[string]string{"pool": "p"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Closing an arena with a call in it waits for the worker, and gives the memory back.
 func TestArenaClosedInMidCall(t *testing.T) {
 	h := serveHouse(t, gateway.Config{}, pools()...)
@@ -564,4 +612,53 @@ func TestArenaEndsWithItsConnection(t *testing.T) {
 		t.Error(err)
 	}
 	h.lent(0)
+}
+
+// Where a worker cannot do arenas, everything goes in the message, and from the second request on at once; where it is only busy, that one does.
+func TestArenaThatTheWorkerCannotUse(t *testing.T) {
+	for reason, named := range map[string]int{"UNIMPLEMENTED/arena": 1, "UNAVAILABLE/arena_busy": 3} {
+		var mu sync.Mutex
+		var refused, answered int
+		s := newServer(t, func(ctx context.Context, req *ipc.Request, w *ipc.Responder) {
+			mu.Lock()
+			defer mu.Unlock()
+			if req.NamesArenas() {
+				refused++
+				code, why, _ := strings.Cut(reason, "/")
+				_ = w.Fail(ipc.Errorf(ipc.Code(code), why, "no"))
+				return
+			}
+			answered++
+			echo(ctx, req, w)
+		})
+		c, err := client.Dial(within(t), client.WithAddress(s.path), client.WithArena(1<<20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		a, err := c.Arena(within(t), 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, slot := tensor(t, a, "x", 100_000), tensor(t, a, "y", 10)
+		for range 2 {
+			r, err := c.Call(within(t), "p", "echo", nil, client.WithTensors(x), client.WithOutputs(slot))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(r.Tensor("x").Data, x.Data) {
+				t.Error("another tensor comes back")
+			}
+		}
+		for _, err := range c.Stream(within(t), "p", "echo", nil, client.WithTensors(x)) {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		mu.Lock()
+		if refused != named || answered != 3 {
+			t.Errorf("%s: %d requests named arenas, %d did not; want %d and 3", reason, refused, answered, named)
+		}
+		mu.Unlock()
+	}
 }

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/ringmasterd/ringmaster/client"
+	"github.com/ringmasterd/ringmaster/internal/arena"
 	"github.com/ringmasterd/ringmaster/ipc"
 	"github.com/ringmasterd/ringmaster/shm"
 	"github.com/ringmasterd/ringmaster/supervisor"
@@ -46,6 +47,7 @@ type server struct {
 	t      *testing.T
 	path   string
 	handle func(ctx context.Context, req *ipc.Request, w *ipc.Responder)
+	store  *arena.Store // what it lends
 
 	ln   net.Listener
 	wg   sync.WaitGroup
@@ -58,6 +60,7 @@ type server struct {
 func newServer(t *testing.T, handle func(ctx context.Context, req *ipc.Request, w *ipc.Responder)) *server {
 	t.Helper()
 	s := &server{t: t, path: filepath.Join(t.TempDir(), "rm.sock"), handle: handle, open: map[ipc.Transport]bool{}}
+	s.store = arena.New(arena.Limits{Client: 4 << 20, Total: 4 << 20, Regions: 4, Files: 4})
 	s.start()
 	t.Cleanup(s.stop)
 	return s
@@ -132,7 +135,7 @@ func (s *server) serve(conn net.Conn) {
 			return
 		}
 	}
-	err = ipc.AnswerHello(sock, theirs, ipc.Hello{MaxMessage: 1 << 20}, seg)
+	err = ipc.AnswerHello(sock, theirs, ipc.Hello{MaxMessage: 1 << 20, Arena: uint64(s.store.Most())}, seg)
 	if seg == nil {
 		if err == nil {
 			_ = ipc.Serve(context.Background(), sock, s, ipc.ServeConfig{})
@@ -142,7 +145,9 @@ func (s *server) serve(conn net.Conn) {
 	ring := ipc.ServerRing(seg, sock, patience, patience)
 	if err == nil && s.enter(ring, false) {
 		s.leave(sock) // nobody is to speak over it any more
-		_ = ipc.Serve(context.Background(), ring, s, ipc.ServeConfig{})
+		set := s.store.Client().Set()
+		_ = ipc.Serve(context.Background(), ring, s, ipc.ServeConfig{Arenas: set})
+		set.Close()
 		s.leave(ring)
 	}
 	_ = ring.Close()
