@@ -30,6 +30,8 @@ def test_nothing_is_copied(run: Run, arenas: Path) -> None:
             assert in_arena(y)
             assert y.flags.writeable
             assert (y == 4).all()
+            facts = (await c.call("w", "facts", tensors={"x": y[1:]})).body["x"]
+            assert facts["arena"]  # one call's answer is another's input
         assert (await c.call("w", "double", tensors={"x": x})).body == {"arena": False}
 
     run(test, arenas)

@@ -81,7 +81,7 @@ class Request:
         It is a view of the client's memory if the client has set aside enough for it (outputs=); when it is returned
         under this name, nothing is copied. Otherwise it is an ordinary array. What it holds at first is undefined, and
         what is in it when the action fails or does not return it, nobody sees. Once it is returned it is the client's:
-        do not keep it.
+        do not keep it. The same name asked for again is the same memory, and of a stream's chunks one may have it.
         """
         kind, lengths, nbytes = extent(name, shape, dtype)
         output = self._outputs.get(name)
