@@ -40,6 +40,12 @@ func (h *handler) runBatch(a Action, members []ipc.Member) {
 			_ = m.W.Fail(ipc.AsError(context.Cause(m.Ctx)))
 			continue
 		}
+		done, err := h.arenas.resolve(m.Request)
+		if err != nil {
+			_ = m.W.Fail(err)
+			continue
+		}
+		defer done() // after the END
 		live, reqs = append(live, m), append(reqs, m.Request)
 	}
 	if len(live) == 0 {
@@ -58,7 +64,7 @@ func (h *handler) runBatch(a Action, members []ipc.Member) {
 			_ = m.W.Fail(failure(m.Ctx, err))
 			continue
 		}
-		reply, err := encode(results[i].Reply)
+		reply, err := encode(m.Request, results[i].Reply)
 		if results[i].Err != nil {
 			err = results[i].Err
 		}
