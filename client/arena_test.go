@@ -635,7 +635,7 @@ func TestArenaThatTheWorkerCannotUse(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
+		t.Cleanup(func() { _ = c.Close() })
 		a, err := c.Arena(within(t), 1<<20)
 		if err != nil {
 			t.Fatal(err)

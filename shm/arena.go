@@ -53,12 +53,12 @@ func OpenArena(fd int, size uint64) (*Arena, error) {
 	if err := checkSeals(fd); err != nil {
 		return nil, fmt.Errorf("shm: open arena: %w", err)
 	}
-	real, err := fileSize(fd)
+	got, err := fileSize(fd)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("shm: open arena: %w", err)
-	case real != size:
-		return nil, fmt.Errorf("shm: open arena: the file is %d bytes, it was said to be %d", real, size)
+	case got != size:
+		return nil, fmt.Errorf("shm: open arena: the file is %d bytes, it was said to be %d", got, size)
 	}
 	mem, err := mapMemory(fd, size)
 	if err != nil {

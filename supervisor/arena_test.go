@@ -158,7 +158,7 @@ func TestRepliesOutsideTheirSlots(t *testing.T) {
 
 // A worker that cannot do arenas is not told of any.
 func TestWorkerWithoutArenas(t *testing.T) {
-	h := runWith(t, func(s *Supervisor) {}, builtin(1, 1)).waitReady()
+	h := run(t, builtin(1, 1)).waitReady()
 	p := h.byName("test")
 	p.mu.Lock()
 	p.slots[0].inc.arenas = false
@@ -178,7 +178,7 @@ func TestWorkerWithoutArenas(t *testing.T) {
 
 // A worker that leaves its lifeline unread holds up nobody: its requests are refused once it is full, what it was not told of its arenas' ends it is told later, and its death settles all.
 func TestLifelineThatIsFull(t *testing.T) {
-	h := runWith(t, func(s *Supervisor) {}, villainPool(t, "harmless: advisory state")).waitReady()
+	h := run(t, villainPool(t, "harmless: advisory state")).waitReady()
 	l := newLender(t)
 	ask := func(id *arena.Region) error {
 		req := request(t, "test", "echo", nil)

@@ -35,6 +35,12 @@ func (h *handler) ServeBatch(members []ipc.Member) {
 func (h *handler) runBatch(a Action, members []ipc.Member) {
 	var live []ipc.Member
 	var reqs []*Request
+	var views []func() // what they see of arenas: until all have ended
+	defer func() {
+		for _, done := range views {
+			done()
+		}
+	}()
 	for _, m := range members {
 		if m.Ctx.Err() != nil {
 			_ = m.W.Fail(ipc.AsError(context.Cause(m.Ctx)))
@@ -45,7 +51,7 @@ func (h *handler) runBatch(a Action, members []ipc.Member) {
 			_ = m.W.Fail(err)
 			continue
 		}
-		defer done() // after the END
+		views = append(views, done)
 		live, reqs = append(live, m), append(reqs, m.Request)
 	}
 	if len(live) == 0 {
