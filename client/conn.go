@@ -286,7 +286,7 @@ func (c *conn) readyArena(ctx context.Context, req *ipc.Request) {
 
 // arenaFor is how large an arena of the client's own should be, in bytes, for the request's large tensors to have room; 0: none is needed, or no more are to be had.
 func (c *conn) arenaFor(req *ipc.Request) uint64 {
-	need := c.homeless(req)
+	need, largest := c.homeless(req)
 	if need == 0 {
 		return 0
 	}
@@ -300,25 +300,27 @@ func (c *conn) arenaFor(req *ipc.Request) uint64 {
 		}
 		taken += uint64(a.Size())
 	}
-	if taken+need > c.client.arena || len(own) == maxOwnParts {
+	left := c.client.arena - min(taken, c.client.arena) // the server rounds up
+	if left < largest || len(own) == maxOwnParts {
 		return 0
 	}
-	return min(c.client.arena-taken, max(leastArena, arenaAhead*need, taken))
+	return min(left, max(leastArena, arenaAhead*need, taken))
 }
 
-// homeless is how many bytes of an arena the request's large tensors take that lie in none.
-func (c *conn) homeless(req *ipc.Request) uint64 {
+// homeless is how many bytes of an arena the request's large tensors take that lie in none, and the largest of them.
+func (c *conn) homeless(req *ipc.Request) (need, largest uint64) {
 	if !large(req) {
-		return 0
+		return 0, 0
 	}
-	arenas, need := c.openArenas(), uint64(0)
+	arenas := c.openArenas()
 	for i := range req.Tensors {
 		data := req.Tensors[i].Data
 		if len(data) >= arenaThreshold && !slices.ContainsFunc(arenas, func(a *Arena) bool { return a.holds(data) }) {
-			need += (uint64(len(data)) + rangeAlign - 1) &^ (rangeAlign - 1)
+			bytes := (uint64(len(data)) + rangeAlign - 1) &^ (rangeAlign - 1)
+			need, largest = need+bytes, max(largest, bytes)
 		}
 	}
-	return need
+	return need, largest
 }
 
 // openArenas returns the arenas that a request may name.
