@@ -25,13 +25,15 @@ const (
 //
 //	conn ─serve─▶ handed ─Accept─▶ http.Server ─▶ ServeHTTP ─▶ mux ─▶ an adapter ─▶ exchange ─▶ Handler
 type web struct {
-	srv    *server
-	mux    *http.ServeMux
-	http   *http.Server
-	begun  time.Time
-	handed chan *webConn // from conn.run to Accept
-	closed chan struct{} // no more are taken
-	once   sync.Once     // closes closed
+	srv     *server
+	mux     *http.ServeMux
+	grpc    *grpcFront
+	actions soleActions
+	http    *http.Server
+	begun   time.Time
+	handed  chan *webConn // from conn.run to Accept
+	closed  chan struct{} // no more are taken
+	once    sync.Once     // closes closed
 
 	joined   sync.WaitGroup // Serve, Shutdown
 	giveUp   context.CancelFunc
@@ -57,6 +59,7 @@ func newWeb(s *server) *web {
 		ConnState:         ended,
 	}
 	w.routes()
+	w.grpc = newGRPC(w)
 	return w
 }
 
@@ -76,6 +79,7 @@ func (w *web) routes() {
 	w.mux.HandleFunc("POST /v1/embeddings", w.embeddings)
 	w.mux.HandleFunc("GET /v1/models", w.models)
 	w.mux.HandleFunc("GET /v1/models/{model}", w.models)
+	w.oipRoutes()
 }
 
 // drain lets connections end once what they ask for is answered, and takes no more.
@@ -214,6 +218,10 @@ func (w *web) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler) // the connection has gone
 	}
 	defer c.end()
+	if speaksGRPC(r) {
+		w.grpc.serve(rw, r)
+		return
+	}
 	w.mux.ServeHTTP(rw, r)
 }
 
