@@ -200,7 +200,7 @@ func (c *grpcCall) SendMsg(from any) error {
 	}
 	c.headers()
 	size := proto.Size(m)
-	if c.place != nil && !c.streaming { // else its place is the reader's, and whoever sends has charged
+	if !c.streaming && c.place != nil { // else its place is the reader's, and whoever sends has charged
 		if e := c.place.Add(int64(size)); e != nil {
 			return e
 		}

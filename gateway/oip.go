@@ -80,9 +80,9 @@ func (w *web) infer(in *inferRequest, place *ipc.Place) (*ipc.Request, *ipc.Erro
 				return nil, invalidInference("the parameter action is no string; it names an action of the pool")
 			}
 		case "timeout": // Triton's
-			var micros uint32
-			if err := p.value.Decode(&micros); err != nil || micros == 0 {
-				return nil, invalidInference("the parameter timeout must be microseconds, more than 0")
+			var micros int64
+			if err := p.value.Decode(&micros); err != nil || micros <= 0 || micros > math.MaxInt64/1000 {
+				return nil, invalidInference("the parameter timeout must be microseconds, a whole number more than 0")
 			}
 			req.Timeout = time.Duration(micros) * time.Microsecond
 		case "binary_data_output", finalFlag, finalWish:
