@@ -167,7 +167,7 @@ func TestGRPCMetadata(t *testing.T) {
 func TestConverse(t *testing.T) {
 	b := newBabel()
 	s := start(t, b, Config{MaxInFlight: 8})
-	stream, err := ringmasterv1.NewRingmasterClient(grpcDial(t, s.path)).Converse(patient(t))
+	stream, err := ringmasterv1.NewRingmasterClient(grpcDial(t, s.path)).Converse(patient(t), grpc.UseCompressor(gzip.Name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -474,4 +474,37 @@ func TestRapidReset(t *testing.T) {
 	}
 	wantClosed(t, conn)
 	eventually(t, "everything to be given back", func() bool { return s.clients.memory.Used() == 0 })
+}
+
+// Headers without end cost the connection that sends them, not its neighbours.
+func TestHeaderFloods(t *testing.T) {
+	s := start(t, newBabel(), Config{})
+	neighbour, c := dial(t, s.path), browser(t, s.path, 2)
+	r, err := http.NewRequestWithContext(patient(t), "GET", "http://h/healthz", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2000 {
+		r.Header.Add("X-Ringmaster-Flood", strings.Repeat("x", i%100))
+	}
+	if answer, err := c.Do(r); err == nil {
+		answer.Body.Close()
+		if answer.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+			t.Errorf("many headers: %s", answer.Status)
+		}
+	}
+	neighbour.echo(t)
+	conn := connect(t, s.path)
+	go func() { // headers that go on in frame after frame, and never end
+		_, _ = conn.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"))
+		_, _ = conn.Write([]byte("\x00\x00\x01\x01\x00\x00\x00\x00\x01\x83"))
+		more := append([]byte("\x00\x40\x00\x09\x00\x00\x00\x00\x01"), strings.Repeat("\x00\x01a\x01b", 1<<14/5+1)[:1<<14]...)
+		for range 1000 {
+			if _, err := conn.Write(more); err != nil {
+				return // it was hung up on
+			}
+		}
+	}()
+	wantClosed(t, conn)
+	neighbour.echo(t)
 }

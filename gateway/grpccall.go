@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/metadata"
@@ -25,7 +26,8 @@ const (
 type grpcCall struct {
 	*exchange // its place is that of the message which was received last, unless somebody took it
 	ctx       context.Context
-	coding    string // of the client's messages, and then of ours
+	coding    string // of the client's messages; immutable once begun
+	answers   string // of ours; set by headers
 	streaming bool   // the client may take its time between messages
 	begun     bool   // the headers are sent
 }
@@ -55,13 +57,21 @@ func (c *grpcCall) headers() {
 	}
 	c.begun = true
 	c.w.Header().Set("Content-Type", "application/grpc+proto")
-	if c.coding != "" && accepted(c.r.Header.Values("Grpc-Accept-Encoding")) != "" {
-		c.w.Header().Set(codingHeader, c.coding)
-	} else {
-		c.coding = ""
+	if c.answers = c.answerCoding(); c.answers != "" {
+		c.w.Header().Set(codingHeader, c.answers)
 	}
 	c.w.WriteHeader(http.StatusOK)
 	_ = c.out.Flush() // an error is one that the first message meets, too
+}
+
+// answerCoding is that of the client's messages, if it takes such, too.
+func (c *grpcCall) answerCoding() string {
+	for one := range strings.SplitSeq(strings.Join(c.r.Header.Values("Grpc-Accept-Encoding"), ","), ",") {
+		if c.coding != "" && strings.TrimSpace(one) == c.coding {
+			return c.coding
+		}
+	}
+	return ""
 }
 
 // takePlace takes over what the message holds that was received last. It is to be left.
@@ -210,9 +220,9 @@ func (c *grpcCall) SendMsg(from any) error {
 	if err != nil {
 		return ipc.Errorf(ipc.Internal, "internal", "the answer cannot be encoded: %v", err)
 	}
-	if c.coding != "" && len(b) >= worthCompressing {
+	if c.answers != "" && len(b) >= worthCompressing {
 		packed := bytes.NewBuffer(make([]byte, framePrefix, framePrefix+size/2))
-		if err := compress(c.coding, packed, b[framePrefix:]); err != nil {
+		if err := compress(c.answers, packed, b[framePrefix:]); err != nil {
 			return ipc.Errorf(ipc.Internal, "internal", "the answer cannot be compressed: %v", err)
 		}
 		b = packed.Bytes()

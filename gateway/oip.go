@@ -477,18 +477,23 @@ type modelState struct {
 
 // modelsOf asks which models there are.
 func (x *exchange) modelsOf(ctx context.Context) ([]modelState, *ipc.Error) {
+	type listed struct {
+		Name    string   `msgpack:"name"`
+		State   string   `msgpack:"state"`
+		Actions []string `msgpack:"actions"`
+	}
 	var status struct {
-		Pools []struct {
-			Name    string   `msgpack:"name"`
-			State   string   `msgpack:"state"`
-			Actions []string `msgpack:"actions"`
-		} `msgpack:"pools"`
+		Pools     []listed `msgpack:"pools"`
+		Pipelines []listed `msgpack:"pipelines"`
 	}
 	if e := x.controlled(ctx, "status", "", &status); e != nil {
 		return nil, e
 	}
+	for i := range status.Pipelines { // they have no workers of their own, and no state
+		status.Pipelines[i].State = "ready"
+	}
 	var all []modelState
-	for _, p := range status.Pools {
+	for _, p := range append(status.Pools, status.Pipelines...) {
 		m := modelState{name: p.Name, actions: p.Actions, ready: p.State == "ready", state: "UNAVAILABLE"}
 		switch p.State {
 		case "ready":
@@ -526,5 +531,9 @@ func (x *exchange) modelReady(ctx context.Context, name, v string) (bool, *ipc.E
 		return false, e
 	}
 	pools, e := x.pools(ctx, name)
+	if e != nil && e.Reason == "unknown_pool" { // or a pipeline, which has no health of its own
+		m, e := x.modelOf(ctx, name, v)
+		return m.ready, e
+	}
 	return e == nil && every(pools), e
 }

@@ -5,10 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -25,7 +27,7 @@ func shop(t testing.TB) Backend {
 		{"name": "one", "state": "ready", "actions": []string{"echo"}},
 		{"name": "two", "state": "loading", "actions": []string{"echo", "infer"}},
 		{"name": "off", "state": "drained", "actions": []string{}},
-	}}
+	}, "pipelines": []map[string]any{{"name": "chained", "actions": []string{"infer"}}}}
 	health := healthOf(true, "")["health"]
 	return backendFunc(func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
 		switch {
@@ -36,7 +38,7 @@ func shop(t testing.TB) Backend {
 			var args struct {
 				Pool string `msgpack:"pool"`
 			}
-			if err := req.Body.Decode(&args); err != nil || args.Pool == "nowhere" {
+			if err := req.Body.Decode(&args); err != nil || args.Pool == "nowhere" || args.Pool == "chained" {
 				return nil, ipc.Errorf(ipc.NotFound, "unknown_pool", "there is no pool %q", args.Pool)
 			}
 			body, err := ipc.Marshal(map[string]any{"pools": []map[string]any{{"name": args.Pool, "ok": args.Pool == "one"}}})
@@ -70,12 +72,13 @@ func TestOIPServer(t *testing.T) {
 			{"GET", "v2/models/one", "", 200, `{"actions":["echo"],"inputs":[],"name":"one","outputs":[],"platform":"ringmaster","versions":["1"]}`},
 			{"GET", "v2/models/one/versions/1", "", 200, `"name":"one"`},
 			{"GET", "v2/models/one/versions/2", "", 404, `NOT_FOUND/unknown_pool`},
-			{"GET", "v2/models/none", "", 404, `there are one, two, off`},
+			{"GET", "v2/models/none", "", 404, `there are one, two, off, chained`},
+			{"GET", "v2/models/chained/ready", "", 200, `{"ready":true}`},
 			{"GET", "v2/models/one/ready", "", 200, `{"ready":true}`},
 			{"GET", "v2/models/two/versions/1/ready", "", 503, `{"ready":false}`},
 			{"GET", "v2/models/nowhere/ready", "", 404, `{"error":"NOT_FOUND/unknown_pool`},
-			{"POST", "v2/repository/index", "", 200, `[{"name":"one","reason":"","state":"READY","version":"1"},{"name":"two","reason":"","state":"LOADING","version":"1"},{"name":"off","reason":"drained","state":"UNAVAILABLE","version":"1"}]`},
-			{"POST", "v2/repository/index", `{"ready":true}`, 200, `[{"name":"one","reason":"","state":"READY","version":"1"}]`},
+			{"POST", "v2/repository/index", "", 200, `[{"name":"one","reason":"","state":"READY","version":"1"},{"name":"two","reason":"","state":"LOADING","version":"1"},{"name":"off","reason":"drained","state":"UNAVAILABLE","version":"1"},{"name":"chained","reason":"","state":"READY","version":"1"}]`},
+			{"POST", "v2/repository/index", `{"ready":true}`, 200, `[{"name":"one","reason":"","state":"READY","version":"1"},{"name":"chained"`},
 			{"POST", "v2/repository/index", `[]`, 400, `"error"`},
 			{"POST", "v2/models/one/infer", `{}`, 200, `{"model_name":"one","model_version":"1","outputs":[]}`},
 			{"POST", "v2/models/two/infer", `{}`, 200, `"name":"said"`},
@@ -105,7 +108,7 @@ func TestOIPServer(t *testing.T) {
 	if _, err := client.ModelMetadata(ctx, &inference.ModelMetadataRequest{Name: "none"}); asIPC(t, err).Reason != "unknown_pool" {
 		t.Error(err)
 	}
-	if out, err := client.RepositoryIndex(ctx, &inference.RepositoryIndexRequest{Ready: true}); err != nil || len(out.GetModels()) != 1 {
+	if out, err := client.RepositoryIndex(ctx, &inference.RepositoryIndexRequest{Ready: true}); err != nil || len(out.GetModels()) != 2 {
 		t.Errorf("%v, %v", out, err)
 	}
 	if out, err := client.ModelInfer(ctx, &inference.ModelInferRequest{ModelName: "two"}); err != nil || string(out.GetRawOutputContents()[0]) != "\x05\x00\x00\x00infer" {
@@ -285,6 +288,15 @@ func TestBadOIP(t *testing.T) {
 		}
 		if status, _, body := ask(t, c, "POST", "h/v2/models/one/infer", strings.Repeat(" ", 1<<17+1)); status != http.StatusRequestEntityTooLarge || !strings.Contains(body, `{"error":"INVALID_ARGUMENT/too_large`) {
 			t.Errorf("too large: %d %s", status, body)
+		}
+	}
+	hasty := start(t, shop(t), Config{ReadTimeout: 100 * time.Millisecond})
+	for name, head := range map[string]string{"a body that stops": "Content-Length: 100\r\n\r\n{", "tensors that stop": "Inference-Header-Content-Length: 2\r\nContent-Length: 100\r\n\r\n{}abc"} {
+		conn := connect(t, hasty.path)
+		_, _ = conn.Write([]byte("POST /v2/models/one/infer HTTP/1.1\r\nHost: x\r\n" + head))
+		_ = conn.SetReadDeadline(time.Now().Add(patience))
+		if answer, err := io.ReadAll(conn); err != nil || !strings.Contains(string(answer), "504") || !strings.Contains(string(answer), `{"error":"DEADLINE_EXCEEDED/deadline`) {
+			t.Errorf("%s: %s, %v", name, answer, err)
 		}
 	}
 	p := func(name, datatype string, shape ...int64) *inference.ModelInferRequest_InferInputTensor {
