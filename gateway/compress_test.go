@@ -65,8 +65,8 @@ func TestCompression(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer answer.Body.Close()
 			b, err := io.ReadAll(answer.Body)
+			answer.Body.Close()
 			if err != nil || answer.Header.Get("Content-Encoding") != coding {
 				t.Fatalf("%q: %v, %v", coding, answer.Header, err)
 			}

@@ -376,7 +376,7 @@ func TestHeadersOfTheChain(t *testing.T) {
 		t.Errorf("nothing told is %v", got)
 	}
 	b := newBabel()
-	s := start(t, backendFunc(func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
+	s := start(t, backendFunc(func(_ context.Context, req *ipc.Request) (ipc.Replies, error) {
 		reply := &ipc.Reply{End: true, Headers: map[string]string{"attempts": "2", "bad name": "x", "seen": req.Headers["session"] + "/" + req.Headers["cache"]}}
 		if req.Action == chatAction {
 			reply.Body = []byte{0xa1, 'x'}

@@ -177,7 +177,7 @@ func (ringmaster) Converse(stream grpc.BidiStreamingServer[ringmasterv1.Converse
 
 // unlessDraining is why requests that are open are to be cancelled: not because no more will come.
 func unlessDraining(err error) error {
-	if err == error(errDraining) {
+	if errors.Is(err, errDraining) {
 		return nil
 	}
 	return err

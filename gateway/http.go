@@ -139,10 +139,11 @@ type webConn struct {
 	conn *conn
 	gone chan struct{} // closed when the http.Server is done with it
 
-	mu    sync.Mutex
-	open  int       // guarded by mu: requests whose handlers have not returned, which may outlive a connection of HTTP/2
-	over  bool      // guarded by mu: no more begin
-	quiet sync.Cond // open is 0
+	mu     sync.Mutex
+	open   int       // guarded by mu: requests whose handlers have not returned, which may outlive a connection of HTTP/2
+	active bool      // guarded by mu: a request has come whose answer is not wholly written, though its handler may have returned
+	over   bool      // guarded by mu: no more begin
+	quiet  sync.Cond // open is 0
 }
 
 type webConnKey struct{}
@@ -155,8 +156,14 @@ func introduce(ctx context.Context, c net.Conn) context.Context {
 
 // ended hears from the [http.Server] how its connections are.
 func ended(c net.Conn, state http.ConnState) {
-	if state == http.StateClosed || state == http.StateHijacked {
-		close(c.(*webConn).gone)
+	wc := c.(*webConn)
+	switch state {
+	case http.StateClosed, http.StateHijacked:
+		close(wc.gone)
+	default:
+		wc.mu.Lock()
+		defer wc.mu.Unlock()
+		wc.active = state == http.StateActive
 	}
 }
 
@@ -188,14 +195,14 @@ func (c *webConn) join() {
 	}
 }
 
-// busy reports whether a request is open. A nil webConn's is not.
+// busy reports whether a request is open, or its answer not wholly written. A nil webConn's is not.
 func (c *webConn) busy() bool {
 	if c == nil {
 		return false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.open > 0
+	return c.open > 0 || c.active
 }
 
 // Write implements [net.Conn]. A client that takes less than 64 KiB in the write timeout loses the connection.

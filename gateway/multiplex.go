@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -93,7 +94,7 @@ func (m *multiplex) cancel(name string) {
 func (m *multiplex) write(send func() bool) bool {
 	m.writing.Lock()
 	defer m.writing.Unlock()
-	if m.ctx.Err() != nil && context.Cause(m.ctx) == error(errNotTaken) {
+	if m.ctx.Err() != nil && errors.Is(context.Cause(m.ctx), errNotTaken) {
 		return false
 	}
 	if send() {

@@ -389,7 +389,7 @@ func (g *gathering) leaf(c byte) (bool, error) {
 	if g.paid -= listMemory; g.paid < 0 {
 		g.paid = 64 << 10
 		if g.refused = g.place.Add(int64(g.paid)); g.refused != nil {
-			return false, nil
+			return false, g.refused
 		}
 	}
 	switch {

@@ -21,7 +21,7 @@ import (
 )
 
 // shop is a backend with pools of one action and of two, which say what they are asked.
-func shop(t testing.TB) Backend {
+func shop() Backend {
 	b := newBabel()
 	status := map[string]any{"pools": []map[string]any{
 		{"name": "one", "state": "ready", "actions": []string{"echo"}},
@@ -57,7 +57,7 @@ func shop(t testing.TB) Backend {
 }
 
 func TestOIPServer(t *testing.T) {
-	s := start(t, shop(t), Config{})
+	s := start(t, shop(), Config{})
 	for version := 1; version <= 2; version++ {
 		c := browser(t, s.path, version)
 		for _, tt := range []struct {
@@ -118,7 +118,7 @@ func TestOIPServer(t *testing.T) {
 
 // What goes in as data comes out as data, whatever the datatype.
 func TestOIPData(t *testing.T) {
-	s := start(t, shop(t), Config{})
+	s := start(t, shop(), Config{})
 	c := browser(t, s.path, 1)
 	for _, tt := range []struct{ datatype, shape, data, want string }{
 		{"BOOL", "[2,2]", "[[true,false],[false,true]]", "[true,false,false,true]"},
@@ -199,7 +199,7 @@ func TestOIPReplies(t *testing.T) {
 
 // Tensors behind the JSON are taken from there, and go there if they are asked for so.
 func TestOIPBinary(t *testing.T) {
-	s := start(t, shop(t), Config{})
+	s := start(t, shop(), Config{})
 	c := browser(t, s.path, 2)
 	document := `{"inputs":[{"name":"x","datatype":"INT16","shape":[2],"parameters":{"binary_data_size":4}},{"name":"t","datatype":"BYTES","shape":[2],"parameters":{"binary_data_size":11}},{"name":"y","datatype":"UINT8","shape":[1],"data":[7]}],` +
 		`"parameters":{"binary_data_output":true},"outputs":[{"name":"y","parameters":{"binary_data":false}},{"name":"t"},{"name":"x"}]}`
@@ -267,7 +267,7 @@ var badInference = []struct{ name, sent, header, want string }{
 }
 
 func TestBadOIP(t *testing.T) {
-	s := start(t, shop(t), Config{MaxMessage: 1 << 17})
+	s := start(t, shop(), Config{MaxMessage: 1 << 17})
 	neighbour := dial(t, s.path)
 	for version := 1; version <= 2; version++ {
 		c := browser(t, s.path, version)
@@ -290,7 +290,7 @@ func TestBadOIP(t *testing.T) {
 			t.Errorf("too large: %d %s", status, body)
 		}
 	}
-	hasty := start(t, shop(t), Config{ReadTimeout: 100 * time.Millisecond})
+	hasty := start(t, shop(), Config{ReadTimeout: 100 * time.Millisecond})
 	for name, head := range map[string]string{"a body that stops": "Content-Length: 100\r\n\r\n{", "tensors that stop": "Inference-Header-Content-Length: 2\r\nContent-Length: 100\r\n\r\n{}abc"} {
 		conn := connect(t, hasty.path)
 		_, _ = conn.Write([]byte("POST /v2/models/one/infer HTTP/1.1\r\nHost: x\r\n" + head))
@@ -335,7 +335,7 @@ func TestBadOIP(t *testing.T) {
 
 // Typed contents come back typed, and each request of a stream has its responses, with the id that it brought.
 func TestOIPStream(t *testing.T) {
-	s := start(t, shop(t), Config{})
+	s := start(t, shop(), Config{})
 	client := inference.NewGRPCInferenceServiceClient(grpcDial(t, s.path))
 	var inputs []*inference.ModelInferRequest_InferInputTensor
 	for datatype, contents := range map[string]*inference.InferTensorContents{
@@ -417,7 +417,7 @@ func FuzzOIP(f *testing.F) {
 		f.Add([]byte(tt.sent), tt.header, false)
 	}
 	f.Add([]byte(`{"inputs":[{"name":"x","datatype":"BF16","shape":[2,1],"data":[[1],["NaN"]]}],"outputs":[{"name":"x","parameters":{"binary_data":true}}]}`), "", true)
-	s := start(f, shop(f), Config{MaxMessage: 1 << 17})
+	s := start(f, shop(), Config{MaxMessage: 1 << 17})
 	c := browser(f, s.path, 2)
 	f.Fuzz(func(t *testing.T, body []byte, header string, gz bool) {
 		var headers []string
@@ -458,7 +458,7 @@ func FuzzGRPC(f *testing.F) {
 	f.Add(append(grpcFrame(0, infer), grpcFrame(0, infer)...), uint8(1), "")
 	f.Add(append(grpcFrame(0, talk), grpcFrame(1, packed(f, codingGzip, talk))...), uint8(3), "gzip")
 	f.Add([]byte{0, 255, 255, 255, 255}, uint8(2), "zstd")
-	s := start(f, shop(f), Config{MaxMessage: 1 << 17})
+	s := start(f, shop(), Config{MaxMessage: 1 << 17})
 	c := browser(f, s.path, 2)
 	f.Fuzz(func(t *testing.T, body []byte, method uint8, coding string) {
 		var headers []string
