@@ -193,12 +193,12 @@ func (a *soleActions) of(w *web, pool string) string {
 func (w *web) askForActions() map[string]string {
 	ctx, cancel := context.WithTimeout(w.srv.base, actionsPause)
 	defer cancel()
-	replies, err := w.srv.handler(ctx, &ipc.Request{Pool: controlPool, Action: "status"})
+	replies, err := w.srv.handler(ctx, &ipc.Request{Pool: controlPool, Action: "pools"})
 	if err != nil {
 		return nil
 	}
 	reply, err := replies.Recv(ctx)
-	var status supervised
+	var status ipc.PoolList
 	if err != nil || reply.Body.Decode(&status) != nil {
 		return nil
 	}
@@ -482,11 +482,11 @@ func (x *exchange) modelsOf(ctx context.Context) ([]modelState, *ipc.Error) {
 		State   string   `msgpack:"state"`
 		Actions []string `msgpack:"actions"`
 	}
-	var status struct {
+	var status struct { // those that the client may use
 		Pools     []listed `msgpack:"pools"`
 		Pipelines []listed `msgpack:"pipelines"`
 	}
-	if e := x.controlled(ctx, "status", "", &status); e != nil {
+	if e := x.controlled(ctx, "pools", "", &status); e != nil {
 		return nil, e
 	}
 	for i := range status.Pipelines { // they have no workers of their own, and no state

@@ -31,7 +31,7 @@ func shop() Backend {
 	health := healthOf(true, "")["health"]
 	return backendFunc(func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
 		switch {
-		case req.Pool == controlPool && req.Action == "status":
+		case req.Pool == controlPool && req.Action == "pools":
 			body, err := ipc.Marshal(status)
 			return &echoReplies{body: body}, err
 		case req.Pool == controlPool && len(req.Body) > 0:

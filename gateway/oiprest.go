@@ -40,10 +40,15 @@ func (w *web) oip(answer func(*exchange) *ipc.Error) http.HandlerFunc {
 		x := w.exchange(rw, r)
 		defer x.close()
 		if e := answer(x); e != nil {
-			retryAfter(x.w.Header(), e)
-			x.json(httpStatus(e), map[string]string{"error": e.Error()})
+			x.oipError(e)
 		}
 	}
+}
+
+// oipError answers with an error in the protocol's form.
+func (x *exchange) oipError(e *ipc.Error) {
+	retryAfter(x.w.Header(), e)
+	x.json(httpStatus(e), map[string]string{"error": e.Error()})
 }
 
 func (x *exchange) oipServer() *ipc.Error {

@@ -5,19 +5,25 @@ import (
 	"log/slog"
 
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/chain/auth"
 	"github.com/ringmasterd/ringmaster/internal/config"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
 // callChain is what a request passes between the gateway and the supervisor: the links of package chain, with what the file says of each.
 type callChain struct {
+	auth    *auth.Auth
 	handler chain.Handler
 }
 
 // newCallChain puts the links before a supervisor's Call, in the order a request meets them.
 func newCallChain(supervisor chain.Handler, file *config.File, log *slog.Logger) (*callChain, error) {
 	c := &callChain{}
-	c.handler = chain.New(supervisor)
+	var err error
+	if c.auth, err = auth.New(file.Auth, file.Listen != ""); err != nil {
+		return nil, err
+	}
+	c.handler = chain.New(supervisor, c.auth.Link)
 	return c, c.configure(file)
 }
 
@@ -26,8 +32,13 @@ func (c *callChain) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, er
 	return c.handler(ctx, req)
 }
 
+// admit has the link that knows who may do what do what the file says now, and returns what undoes that: whose right was taken back must not keep it until the pools have new workers.
+func (c *callChain) admit(file *config.File) (undo func(), _ error) {
+	return c.auth.Configure(file.Auth)
+}
+
 // configure has every link do what the file says now. An error changes nothing.
-func (c *callChain) configure(file *config.File) error { return nil }
+func (c *callChain) configure(_ *config.File) error { return nil }
 
 // close ends what the links have started and stores what they keep. Preconditions: no request is in the chain.
 func (c *callChain) close() error { return nil }
