@@ -89,6 +89,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 		return fmt.Errorf("find this program's own file: %w", err)
 	}
 	reloads.base.Logger, reloads.base.OnReload = logger, reloads.reload
+	reloads.base.Arenas = running.file.Gateway.NewArenas()
 	sup, err := supervisor.New(reloads.config(running))
 	if err != nil {
 		return running.file.Locate(err)
@@ -112,7 +113,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	}
 	s := &serving{app: a, sup: sup, links: links, ln: ln, port: port, log: logger, notify: notify, reloads: reloads, hangups: hangups, drain: running.drainTimeout()}
 	front := running.file.Gateway.WithMemory()
-	front.DrainTimeout, front.Logger = s.drain, logger
+	front.DrainTimeout, front.Logger, front.Lent = s.drain, logger, reloads.base.Arenas
 	front.Gate, front.Collectors = links.auth, links.auth.Collectors()
 	limitHeap(front)
 	return s.run(ctx, front)
