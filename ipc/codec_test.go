@@ -205,7 +205,7 @@ func TestDecodeIgnoresPositionsItDoesNotKnow(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Fill up to the last position that is known, with nil, which stands for every default; then two more.
-		known := map[Kind]int{KindRequest: 12, KindReply: 7, KindCancel: 3, KindCredit: 3, KindHello: 7, KindDrain: 2, KindStop: 2, KindPing: 3, KindBatch: 3}[Kind(b[1])]
+		known := map[Kind]int{KindRequest: 12, KindReply: 8, KindCancel: 3, KindCredit: 3, KindHello: 7, KindDrain: 2, KindStop: 2, KindPing: 3, KindBatch: 3}[Kind(b[1])]
 		have := int(b[0] & 0x0f)
 		b[0] = 0x90 + byte(known+2)
 		b = append(b, bytes.Repeat([]byte{codeNil}, known-have)...)

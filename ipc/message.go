@@ -50,6 +50,8 @@ type Request struct {
 	Batch   uint64 // of which call it is one, if it is held; told by [Caller.AppendOpen], does not travel
 	Client  Client // set by whoever accepted the request; does not travel
 
+	Affinity uint64 // of requests with the same number it is good that the same worker gets them (`balance: hash`); 0: the client's. Does not travel
+
 	charge *budget.Charge // what the request holds of its client's memory, set by Serve for the Caller that passes it on; nil: nobody is charged. Does not travel
 }
 
@@ -77,6 +79,7 @@ type Reply struct {
 	Body    Body
 	Tensors []Tensor
 	Err     *Error // only with End
+	Context []byte // what the session's opaque bytes are from now on; empty: what they were
 }
 
 // Empty reports whether the reply carries neither body nor tensors, as a stream's END does.

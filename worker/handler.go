@@ -86,7 +86,7 @@ func encode(r *Reply) (*ipc.Reply, error) {
 			return nil, badReply(err)
 		}
 	}
-	return &ipc.Reply{Headers: r.Headers, Body: body, Tensors: r.Tensors}, nil
+	return &ipc.Reply{Headers: r.Headers, Body: body, Tensors: r.Tensors, Context: r.Context}, nil
 }
 
 // badReply is the action's mistake, not its caller's.

@@ -41,7 +41,13 @@ KINDS: dict[str, Any] = {
     ),
     "batch": lambda m: _codec.Batch(m["ids"]),
     "reply": lambda m: _codec.Reply(
-        m["id"], bool(m["flags"] & 1), m["headers"], body_of(m), tensors_of(m), error_from(m["error"])
+        m["id"],
+        bool(m["flags"] & 1),
+        m["headers"],
+        body_of(m),
+        tensors_of(m),
+        error_from(m["error"]),
+        bytes.fromhex(m.get("context_blob_hex", "")),
     ),
 }
 

@@ -64,6 +64,7 @@ class Reply:
     body: object = None
     tensors: Mapping[str, ArrayLike] = field(default_factory=dict)
     error: Error | None = None
+    context: Buffer = b""  # what the session's bytes are from now on; empty: what they were
 
 
 @dataclass(slots=True)
@@ -155,11 +156,14 @@ def encode(m: Message) -> list[Buffer]:
                 m.credit or 1,
                 _sorted(m.headers),
             )
-            held = pack(_HELD) if m.held else b""
+            held = [pack(_HELD)] if m.held else []
             return _with_content(fields, (None, None, "", "", "", b"", 0, 1, {}), m.body, m.tensors, held)
         case Reply():
             said = (REPLY, m.id, int(m.end), _sorted(m.headers))
-            return _with_content(said, (None, None, 0, {}), m.body, m.tensors, _packed(m.error))
+            last = [_packed(m.error)] if m.error is not None or m.context else []
+            if m.context:
+                last.append(pack(m.context))
+            return _with_content(said, (None, None, 0, {}), m.body, m.tensors, last)
         case Cancel():
             return [_short((CANCEL, m.id, m.reason), (None, None, ""))]
         case Credit():
@@ -197,29 +201,28 @@ def _with_content(
     defaults: tuple[object, ...],
     body: object,
     tensors: Mapping[str, ArrayLike],
-    last: bytes,
+    last: Sequence[bytes],
 ) -> list[Buffer]:
-    """Encode fields, body, tensors, and last, which is encoded: what a request and a reply have in common."""
+    """Encode fields, body, tensors, and what comes last, encoded: what a request and a reply have in common."""
     if not tensors and not last:
         if body is None:
             return [_short(fields, defaults)]
         if type(body) is not Encoded:
             return [pack((*fields, body))]
-    n = len(fields) + (3 if last else 2 if tensors else 1)
+    n = len(fields) + (2 + len(last) if last else 2 if tensors else 1)
     head = array_head(n) + pack(fields)[1:] + (bytes(body.data) if type(body) is Encoded else pack(body))
     parts: list[Buffer] = [head]
     if tensors:
         parts += encode_tensors(tensors)
     elif last:
         parts.append(array_head(0))
-    if last:
-        parts.append(last)
+    parts += last
     return parts
 
 
 def _packed(error: Error | None) -> bytes:
     if error is None:
-        return b""
+        return b"\xc0"
     retry_after_ms = round((error.retry_after or 0) * 1000)
     return pack((error.code, error.reason, error.message, retry_after_ms, _sorted(error.details)))
 
@@ -255,7 +258,7 @@ _LAYOUTS = {
     REQUEST: _Layout(
         (str, str, str, memoryview, int, int, slice, object, slice, int), ("", "", "", b"", 0, 1, None, None, None, 0)
     ),
-    REPLY: _Layout((int, slice, object, slice, slice), (0, None, None, None, None)),
+    REPLY: _Layout((int, slice, object, slice, slice, memoryview), (0, None, None, None, None, b"")),
     CANCEL: _Layout((str,), ("",)),
     CREDIT: _Layout((int,), (0,)),
     HELLO: _Layout((int, int, str, slice, slice), (0, 0, "", None, None)),
@@ -309,7 +312,7 @@ def _message(kind: int, id: int, view: memoryview, v: list[Any]) -> Message:
                 bool(flags & _HELD),
             )
         case 2:
-            flags, headers, body, tensors, error = v
+            flags, headers, body, tensors, error, context = v
             return Reply(
                 id,
                 bool(flags & _END),
@@ -317,6 +320,7 @@ def _message(kind: int, id: int, view: memoryview, v: list[Any]) -> Message:
                 _body(view, body),
                 _tensors(view, tensors),
                 _error(view, error),
+                bytes(context),
             )
         case 3:
             return Cancel(id, v[0])

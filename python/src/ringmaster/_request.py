@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from ringmaster import _codec
 from ringmaster._errors import Cancelled, DeadlineExceeded, Error, InvalidArgument
 from ringmaster._tensors import Array
-from ringmaster._values import Encoded
+from ringmaster._values import Buffer, Encoded
 
 
 class Ring(Protocol):
@@ -26,7 +26,8 @@ class Request:
     id        the supervisor's number for it
     pool      the pool that was asked, and action, the action
     trace_id  W3C traceparent, or ""
-    context   the session's opaque bytes
+    context   the session's opaque bytes. An action that assigns others sends them back with the end of its answer, and
+              the session's next request brings them
     headers   strings by name
     tensors   NumPy arrays by name: views of the message, without a copy, writable; where alignment to their item size
               matters, np.require(a, requirements="A") copies if it must
@@ -34,7 +35,7 @@ class Request:
     """
 
     __slots__ = (
-        "_body", "_credit", "_ended", "_reason", "_ring",
+        "_body", "_brought", "_credit", "_ended", "_reason", "_ring",
         "action", "context", "deadline", "headers", "id", "pool", "tensors", "trace_id",
     )  # fmt: skip
 
@@ -43,7 +44,7 @@ class Request:
         self.pool = message.pool
         self.action = message.action
         self.trace_id = message.trace_id
-        self.context = message.context
+        self.context = self._brought = message.context
         self.headers: Mapping[str, str] = message.headers
         self.tensors: Mapping[str, Array] = message.tensors  # type: ignore[assignment]  # decoded ones are arrays
         self.deadline = time.monotonic() + message.timeout_us / 1e6 if message.timeout_us else None
@@ -80,6 +81,14 @@ class Request:
         """Raise Cancelled or DeadlineExceeded if nobody waits any more; a long action calls it now and then."""
         if self.cancelled:
             raise self._outcome()
+
+    def _new_context(self) -> Buffer:
+        """Return what the action made of the session's bytes; nothing if they are what they were."""
+        if self.context is self._brought:
+            return b""
+        if not isinstance(self.context, bytes | bytearray | memoryview):
+            raise TypeError(f"request.context is a {type(self.context).__name__}; it must be bytes")
+        return self.context
 
     def _outcome(self) -> Error:
         """Return the error of a request that nobody waits for any more."""

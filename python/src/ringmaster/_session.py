@@ -47,14 +47,16 @@ class Result:
     tensors  NumPy arrays by name: views of the message, without a copy, writable; where alignment to their item size
              matters, np.require(a, requirements="A") copies if it must
     headers  strings by name
+    context  the session's opaque bytes from now on, if the action made others and no server keeps them
     """
 
-    __slots__ = ("_body", "headers", "tensors")
+    __slots__ = ("_body", "context", "headers", "tensors")
 
     def __init__(self, reply: Reply) -> None:
         self._body = reply.body
         self.tensors: Mapping[str, Array] = reply.tensors  # type: ignore[assignment]  # decoded ones are arrays
         self.headers: Mapping[str, str] = reply.headers
+        self.context = reply.context
 
     def __repr__(self) -> str:
         return f"<Result {self._body!r}, tensors {list(self.tensors)}>"
