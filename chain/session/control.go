@@ -70,7 +70,11 @@ func (s *Sessions) control(action string) chain.Handler {
 }
 
 func (s *Sessions) list(ctx context.Context, _ *ipc.Request) (any, error) {
-	prefix := prefixOf(owner(ctx))
+	who := owner(ctx)
+	if who == "" {
+		return nil, errNobody
+	}
+	prefix := prefixOf(who)
 	listed := []Listed{}
 	err := s.store.List(ctx, prefix, func(i Info) bool {
 		listed = append(listed, Listed{strings.TrimPrefix(i.Key, prefix), i.Version, i.Bytes, i.Idle.Seconds()})

@@ -18,11 +18,17 @@ type key struct {
 	id    string
 }
 
-// owner is whose sessions a request may use: those of the user that the kernel named when its client connected. What else tells clients apart belongs here.
+// nobody is the uid of a peer for whom the kernel named no user.
+const nobody = ^uint32(0)
+
+// owner is whose sessions a request may use: those of the user that the kernel named when its client connected. What else tells clients apart belongs here; "": nobody can say who it is.
 func owner(ctx context.Context) string {
 	peer, ok := chain.PeerFrom(ctx)
-	if !ok {
+	switch {
+	case !ok:
 		return "self"
+	case peer.UID == nobody:
+		return ""
 	}
 	return strconv.FormatUint(uint64(peer.UID), 10)
 }
@@ -32,8 +38,14 @@ func keyOf(ctx context.Context, id string) (key, error) {
 	if len(id) == 0 || len(id) > maxID || !printable(id) {
 		return key{}, ipc.Errorf(ipc.InvalidArgument, "invalid_argument", "the header session is %q; a session's id is 1 to %d characters of ASCII that can be seen", clip(id), maxID)
 	}
-	return key{owner(ctx), id}, nil
+	who := owner(ctx)
+	if who == "" {
+		return key{}, errNobody
+	}
+	return key{who, id}, nil
 }
+
+var errNobody = ipc.Errorf(ipc.PermissionDenied, "session_owner", "sessions belong to whoever began them, and it cannot be told who this is; use the Unix socket")
 
 func printable(id string) bool {
 	for i := range len(id) {

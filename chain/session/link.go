@@ -64,6 +64,8 @@ func (s *Sessions) Configure(cfg Config) error {
 		return err
 	}
 	cfg = cfg.withDefaults()
+	old := s.cfg.Load()
+	cfg.Store, cfg.Path, cfg.URL = old.Store, old.Path, old.URL
 	s.cfg.Store(&cfg)
 	if s.store != nil {
 		s.store.Limit(Limits{cfg.TTL, cfg.MaxSessions, cfg.MaxTotal})

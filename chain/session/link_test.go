@@ -536,6 +536,11 @@ func TestIDs(t *testing.T) {
 	if err != nil || r.Body[0] != 0 {
 		t.Errorf("%v, %v", r, err)
 	}
+	nobodys := as(t, nobody)
+	_, err = taken(nobodys, h, asked(t, "a", nil))
+	wantError(t, err, ipc.PermissionDenied, "session_owner")
+	_, err = taken(nobodys, h, &ipc.Request{Pool: controlPool, Action: "session_list"})
+	wantError(t, err, ipc.PermissionDenied, "session_owner")
 	if prefixOf("1/2") == "1/2/" || (key{"1", "2/a"}).affinity() == (key{"1/2", "a"}).affinity() || (key{"", ""}).affinity() == 0 {
 		t.Error("keys that look alike")
 	}

@@ -4,20 +4,28 @@ import (
 	"context"
 	"log/slog"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/chain/session"
 	"github.com/ringmasterd/ringmaster/internal/config"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
 // callChain is what a request passes between the gateway and the supervisor: the links of package chain, with what the file says of each.
 type callChain struct {
-	handler chain.Handler
+	handler  chain.Handler
+	sessions *session.Sessions
 }
 
 // newCallChain puts the links before a supervisor's Call, in the order a request meets them.
 func newCallChain(supervisor chain.Handler, file *config.File, log *slog.Logger) (*callChain, error) {
 	c := &callChain{}
-	c.handler = chain.New(supervisor)
+	var err error
+	if c.sessions, err = session.New(file.Sessions, log); err != nil {
+		return nil, err
+	}
+	c.handler = chain.New(supervisor, c.sessions.Link)
 	return c, c.configure(file)
 }
 
@@ -27,7 +35,10 @@ func (c *callChain) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, er
 }
 
 // configure has every link do what the file says now. An error changes nothing.
-func (c *callChain) configure(file *config.File) error { return nil }
+func (c *callChain) configure(file *config.File) error { return c.sessions.Configure(file.Sessions) }
 
 // close ends what the links have started and stores what they keep. Preconditions: no request is in the chain.
-func (c *callChain) close() error { return nil }
+func (c *callChain) close() error { return c.sessions.Close() }
+
+// collectors are the links' metrics.
+func (c *callChain) collectors() []prometheus.Collector { return []prometheus.Collector{c.sessions} }

@@ -121,8 +121,8 @@ new values, and the others are left alone. No request is lost.
 A pool whose new workers do not come up goes on as it was; that is told, and the exit
 status is 1. A file with mistakes changes nothing: they are printed with their lines, and the exit
 status is 2. Keys that a running server cannot change (socket, socket_group, max_message,
-memory, clients, drain_timeout, log.format) are named if they differ; they count from its
-next start. The log's level counts at once. ${VAR} in the file stands for what it stood
+memory, clients, sessions.store, path and url, drain_timeout, log.format) are named if
+they differ; they count from its next start. The log's level counts at once. ${VAR} in the file stands for what it stood
 for at the start.
 
 "systemctl reload ringmaster" and SIGHUP do the same, with the outcome in the log.`,

@@ -50,13 +50,16 @@ func (s *settings) drainTimeout() time.Duration {
 func needsRestart(running, now *settings) []string {
 	keys := []string{}
 	for key, differs := range map[string]bool{
-		"socket":        running.socket != now.socket,
-		"socket_group":  running.file.SocketGroup != now.file.SocketGroup,
-		"max_message":   running.file.Supervisor.MaxMessage != now.file.Supervisor.MaxMessage,
-		"memory":        running.file.Gateway.Memory != now.file.Gateway.Memory,
-		"clients":       running.file.Gateway.Clients != now.file.Gateway.Clients,
-		"drain_timeout": running.drainTimeout() != now.drainTimeout(),
-		"log.format":    running.logFormat != now.logFormat,
+		"socket":         running.socket != now.socket,
+		"socket_group":   running.file.SocketGroup != now.file.SocketGroup,
+		"max_message":    running.file.Supervisor.MaxMessage != now.file.Supervisor.MaxMessage,
+		"memory":         running.file.Gateway.Memory != now.file.Gateway.Memory,
+		"clients":        running.file.Gateway.Clients != now.file.Gateway.Clients,
+		"sessions.store": running.file.Sessions.Store != now.file.Sessions.Store,
+		"sessions.path":  running.file.Sessions.Path != now.file.Sessions.Path,
+		"sessions.url":   running.file.Sessions.URL != now.file.Sessions.URL,
+		"drain_timeout":  running.drainTimeout() != now.drainTimeout(),
+		"log.format":     running.logFormat != now.logFormat,
 	} {
 		if differs {
 			keys = append(keys, key)

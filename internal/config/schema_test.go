@@ -44,11 +44,13 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 	}{
 		{"the file", s, slices.Sorted(maps.Keys(fileFields))},
 		{"clients", s.Properties["clients"], slices.Sorted(maps.Keys(clientFields))},
+		{"sessions", s.Properties["sessions"], slices.Sorted(maps.Keys(sessionsFields))},
 		{"log", s.Properties["log"], slices.Sorted(maps.Keys(logFields))},
 		{"a pool", pool, slices.Sorted(maps.Keys(poolFields))},
 		{"limits", pool.Properties["limits"], slices.Sorted(maps.Keys(limitFields))},
 		{"rlimits", pool.Properties["rlimits"], slices.Sorted(maps.Keys(rlimitFields))},
 		{"an action", s.Defs["action"], slices.Sorted(maps.Keys(actionFields))},
+		{"a pool's session", pool.Properties["session"], slices.Sorted(maps.Keys(sessionFields))},
 		{"batch", s.Defs["action"].Properties["batch"], slices.Sorted(maps.Keys(batchFields))},
 	} {
 		if got := slices.Sorted(maps.Keys(tt.schema.Properties)); !slices.Equal(got, tt.keys) {
@@ -71,6 +73,8 @@ func TestSchemaWordsLoad(t *testing.T) {
 	pool := s.Defs["pool"].Properties
 	words := map[string][]string{
 		"log: {level: %}\npools: {a: {builtin: echo}}":                      s.Properties["log"].Properties["level"].Enum,
+		"sessions: {on_conflict: %}\npools: {a: {builtin: echo}}":           s.Properties["sessions"].Properties["on_conflict"].AnyOf[0].Enum,
+		"sessions: {on_store_failure: %}\npools: {a: {builtin: echo}}":      s.Properties["sessions"].Properties["on_store_failure"].AnyOf[0].Enum,
 		"log: {format: %}\npools: {a: {builtin: echo}}":                     s.Properties["log"].Properties["format"].Enum,
 		"pools: {a: {builtin: echo, devices: %}}":                           pool["devices"].AnyOf[0].Enum,
 		"pools: {a: {builtin: echo, workers: 1, weights: [1], balance: %}}": pool["balance"].AnyOf[0].Enum,
