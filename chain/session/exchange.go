@@ -54,11 +54,11 @@ func (x *exchange) size() int64 {
 // Recv implements [ipc.Replies]. The last reply comes when the session is stored.
 func (x *exchange) Recv(ctx context.Context) (*ipc.Reply, error) {
 	r, err := x.replies.Recv(ctx)
-	switch {
-	case err != nil:
+	if err != nil {
 		x.end()
 		return nil, err
-	case x.ended || r.Err != nil:
+	}
+	if x.ended || r.Err != nil {
 		x.end()
 		return r, nil
 	}
