@@ -102,13 +102,21 @@ func (x *exchange) told(r *ipc.Reply) *ipc.Reply {
 			mine.Headers = map[string]string{}
 		}
 		if x.stateless {
-			mine.Headers[degraded] = header
+			mine.Headers[degraded] = joined(mine.Headers[degraded], header)
 		} else {
 			mine.Headers[versionHeader] = strconv.FormatUint(x.is.Version, 10)
 		}
 	}
 	x.begun = true
 	return &mine
+}
+
+// joined puts one more reason after those that there are.
+func joined(others, reason string) string {
+	if others == "" {
+		return reason
+	}
+	return others + ", " + reason
 }
 
 func (x *exchange) end() {
