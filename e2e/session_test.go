@@ -22,6 +22,40 @@ import (
 	"github.com/ringmasterd/ringmaster/client"
 )
 
+// A reload changes what a running server can change of sessions, and keeps them.
+func TestSessionsAfterAReload(t *testing.T) {
+	s := serve(t, sessions("{store: memory}"), "llm")
+	c, ctx := s.dial(), testContext(t)
+	if _, _, err := say(ctx, c, "tea", "one"); err != nil {
+		t.Fatal(err)
+	}
+	s.reload(t, strings.Replace(sessions("{store: memory, max_bytes: 2KiB, on_conflict: abort}"), "session: {conversation: true}", "session: {conversation: false}", 1))
+	if got, version, err := say(ctx, c, "tea", "two"); err != nil || got.Turn != 1 || version != 2 || !slices.Equal(got.Asked, []string{"two"}) {
+		t.Errorf("%+v, version %d, %v", got, version, err)
+	}
+	s.reload(t, sessions("{store: memory, max_bytes: 2KiB}"))
+	if got, version, err := say(ctx, c, "tea", "three"); err != nil || got.Turn != 2 || version != 3 || !slices.Equal(got.Asked, []string{"one", "three"}) {
+		t.Errorf("%+v, version %d, %v", got, version, err)
+	}
+	_, _, err := say(ctx, c, "tea", strings.Repeat("x", 3000))
+	var e *client.Error
+	if !errors.As(err, &e) || e.Reason != "session_full" {
+		t.Errorf("beyond the new limit: %v", err)
+	}
+}
+
+// reload gives the server another configuration.
+func (s *server) reload(t *testing.T, config string) {
+	t.Helper()
+	file := filepath.Join(filepath.Dir(s.socket), "ringmaster.yaml")
+	if err := os.WriteFile(file, []byte(strings.ReplaceAll(config, "${SELF}", os.Args[0])), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, errs, code := s.output("reload"); code != 0 {
+		t.Fatalf("exit %d: %s%s", code, out, errs)
+	}
+}
+
 // sessions is a pool that converses, and where its sessions are kept.
 func sessions(store string) string {
 	return `

@@ -20,6 +20,7 @@ type exchange struct {
 	was, is   Stamp
 	context   []byte     // the session's bytes: those the worker got, and then those that it sent
 	messages  []ipc.Body // of the conversation, if this request is no part of it
+	others    int        // bytes of these
 	said      *said      // what this request adds to it; nil: nothing
 	strict    bool       // the client asked for a version
 	stateless bool       // the session could not be read or written, and the request goes on all the same
@@ -41,10 +42,7 @@ func (x *exchange) takes(ctx context.Context) {
 
 // size is about what the session takes as it is now.
 func (x *exchange) size() int64 {
-	n := len(x.context)
-	for _, m := range x.messages {
-		n += len(m)
-	}
+	n := len(x.context) + x.others
 	if x.said != nil {
 		n += x.said.size
 	}

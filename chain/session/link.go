@@ -157,6 +157,9 @@ func (x *exchange) load(ctx context.Context, req *ipc.Request) error {
 	}
 	if x.said == nil {
 		x.messages = r.messages
+		for _, m := range r.messages {
+			x.others += len(m)
+		}
 	}
 	if x.size() > x.cfg.MaxBytes {
 		return x.full()

@@ -36,7 +36,8 @@ nobody else sees it here, or can continue it.`,
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		SuggestionsMinimumDistance: 2,
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.sessionListCommand(), a.sessionShowCommand(), a.sessionRemoveCommand())
 	return cmd
