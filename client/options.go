@@ -18,11 +18,18 @@ type DialOption func(*dialConfig)
 type dialConfig struct {
 	address string
 	ring    uint64
+	token   string
+	arena   uint64
 }
 
-// WithAddress names the server's socket, unix:///path or a plain path, instead of the one that $RINGMASTER_SOCKET or the host's conventions name.
+// WithAddress names the server's socket, unix:///path or a plain path, or its port, tcp://127.0.0.1:8080, instead of the one that $RINGMASTER_SOCKET or the host's conventions name.
 func WithAddress(address string) DialOption {
 	return func(c *dialConfig) { c.address = address }
+}
+
+// WithToken sends a token with each request, which the server then takes for who asks. By TCP it needs one.
+func WithToken(token string) DialOption {
+	return func(c *dialConfig) { c.token = token }
 }
 
 // ringCapacity is how large each of a client's rings is, unless [WithRing] says otherwise: docs/decisions/0010-client-rings.md has the measurements.
@@ -32,6 +39,12 @@ const ringCapacity = 1 << 20
 // messages at a time. 0 is none: everything goes through the socket. The default is 1 MiB.
 func WithRing(bytes int) DialOption {
 	return func(c *dialConfig) { c.ring = uint64(max(0, bytes)) }
+}
+
+// WithArena lets the client ask for an arena of so many bytes when it has a large tensor to send, one on each connection: see [Client.Arena]. If the server has none to give, tensors travel in messages as ever. The
+// default is 0, none.
+func WithArena(bytes int) DialOption {
+	return func(c *dialConfig) { c.arena = uint64(max(0, bytes)) }
 }
 
 // CallOption adds to one call.
@@ -45,6 +58,16 @@ type callConfig struct {
 // WithTensors sends tensors with the request.
 func WithTensors(tensors ...Tensor) CallOption {
 	return func(c *callConfig) { c.req.Tensors = append(c.req.Tensors, tensors...) }
+}
+
+// WithOutputs says where the reply's tensors are to be written: into the memory of these, which [Arena.Tensor] returned, by name. Their dtypes and shapes mean nothing, only how many bytes they have. A reply's tensor that lies there
+// is a view of it, valid as long as that one; one that is larger, or whose worker cannot write there, comes in memory of its own as without this option, so look at the reply. Of a stream's chunks one at most has a tensor of a name there.
+func WithOutputs(tensors ...Tensor) CallOption {
+	return func(c *callConfig) {
+		for _, t := range tensors {
+			c.req.Outputs = append(c.req.Outputs, ipc.Output{Name: t.Name, Data: t.Data})
+		}
+	}
 }
 
 // WithHeaders sends headers with the request.

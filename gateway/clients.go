@@ -1,10 +1,13 @@
 package gateway
 
 import (
+	"math"
+	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/internal/arena"
 	"github.com/ringmasterd/ringmaster/internal/budget"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -15,13 +18,14 @@ const connectPause = time.Second
 // clients knows who is connected, and keeps each client to its limits: whatever one opens, others find room.
 //
 // A client is a process, by the pid that the kernel recorded when it connected. A child that inherits a connection counts as its parent, as it should: it asks in its name. A pid that is used again while a
-// connection of its former bearer lives on, in such a child, makes two processes one client; they share limits, nothing else.
+// connection of its former bearer lives on, in such a child, makes two processes one client; they share limits, nothing else. By TCP, where nobody knows the process, it is an address.
 type clients struct {
 	limits  Limits // immutable
 	most    int    // immutable: connections of all
 	spared  int    // immutable: of those, how many are kept for root and the server's own user
 	own     uint32 // immutable: the server's own user
 	memory  *budget.Budget
+	lent    *arena.Store
 	mu      sync.Mutex
 	open    int                    // guarded by mu: connections of all
 	rings   int64                  // guarded by mu: bytes of all connections' rings
@@ -35,6 +39,7 @@ type client struct {
 	id          ipc.Client // immutable
 	owner       *owner     // immutable
 	account     *budget.Account
+	arenas      *arena.Client
 	connections int // guarded by clients.mu
 }
 
@@ -47,7 +52,7 @@ type owner struct {
 func newClients(cfg Config, own uint32) *clients {
 	return &clients{
 		limits: cfg.Clients, most: cfg.MaxConnections, spared: min(16, cfg.MaxConnections/16), own: own,
-		memory: budget.New(cfg.Memory), byID: map[ipc.Client]*client{}, byUID: map[uint32]*owner{},
+		memory: budget.New(cfg.Memory), lent: cfg.Lent, byID: map[ipc.Client]*client{}, byUID: map[uint32]*owner{},
 	}
 }
 
@@ -56,7 +61,9 @@ func (cs *clients) enter(p chain.Peer) (*client, *ipc.Error) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	id := ipc.Client{UID: p.UID, PID: p.PID}
-	if id.PID <= 0 {
+	if p.Address != "" {
+		id.PID = addressID(p.Address)
+	} else if id.PID <= 0 {
 		cs.unnamed--
 		if cs.unnamed > 0 { // it went round
 			cs.unnamed = -1
@@ -79,13 +86,26 @@ func (cs *clients) enter(p chain.Peer) (*client, *ipc.Error) {
 		cs.byUID[id.UID] = u
 	}
 	if c == nil {
-		c = &client{id: id, owner: u, account: u.account.Account(cs.limits.InFlight)}
+		c = &client{id: id, owner: u, account: u.account.Account(cs.limits.InFlight), arenas: cs.lent.Client()}
 		cs.byID[id] = c
 	}
 	cs.open++
 	u.connections++
 	c.connections++
 	return c, nil
+}
+
+// addressID stands for a client's address where a process has its pid: the last bytes of it, and no pid.
+func addressID(address string) int32 {
+	from, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return math.MinInt32
+	}
+	b, six := from.Addr().Unmap().As16(), int32(0)
+	if from.Addr().Unmap().Is6() {
+		six = 1 << 24
+	}
+	return math.MinInt32 | six | int32(b[13])<<16 | int32(b[14])<<8 | int32(b[15])
 }
 
 // leave ends what enter counted. Preconditions: no request of the connection is open.

@@ -69,8 +69,8 @@ func (s *Sessions) control(action string) chain.Handler {
 	}
 }
 
-func (s *Sessions) list(ctx context.Context, _ *ipc.Request) (any, error) {
-	who := owner(ctx)
+func (s *Sessions) list(ctx context.Context, req *ipc.Request) (any, error) {
+	who := owner(ctx, req)
 	if who == "" {
 		return nil, errNobody
 	}
@@ -130,7 +130,7 @@ func named(ctx context.Context, req *ipc.Request) (key, error) {
 	if err := req.Body.Decode(&body); err != nil {
 		return key{}, err
 	}
-	return keyOf(ctx, body.Session)
+	return keyOf(ctx, req, body.Session)
 }
 
 func (s *Sessions) noStore(err error) error {

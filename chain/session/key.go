@@ -18,34 +18,33 @@ type key struct {
 	id    string
 }
 
-// nobody is the uid of a peer for whom the kernel named no user.
-const nobody = ^uint32(0)
-
-// owner is whose sessions a request may use: those of the user that the kernel named when its client connected. What else tells clients apart belongs here; "": nobody can say who it is.
-func owner(ctx context.Context) string {
+// owner is whose sessions a request may use: those of who asks by chain/auth's account, else of the user that the kernel named when its client connected, who has the same name there. "": nobody can say who it is.
+func owner(ctx context.Context, req *ipc.Request) string {
 	peer, ok := chain.PeerFrom(ctx)
 	switch {
+	case req.Principal != "":
+		return req.Principal
 	case !ok:
 		return "self"
-	case peer.UID == nobody:
+	case peer.UID == chain.NoID:
 		return ""
 	}
-	return strconv.FormatUint(uint64(peer.UID), 10)
+	return "user " + strconv.FormatUint(uint64(peer.UID), 10)
 }
 
-// keyOf names the session of a request that has one.
-func keyOf(ctx context.Context, id string) (key, error) {
+// keyOf names a session of whoever makes the request.
+func keyOf(ctx context.Context, req *ipc.Request, id string) (key, error) {
 	if len(id) == 0 || len(id) > maxID || !printable(id) {
 		return key{}, ipc.Errorf(ipc.InvalidArgument, "invalid_argument", "the header session is %q; a session's id is 1 to %d characters of ASCII that can be seen", clip(id), maxID)
 	}
-	who := owner(ctx)
+	who := owner(ctx, req)
 	if who == "" {
 		return key{}, errNobody
 	}
 	return key{who, id}, nil
 }
 
-var errNobody = ipc.Errorf(ipc.PermissionDenied, "session_owner", "sessions belong to whoever began them, and it cannot be told who this is; use the Unix socket")
+var errNobody = ipc.Errorf(ipc.PermissionDenied, "session_owner", "sessions belong to whoever began them, and it cannot be told who this is; use the Unix socket, or a token")
 
 func printable(id string) bool {
 	for i := range len(id) {

@@ -94,7 +94,7 @@ func (s *Sessions) Link(next chain.Handler) chain.Handler {
 		if !ok {
 			return next(ctx, req)
 		}
-		k, err := keyOf(ctx, id)
+		k, err := keyOf(ctx, req, id)
 		if err != nil {
 			return nil, err
 		}

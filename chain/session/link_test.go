@@ -196,7 +196,7 @@ func TestConversationGoesOn(t *testing.T) {
 
 // read is what the session of this user is now.
 func (s *Sessions) read(ctx context.Context, id string) (record, error) {
-	_, data, err := s.store.Load(ctx, key{owner(ctx), id}.String())
+	_, data, err := s.store.Load(ctx, key{owner(ctx, &ipc.Request{}), id}.String())
 	if err != nil {
 		return record{}, err
 	}
@@ -277,7 +277,7 @@ func TestStreams(t *testing.T) {
 	h := s.Link(answering(func(context.Context, *ipc.Request) []*ipc.Reply { return answer }).handle)
 	version := func(want uint64) {
 		t.Helper()
-		if stamp, _, err := s.store.Load(t.Context(), "1/s"); err != nil || stamp.Version != want {
+		if stamp, _, err := s.store.Load(t.Context(), "user%201/s"); err != nil || stamp.Version != want {
 			t.Fatalf("version %d, want %d; %v", stamp.Version, want, err)
 		}
 	}
@@ -387,7 +387,7 @@ func TestTheLineOfASessionIsBounded(t *testing.T) {
 	waiting := func() int {
 		s.turns.mu.Lock()
 		defer s.turns.mu.Unlock()
-		return len(s.turns.lines["1/s"])
+		return len(s.turns.lines["user%201/s"])
 	}
 	eventually(t, "a full line", func() bool { return waiting() == maxWaiting })
 	_, err := taken(as(t, 1), h, asked(t, "s", nil))
@@ -398,14 +398,14 @@ func TestTheLineOfASessionIsBounded(t *testing.T) {
 	wg.Wait()
 
 	// One that gives up waiting leaves the line.
-	must(t, s.turns.take(t.Context(), "1/s"))
+	must(t, s.turns.take(t.Context(), "user%201/s"))
 	ctx, cancel := context.WithCancel(as(t, 1))
 	gone := make(chan error)
-	go func() { gone <- s.turns.take(ctx, "1/s") }()
+	go func() { gone <- s.turns.take(ctx, "user%201/s") }()
 	eventually(t, "a wait", func() bool { return waiting() == 1 })
 	cancel()
 	wantError(t, <-gone, ipc.Cancelled, "cancelled")
-	s.turns.pass("1/s")
+	s.turns.pass("user%201/s")
 	if len(s.turns.lines) != 0 {
 		t.Error("a line is left")
 	}
@@ -476,7 +476,7 @@ func TestASessionThatHasGone(t *testing.T) {
 	must(t, err)
 	during = func() {
 		during = nil
-		_, err := s.store.Remove(t.Context(), "1/s")
+		_, err := s.store.Remove(t.Context(), "user%201/s")
 		must(t, err)
 		_, err = taken(as(t, 1), h, asked(t, "s", nil))
 		must(t, err)
@@ -536,11 +536,20 @@ func TestIDs(t *testing.T) {
 	if err != nil || r.Body[0] != 0 {
 		t.Errorf("%v, %v", r, err)
 	}
-	nobodys := as(t, nobody)
+	nobodys := as(t, chain.NoID)
 	_, err = taken(nobodys, h, asked(t, "a", nil))
 	wantError(t, err, ipc.PermissionDenied, "session_owner")
 	_, err = taken(nobodys, h, &ipc.Request{Pool: controlPool, Action: "session_list"})
 	wantError(t, err, ipc.PermissionDenied, "session_owner")
+	for i, principal := range []string{"token robot", "user 1", "token ci"} { // chain/auth goes before the kernel, and calls its users what we do
+		req := asked(t, "a", nil)
+		req.Principal = principal
+		r, err := taken(nobodys, h, req)
+		must(t, err)
+		if want := []byte{0, 1, 0}[i]; r.Body[0] != want {
+			t.Errorf("%s: %d, want %d", principal, r.Body[0], want)
+		}
+	}
 	if prefixOf("1/2") == "1/2/" || (key{"1", "2/a"}).affinity() == (key{"1/2", "a"}).affinity() || (key{"", ""}).affinity() == 0 {
 		t.Error("keys that look alike")
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/chain/auth"
 	"github.com/ringmasterd/ringmaster/chain/session"
 	"github.com/ringmasterd/ringmaster/internal/config"
 	"github.com/ringmasterd/ringmaster/ipc"
@@ -14,24 +15,33 @@ import (
 
 // callChain is what a request passes between the gateway and the supervisor: the links of package chain, with what the file says of each.
 type callChain struct {
-	handler  chain.Handler
+	auth     *auth.Auth
 	sessions *session.Sessions
+	handler  chain.Handler
 }
 
 // newCallChain puts the links before a supervisor's Call, in the order a request meets them.
 func newCallChain(supervisor chain.Handler, file *config.File, log *slog.Logger) (*callChain, error) {
 	c := &callChain{}
 	var err error
+	if c.auth, err = auth.New(file.Auth, file.Listen != ""); err != nil {
+		return nil, err
+	}
 	if c.sessions, err = session.New(file.Sessions, log); err != nil {
 		return nil, err
 	}
-	c.handler = chain.New(supervisor, c.sessions.Link)
+	c.handler = chain.New(supervisor, c.auth.Link, c.sessions.Link)
 	return c, c.configure(file)
 }
 
 // Call implements [gateway.Backend].
 func (c *callChain) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
 	return c.handler(ctx, req)
+}
+
+// admit has the link that knows who may do what do what the file says now, and returns what undoes that: whose right was taken back must not keep it until the pools have new workers.
+func (c *callChain) admit(file *config.File) (undo func(), _ error) {
+	return c.auth.Configure(file.Auth)
 }
 
 // configure has every link do what the file says now. An error changes nothing.
@@ -41,4 +51,6 @@ func (c *callChain) configure(file *config.File) error { return c.sessions.Confi
 func (c *callChain) close() error { return c.sessions.Close() }
 
 // collectors are the links' metrics.
-func (c *callChain) collectors() []prometheus.Collector { return []prometheus.Collector{c.sessions} }
+func (c *callChain) collectors() []prometheus.Collector {
+	return append(c.auth.Collectors(), c.sessions)
+}

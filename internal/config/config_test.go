@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ringmasterd/ringmaster/chain/auth"
 	"github.com/ringmasterd/ringmaster/chain/session"
 	"github.com/ringmasterd/ringmaster/gateway"
 	"github.com/ringmasterd/ringmaster/supervisor"
@@ -50,8 +51,25 @@ func TestDesignExample(t *testing.T) {
 func TestEveryKey(t *testing.T) {
 	f := parseFile(t, "full.yaml")
 	if f.Socket != "unix:///run/rm.sock" || f.SocketGroup != "models" || f.Log != (Log{"debug", "json"}) || f.Supervisor.MaxMessage != 128<<20 || f.Supervisor.DrainTimeout != 2*time.Minute ||
-		!reflect.DeepEqual(f.Gateway, gateway.Config{MaxMessage: 128 << 20, Memory: 2 << 30, Clients: gateway.Limits{Connections: 8, InFlight: 100}}) {
+		!reflect.DeepEqual(f.Gateway, gateway.Config{MaxMessage: 128 << 20, Memory: 2 << 30, Clients: gateway.Limits{Connections: 8, InFlight: 100}, Arenas: gateway.Arenas{Client: 64 << 20, Total: 512 << 20}, Origins: []string{"http://localhost:3000"}}) {
 		t.Errorf("got %+v", f)
+	}
+	if f.SocketMode != 0o666 || f.Listen != "localhost:8080" {
+		t.Errorf("got %+v", f)
+	}
+	if access := (auth.Config{
+		Given: true, NoOwner: true,
+		Roles: map[string]auth.Role{
+			"app":     {Allow: []auth.Rule{{Pools: []string{"a", "embed-*"}, Actions: []string{"*"}}, {Pools: []string{"b"}, Actions: []string{"rank"}, Weight: 5}}, Rate: 1.5, Burst: 10, InFlight: 16, Cost: 3 << 19},
+			"monitor": {Allow: []auth.Rule{{Pools: []string{"ringmaster"}, Actions: []string{"status"}}}},
+		},
+		Users: map[string][]string{"alice": {"app", "monitor"}, "1000": {"app"}, "*": {"monitor"}}, Groups: map[string][]string{"video": {"app"}}, CGroups: map[string][]string{"/system.slice/robot.service": {"app"}},
+		Tokens: map[string]auth.Token{
+			"robot": {Hash: "sha256:" + strings.Repeat("a1", 32), Roles: []string{"app"}, Expires: time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)},
+			"ci":    {Hash: "sha256:" + strings.Repeat("b2", 32), Roles: []string{"monitor"}, Expires: f.Auth.Tokens["ci"].Expires},
+		},
+	}); !reflect.DeepEqual(f.Auth, access) || !f.Auth.Tokens["ci"].Expires.Equal(time.Date(2027, 1, 1, 11, 0, 0, 0, time.UTC)) {
+		t.Errorf("got  %+v\nwant %+v", f.Auth, access)
 	}
 	b := supervisor.PoolConfig{Name: "b", Builtin: "echo", Devices: supervisor.Devices{None: true}, Balance: supervisor.Hash, AffinityWait: 2 * time.Second, Queue: 7, CPUs: []int{2, 0},
 		Actions: map[string]supervisor.ActionConfig{"embed": {Batch: supervisor.Batch{Max: 32, Delay: 2 * time.Millisecond}}, "rank": {Batch: supervisor.Batch{Max: 8}}}}
@@ -77,9 +95,24 @@ func TestEveryKey(t *testing.T) {
 	}
 }
 
+func TestNoArenas(t *testing.T) {
+	f, err := Parse("f", []byte("arenas: {client: 0}\npools: {a: {builtin: echo}}\n"), environment)
+	if err != nil || f.Gateway.Arenas != (gateway.Arenas{Off: true}) {
+		t.Errorf("got %+v, %v", f, err)
+	}
+}
+
 // Each mistake is told in full: place, key, value, and what would be right.
 func TestErrors(t *testing.T) {
 	for _, tt := range []struct{ name, yaml, want string }{
+		{"a role's keys", "auth: {roles: {a: {alow: []}}}", "f:1:20: auth.roles.a.alow: unknown key: did you mean allow?"},
+		{"a rate", "auth: {roles: {a: {rate: 50}}}", "f:1:26: auth.roles.a.rate: 50: use a number of requests in a time, such as 50/s, 100/m or 3000/h"},
+		{"no rate", "auth: {roles: {a: {rate: 0/s}}}", "f:1:26: auth.roles.a.rate: 0/s: use a number of requests in a time, such as 50/s, 100/m or 3000/h"},
+		{"a cost", "auth: {roles: {a: {cost: 1MB/s}}}", "f:1:26: auth.roles.a.cost: 1MB/s: use bytes a second, such as 20MiB/s (units: KiB, MiB, GiB)"},
+		{"an expiry", "auth: {tokens: {a: {expires: soon}}}", "f:1:30: auth.tokens.a.expires: soon: use a date such as 2027-01-01, or a time such as 2027-01-01T12:00:00Z"},
+		{"no list of roles", "auth: {users: {a: app}}", "f:1:19: auth.users.a: app: expected a list of roles, as in [app]"},
+		{"an owner", "auth: {owner: maybe}", "f:1:15: auth.owner: maybe: use true or false"},
+		{"an origin", "listen_origins: [localhost:3000]", "f:1:18: listen_origins: localhost:3000: use the origin of a page, http:// or https:// and its host, without a path, such as http://localhost:3000"},
 		{"empty", "", "f:1:1: pools: (none): the file is empty; a configuration begins with `pools:`"},
 		{"only a comment", "# x\n", "f:1:1: pools: (none): the file is empty; a configuration begins with `pools:`"},
 		{"null", "~\n", "f:1:1: pools: (none): the file is empty; a configuration begins with `pools:`"},
@@ -114,6 +147,8 @@ func TestErrors(t *testing.T) {
 		{"a fraction", "pools:\n  a: {builtin: echo, workers: 1.5}\n", "f:2:31: pools.a.workers: 1.5: use a whole number, 1 or more"},
 		{"negative queue", "pools:\n  a: {builtin: echo, queue: -1}\n", "f:2:29: pools.a.queue: -1: use a whole number, 0 or more"},
 		{"no unit", "pools:\n  a: {builtin: echo, timeout: 60}\n", "f:2:31: pools.a.timeout: 60: use a number with a unit (ms, s, m, h), such as 60s"},
+		{"arenas of all that are less than one client's", "arenas: {client: 1GiB, total: 1MiB}\npools: {a: {builtin: echo}}\n", "f:1:31: arenas.total: 1048576: use at least as much as arenas.client, what one process may have"},
+		{"no arenas, said at the wrong place", "arenas: {total: 0}\npools: {a: {builtin: echo}}\n", "f:1:17: arenas.total: 0: use a positive size such as 4GiB, or remove the key for the default"},
 		{"a drain of days", "drain_timeout: 48h\npools: {a: {builtin: echo}}\n", "f:1:16: drain_timeout: 48h0m0s: use a duration up to 24h, such as 30s"},
 		{"no time", "pools:\n  a: {builtin: echo, timeout: 0s}\n", "f:2:31: pools.a.timeout: 0s: use a positive duration such as 60s"},
 		{"a batch of one", "pools:\n  a: {builtin: echo, actions: {x: {batch: {max: 1}}}}\n", "f:2:49: pools.a.actions.x.batch.max: 1: use a whole number, 2 or more"},
@@ -208,11 +243,12 @@ func TestLocate(t *testing.T) {
 		err  error
 		want string
 	}{
-		{&supervisor.FieldError{Pool: "a", Field: "limits.rss", Value: 1, Want: "w"}, "full.yaml:34:12: pools.a.limits.rss: 1: w"},
-		{&supervisor.FieldError{Pool: "b", Field: "command", Value: "(none)", Want: "w"}, "full.yaml:44:6: pools.b.command: (none): w"},
+		{&supervisor.FieldError{Pool: "a", Field: "limits.rss", Value: 1, Want: "w"}, "full.yaml:35:12: pools.a.limits.rss: 1: w"},
+		{&supervisor.FieldError{Pool: "b", Field: "command", Value: "(none)", Want: "w"}, "full.yaml:45:6: pools.b.command: (none): w"},
+		{&auth.FieldError{Field: "auth.tokens.ci.hash", Value: "x", Want: "w"}, "testdata/tokens.yaml:2:12: auth.tokens.ci.hash: x: w"},
 		{&supervisor.FieldError{Field: "nonsense", Value: 1, Want: "w"}, "full.yaml:1:1: nonsense: 1: w"},
-		{&session.FieldError{Pool: "b", Field: "session.messages", Value: 1, Want: "w"}, "full.yaml:49:67: pools.b.session.messages: 1: w"},
-		{&session.FieldError{Field: "sessions.ttl", Value: 1, Want: "w"}, "full.yaml:10:8: sessions.ttl: 1: w"},
+		{&session.FieldError{Pool: "b", Field: "session.messages", Value: 1, Want: "w"}, "full.yaml:50:67: pools.b.session.messages: 1: w"},
+		{&session.FieldError{Field: "sessions.ttl", Value: 1, Want: "w"}, "full.yaml:11:8: sessions.ttl: 1: w"},
 		{errors.New("other"), "other"},
 	} {
 		if got := f.Locate(tt.err).Error(); got != tt.want {

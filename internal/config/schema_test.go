@@ -45,6 +45,11 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 		{"the file", s, slices.Sorted(maps.Keys(fileFields))},
 		{"clients", s.Properties["clients"], slices.Sorted(maps.Keys(clientFields))},
 		{"sessions", s.Properties["sessions"], slices.Sorted(maps.Keys(sessionsFields))},
+		{"auth", s.Properties["auth"], slices.Sorted(maps.Keys(authFields))},
+		{"a role", s.Defs["role"], slices.Sorted(maps.Keys(roleFields))},
+		{"a rule", s.Defs["rule"], slices.Sorted(maps.Keys(ruleFields))},
+		{"a token", s.Defs["token"], slices.Sorted(maps.Keys(tokenFields))},
+		{"arenas", s.Properties["arenas"], slices.Sorted(maps.Keys(arenaFields))},
 		{"log", s.Properties["log"], slices.Sorted(maps.Keys(logFields))},
 		{"a pool", pool, slices.Sorted(maps.Keys(poolFields))},
 		{"limits", pool.Properties["limits"], slices.Sorted(maps.Keys(limitFields))},
@@ -72,6 +77,7 @@ func TestSchemaWordsLoad(t *testing.T) {
 	s := readSchema(t)
 	pool := s.Defs["pool"].Properties
 	words := map[string][]string{
+		"socket_mode: %\npools: {a: {builtin: echo}}":                       s.Properties["socket_mode"].Enum,
 		"log: {level: %}\npools: {a: {builtin: echo}}":                      s.Properties["log"].Properties["level"].Enum,
 		"sessions: {on_conflict: %}\npools: {a: {builtin: echo}}":           s.Properties["sessions"].Properties["on_conflict"].AnyOf[0].Enum,
 		"sessions: {on_store_failure: %}\npools: {a: {builtin: echo}}":      s.Properties["sessions"].Properties["on_store_failure"].AnyOf[0].Enum,
