@@ -91,6 +91,9 @@ func say(ctx context.Context, c *client.Client, session, text string) (got chatt
 // A session goes on over frames, over HTTP, and in the hands of one worker; it can be looked at and removed; another one knows nothing of it.
 func TestSessions(t *testing.T) {
 	s := serve(t, sessions("{store: memory}"), "llm")
+	eventually(t, time.Minute, "all workers", func() bool { // a session goes home when its worker is ready
+		return !slices.ContainsFunc(s.workers("llm"), func(w worker) bool { return w.State != "ready" })
+	})
 	c, ctx := s.dial(), testContext(t)
 	pids := map[int]bool{}
 	for i := range 4 {
