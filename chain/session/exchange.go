@@ -52,12 +52,14 @@ func (x *exchange) size() int64 {
 // Recv implements [ipc.Replies]. The last reply comes when the session is stored.
 func (x *exchange) Recv(ctx context.Context) (*ipc.Reply, error) {
 	r, err := x.replies.Recv(ctx)
+	if err == nil && r.Err != nil {
+		err = r.Err
+	}
 	if err != nil {
 		x.end()
 		return nil, err
 	}
-	if x.ended || r.Err != nil {
-		x.end()
+	if x.ended {
 		return r, nil
 	}
 	if len(r.Context) > 0 {
