@@ -60,6 +60,8 @@ type Request struct {
 	// Principal is who asks, such as "user 1000" or "token robot", where chain/auth has looked; "": the Client's user is all that is known. It stays the same for as long as somebody has a role, and does not travel.
 	Principal string
 
+	Affinity uint64 // of requests with the same number it is good that the same worker gets them (`balance: hash`); 0: the client's. Does not travel
+
 	charge *budget.Charge // what the request holds of its client's memory, set by Serve for the Caller that passes it on; nil: nobody is charged. Does not travel
 }
 
@@ -88,6 +90,7 @@ type Reply struct {
 	Body    Body
 	Tensors []Tensor
 	Err     *Error // only with End
+	Context []byte // what the session's opaque bytes are from now on; empty: what they were
 }
 
 // Empty reports whether the reply carries neither body nor tensors, as a stream's END does.

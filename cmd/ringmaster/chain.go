@@ -4,16 +4,20 @@ import (
 	"context"
 	"log/slog"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/chain/auth"
+	"github.com/ringmasterd/ringmaster/chain/session"
 	"github.com/ringmasterd/ringmaster/internal/config"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
 // callChain is what a request passes between the gateway and the supervisor: the links of package chain, with what the file says of each.
 type callChain struct {
-	auth    *auth.Auth
-	handler chain.Handler
+	auth     *auth.Auth
+	sessions *session.Sessions
+	handler  chain.Handler
 }
 
 // newCallChain puts the links before a supervisor's Call, in the order a request meets them.
@@ -23,7 +27,10 @@ func newCallChain(supervisor chain.Handler, file *config.File, log *slog.Logger)
 	if c.auth, err = auth.New(file.Auth, file.Listen != ""); err != nil {
 		return nil, err
 	}
-	c.handler = chain.New(supervisor, c.auth.Link)
+	if c.sessions, err = session.New(file.Sessions, log); err != nil {
+		return nil, err
+	}
+	c.handler = chain.New(supervisor, c.auth.Link, c.sessions.Link)
 	return c, c.configure(file)
 }
 
@@ -38,7 +45,12 @@ func (c *callChain) admit(file *config.File) (undo func(), _ error) {
 }
 
 // configure has every link do what the file says now. An error changes nothing.
-func (c *callChain) configure(_ *config.File) error { return nil }
+func (c *callChain) configure(file *config.File) error { return c.sessions.Configure(file.Sessions) }
 
 // close ends what the links have started and stores what they keep. Preconditions: no request is in the chain.
-func (c *callChain) close() error { return nil }
+func (c *callChain) close() error { return c.sessions.Close() }
+
+// collectors are the links' metrics.
+func (c *callChain) collectors() []prometheus.Collector {
+	return append(c.auth.Collectors(), c.sessions)
+}

@@ -76,6 +76,7 @@ func (a *app) rootCommand() *cobra.Command {
 		a.drainCommand(),
 		a.reloadCommand(),
 		a.authCommand(),
+		a.sessionCommand(),
 		a.benchCommand(),
 		a.versionCommand(),
 		a.workerCommand(),

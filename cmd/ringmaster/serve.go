@@ -114,7 +114,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	s := &serving{app: a, sup: sup, links: links, ln: ln, port: port, log: logger, notify: notify, reloads: reloads, hangups: hangups, drain: running.drainTimeout()}
 	front := running.file.Gateway.WithMemory()
 	front.DrainTimeout, front.Logger, front.Lent = s.drain, logger, reloads.base.Arenas
-	front.Gate, front.Collectors = links.auth, links.auth.Collectors()
+	front.Gate, front.Collectors = links.auth, links.collectors()
 	limitHeap(front)
 	return s.run(ctx, front)
 }

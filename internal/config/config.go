@@ -19,6 +19,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/ringmasterd/ringmaster/chain/auth"
+	"github.com/ringmasterd/ringmaster/chain/session"
 	"github.com/ringmasterd/ringmaster/gateway"
 	"github.com/ringmasterd/ringmaster/internal/address"
 	"github.com/ringmasterd/ringmaster/supervisor"
@@ -33,6 +34,7 @@ type File struct {
 	Supervisor  supervisor.Config
 	Gateway     gateway.Config
 	Auth        auth.Config
+	Sessions    session.Config
 	Socket      string      // address to listen on
 	SocketGroup string      // name or number
 	SocketMode  os.FileMode // 0: the usual one
@@ -47,6 +49,7 @@ type File struct {
 // pool is what the file says of a pool: to the supervisor, and to the links of the call chain.
 type pool struct {
 	supervisor.PoolConfig
+	session session.PoolConfig
 }
 
 // Log says how to log.
@@ -87,6 +90,7 @@ var (
 			object(d, v, arenaFields, &f.Gateway.Arenas, "client and total, as in {client: 256MiB, total: 1GiB}")
 		},
 		"drain_timeout": func(d *decoder, v value, f *File) { d.duration(v, &f.Supervisor.DrainTimeout, 1, "30s") },
+		"sessions":      (*decoder).sessions,
 		"log":           func(d *decoder, v value, f *File) { object(d, v, logFields, &f.Log, "level and format") },
 	}
 	clientFields = fields[gateway.Limits]{
@@ -124,6 +128,14 @@ var (
 		"concurrency": func(d *decoder, v value, p *pool) { d.integer(v, &p.Concurrency, 1) },
 		"devices":     (*decoder).devices,
 		"balance":     (*decoder).balance,
+		"affinity_wait": func(d *decoder, v value, p *pool) {
+			if d.duration(v, &p.AffinityWait, 0, "500ms"); p.AffinityWait == 0 {
+				p.AffinityWait = -1 // not at all; the zero value is the default
+			}
+		},
+		"session": func(d *decoder, v value, p *pool) {
+			object(d, v, sessionFields, &p.session, "keys such as conversation")
+		},
 		"weights": func(d *decoder, v value, p *pool) {
 			d.integers(v, &p.Weights, 1, "a list of weights, as in [1, 3]")
 		},
@@ -231,6 +243,9 @@ func Parse(path string, data []byte, lookup func(string) (string, bool)) (*File,
 	if err := f.Gateway.Validate(); err != nil {
 		return nil, f.Locate(err)
 	}
+	if err := f.Sessions.Validate(); err != nil {
+		return nil, f.Locate(err)
+	}
 	if err := f.Auth.Validate(); err != nil {
 		return nil, f.Locate(err)
 	}
@@ -240,7 +255,7 @@ func Parse(path string, data []byte, lookup func(string) (string, bool)) (*File,
 	return f, nil
 }
 
-// Locate adds to a [*supervisor.FieldError], [*auth.FieldError] or [*gateway.FieldError] where in the file the field is. Other errors it returns as they are.
+// Locate adds to the FieldError of a package that is configured here where in the file the field is. Other errors it returns as they are.
 func (f *File) Locate(err error) error {
 	var access *auth.FieldError
 	if errors.As(err, &access) {
@@ -255,6 +270,9 @@ func (f *File) Locate(err error) error {
 	var front *gateway.FieldError
 	if errors.As(err, &front) {
 		return Errors{f.error(f.find(front.Field), front.Field, fmt.Sprint(front.Value), front.Want)}
+	}
+	if key, e := sessionMistake(err); e != nil {
+		return Errors{f.error(f.find(key), key, fmt.Sprint(e.Value), e.Want)}
 	}
 	var field *supervisor.FieldError
 	if !errors.As(err, &field) {
@@ -298,6 +316,7 @@ func (d *decoder) pools(v value, f *File) {
 		p := pool{PoolConfig: supervisor.PoolConfig{Name: e.name}}
 		object(d, e.value, poolFields, &p, "keys such as command")
 		f.Supervisor.Pools = append(f.Supervisor.Pools, p.PoolConfig)
+		f.poolSession(e.name, p.session)
 	}
 }
 
@@ -327,14 +346,7 @@ func (d *decoder) devices(v value, p *pool) {
 
 func (d *decoder) balance(v value, p *pool) {
 	var s string
-	if !d.text(v, &s, "a balance's name") {
-		return
-	}
-	if s == "hash" {
-		d.fail(v, s, "hash comes with a later version; use least-connection, round-robin or weighted")
-		return
-	}
-	if d.oneOf(v, &s, string(supervisor.LeastConnection), string(supervisor.RoundRobin), string(supervisor.Weighted)) {
+	if d.oneOf(v, &s, string(supervisor.LeastConnection), string(supervisor.RoundRobin), string(supervisor.Weighted), string(supervisor.Hash)) {
 		p.Balance = supervisor.Balance(s)
 	}
 }

@@ -44,6 +44,7 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 	}{
 		{"the file", s, slices.Sorted(maps.Keys(fileFields))},
 		{"clients", s.Properties["clients"], slices.Sorted(maps.Keys(clientFields))},
+		{"sessions", s.Properties["sessions"], slices.Sorted(maps.Keys(sessionsFields))},
 		{"auth", s.Properties["auth"], slices.Sorted(maps.Keys(authFields))},
 		{"a role", s.Defs["role"], slices.Sorted(maps.Keys(roleFields))},
 		{"a rule", s.Defs["rule"], slices.Sorted(maps.Keys(ruleFields))},
@@ -54,6 +55,7 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 		{"limits", pool.Properties["limits"], slices.Sorted(maps.Keys(limitFields))},
 		{"rlimits", pool.Properties["rlimits"], slices.Sorted(maps.Keys(rlimitFields))},
 		{"an action", s.Defs["action"], slices.Sorted(maps.Keys(actionFields))},
+		{"a pool's session", pool.Properties["session"], slices.Sorted(maps.Keys(sessionFields))},
 		{"batch", s.Defs["action"].Properties["batch"], slices.Sorted(maps.Keys(batchFields))},
 	} {
 		if got := slices.Sorted(maps.Keys(tt.schema.Properties)); !slices.Equal(got, tt.keys) {
@@ -77,6 +79,8 @@ func TestSchemaWordsLoad(t *testing.T) {
 	words := map[string][]string{
 		"socket_mode: %\npools: {a: {builtin: echo}}":                       s.Properties["socket_mode"].Enum,
 		"log: {level: %}\npools: {a: {builtin: echo}}":                      s.Properties["log"].Properties["level"].Enum,
+		"sessions: {on_conflict: %}\npools: {a: {builtin: echo}}":           s.Properties["sessions"].Properties["on_conflict"].AnyOf[0].Enum,
+		"sessions: {on_store_failure: %}\npools: {a: {builtin: echo}}":      s.Properties["sessions"].Properties["on_store_failure"].AnyOf[0].Enum,
 		"log: {format: %}\npools: {a: {builtin: echo}}":                     s.Properties["log"].Properties["format"].Enum,
 		"pools: {a: {builtin: echo, devices: %}}":                           pool["devices"].AnyOf[0].Enum,
 		"pools: {a: {builtin: echo, workers: 1, weights: [1], balance: %}}": pool["balance"].AnyOf[0].Enum,
