@@ -122,6 +122,14 @@ func (c *Config) withDefaults() Config {
 	return d
 }
 
+// Bound is how many bytes the cache takes at most; 0: it is not used.
+func (c *Config) Bound() int64 {
+	if !c.enabled() {
+		return 0
+	}
+	return c.withDefaults().MaxBytes
+}
+
 // enabled reports whether there is anything to do.
 func (c *Config) enabled() bool {
 	for _, p := range c.Pools {

@@ -15,11 +15,15 @@ type room struct {
 
 // take takes n bytes, or none if there are not as many.
 func (r *room) take(n int64) bool {
-	if r.held.Add(n) <= r.most.Load() {
-		return true
+	for {
+		held := r.held.Load()
+		if held+n > r.most.Load() {
+			return false
+		}
+		if r.held.CompareAndSwap(held, held+n) {
+			return true
+		}
 	}
-	r.held.Add(-n)
-	return false
 }
 
 func (r *room) give(n int64) { r.held.Add(-n) }

@@ -3,21 +3,32 @@ package main
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/chain/cache"
 	"github.com/ringmasterd/ringmaster/internal/config"
 	"github.com/ringmasterd/ringmaster/ipc"
+	"github.com/ringmasterd/ringmaster/supervisor"
 )
 
 // callChain is what a request passes between the gateway and the supervisor: the links of package chain, with what the file says of each.
 type callChain struct {
 	handler chain.Handler
+	cache   *cache.Cache
 }
 
 // newCallChain puts the links before a supervisor's Call, in the order a request meets them.
-func newCallChain(supervisor chain.Handler, file *config.File, log *slog.Logger) (*callChain, error) {
+func newCallChain(call chain.Handler, file *config.File, log *slog.Logger) (*callChain, error) {
 	c := &callChain{}
-	c.handler = chain.New(supervisor)
+	var err error
+	if c.cache, err = cache.New(file.Cache, cache.Options{}); err != nil {
+		return nil, err
+	}
+	c.handler = chain.New(call, c.cache.Link)
 	return c, c.configure(file)
 }
 
@@ -27,7 +38,22 @@ func (c *callChain) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, er
 }
 
 // configure has every link do what the file says now. An error changes nothing.
-func (c *callChain) configure(file *config.File) error { return nil }
+func (c *callChain) configure(file *config.File) error { return c.cache.Configure(file.Cache) }
+
+// reloaded tells the links which pools may answer differently from now on.
+func (c *callChain) reloaded(r supervisor.Reloaded) {
+	for _, names := range [][]string{r.Added, r.Removed, r.Changed, slices.Collect(maps.Keys(r.Kept))} {
+		for _, name := range names {
+			c.cache.Clear(name)
+		}
+	}
+}
+
+// collectors are what the links tell Prometheus.
+func (c *callChain) collectors() []prometheus.Collector { return c.cache.Collectors() }
 
 // close ends what the links have started and stores what they keep. Preconditions: no request is in the chain.
-func (c *callChain) close() error { return nil }
+func (c *callChain) close() error {
+	c.cache.Close()
+	return nil
+}

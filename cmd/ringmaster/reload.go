@@ -60,6 +60,7 @@ func (r *reloader) apply(ctx context.Context) (answer supervisor.ReloadAnswer, e
 	if answer.Reloaded, err = r.sup.Reload(ctx, r.config(next)); err != nil {
 		return answer, next.file.Locate(err)
 	}
+	r.links.reloaded(answer.Reloaded)
 	if err := r.links.configure(next.file); err != nil {
 		return answer, next.file.Locate(err)
 	}

@@ -68,6 +68,7 @@ func (a *app) rootCommand() *cobra.Command {
 		a.restartCommand(),
 		a.drainCommand(),
 		a.reloadCommand(),
+		a.cacheCommand(),
 		a.benchCommand(),
 		a.versionCommand(),
 		a.workerCommand(),

@@ -89,6 +89,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 		return fmt.Errorf("find this program's own file: %w", err)
 	}
 	reloads.base.Logger, reloads.base.OnReload = logger, reloads.reload
+	reloads.base.Control = map[string]func(context.Context, string) (any, error){clearCache: reloads.clearCache}
 	sup, err := supervisor.New(reloads.config(running))
 	if err != nil {
 		return running.file.Locate(err)
@@ -108,8 +109,8 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	}
 	s := &serving{app: a, sup: sup, links: links, ln: ln, log: logger, notify: notify, reloads: reloads, hangups: hangups, drain: running.drainTimeout()}
 	front := running.file.Gateway.WithMemory()
-	front.DrainTimeout, front.Logger = s.drain, logger
-	limitHeap(front)
+	front.DrainTimeout, front.Logger, front.Collectors = s.drain, logger, links.collectors()
+	limitHeap(front, running.file.Cache.Bound())
 	return s.run(ctx, front)
 }
 
