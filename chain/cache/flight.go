@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"slices"
 	"sync"
 
@@ -47,6 +48,10 @@ func (c *Cache) takeOff(w *waiter) *flight {
 	f.cancel = cancel
 	req, end := q.req.Fork()
 	req.Credit = flightCredit
+	if _, wish := req.Headers["cache"]; wish { // it has been granted
+		req.Headers = maps.Clone(req.Headers)
+		delete(req.Headers, "cache")
+	}
 	if req.Timeout > 0 { // those who join may have more time
 		req.Timeout = max(req.Timeout, q.pool.timeout)
 	}

@@ -150,8 +150,13 @@ var (
 			for _, e := range entries {
 				var a action
 				object(d, e.value, actionFields, &a, "keys such as batch and cache")
-				p.Actions[e.name] = a.ActionConfig
+				if a.ActionConfig != (supervisor.ActionConfig{}) { // else it is not the supervisor's affair
+					p.Actions[e.name] = a.ActionConfig
+				}
 				p.cached[e.name] = a.cache
+			}
+			if len(p.Actions) == 0 {
+				p.Actions = nil
 			}
 		},
 		"version": func(d *decoder, v value, p *pool) {
