@@ -24,7 +24,7 @@ type Config struct {
 	DrainTimeout   time.Duration // how long requests in flight may take once ctx has ended; 0: 30 s
 	Logger         *slog.Logger  // nil: slog.Default()
 
-	Collectors []prometheus.Collector // of the call chain's links, for GET /metrics
+	Collectors []prometheus.Collector // what the call chain has counted, for GET /metrics
 
 	helloTimeout time.Duration // how long a client may take to say hello; 0: 10 s
 }

@@ -59,8 +59,14 @@ func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 	if cfg.Draining != nil {
 		s.handlers.Go(s.awaitDraining)
 	}
+	cancelled := make(chan struct{})
+	context.AfterFunc(ctx, func() {
+		s.cancelAll()
+		close(cancelled)
+	})
 	err := s.run()
 	cancel(Errorf(Cancelled, "disconnected", "the connection to the requester is gone"))
+	<-cancelled
 	_ = t.Close() // or a handler could wait for ever for a peer that does not read
 	if s.drained.Load() {
 		err = nil
@@ -176,6 +182,15 @@ func (s *server) run() error {
 	}
 }
 
+// cancelAll ends the contexts of all open requests with ours.
+func (s *server) cancelAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range s.open {
+		w.ctx.Cancel(s.ctx.Err())
+	}
+}
+
 func (s *server) lookup(id uint64) *Responder {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -192,6 +207,7 @@ func (s *server) start(req *Request) error {
 	if req.Timeout > 0 {
 		due = time.Now().Add(req.Timeout)
 	}
+	w.ctx.Owned()
 	w.ctx.Begin(s.ctx, due)
 	refusal := s.room.begin(req)
 	s.mu.Lock()
@@ -221,6 +237,9 @@ func (s *server) start(req *Request) error {
 			refusal.RetryAfter = fullPause
 		}
 		return s.refuse(req.ID, refusal)
+	}
+	if err := s.ctx.Err(); err != nil {
+		w.ctx.Cancel(err) // cancelAll may not have seen it
 	}
 	s.room.hand(req, &w.charge)
 	if w.held {

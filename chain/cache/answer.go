@@ -76,18 +76,16 @@ func (c *Cache) hit(q *question, e *entry, age time.Duration) *replay {
 	} else {
 		q.action.meters.hits.Inc()
 	}
-	return &replay{cache: c, question: q, entry: e, said: said, age: age, parent: q.ctx}
+	return &replay{cache: c, question: q, entry: e, said: said, age: age}
 }
 
 // replay is the [ipc.Replies] of an entry. Whoever takes them sets the pace, so that a stream needs no other credit.
 type replay struct {
 	cache    *Cache
-	question *question // nil: nothing is asked in advance afterwards
-	req      *ipc.Request
+	question *question
 	entry    *entry
 	said     string
 	age      time.Duration
-	parent   context.Context
 	next     int   // reply
 	held     int64 // bytes of the last one, for which the client is charged
 }
@@ -97,19 +95,15 @@ func (r *replay) Recv(ctx context.Context) (*ipc.Reply, error) {
 	if r.next == len(r.entry.replies) {
 		return nil, io.EOF
 	}
-	for _, c := range [...]context.Context{r.parent, ctx} {
+	for _, c := range [...]context.Context{r.question.ctx, ctx} {
 		if c.Err() != nil {
 			r.next = len(r.entry.replies)
 			return nil, ipc.AsError(context.Cause(c))
 		}
 	}
 	kept := r.entry.replies[r.next]
-	req := r.req
-	if r.question != nil {
-		req = r.question.req
-	}
 	size := weigh(kept)
-	if err := req.Hand(size, r.held); err != nil {
+	if err := r.question.req.Hand(size, r.held); err != nil {
 		r.next = len(r.entry.replies)
 		return nil, err
 	}
@@ -119,7 +113,7 @@ func (r *replay) Recv(ctx context.Context) (*ipc.Reply, error) {
 		said = ""
 	}
 	out := handed(kept, said, r.age)
-	if out.End && r.question != nil {
+	if out.End {
 		r.cache.follow(r.question, kept, r.next == 1)
 	}
 	return out, nil

@@ -29,8 +29,8 @@ type hasher struct {
 }
 
 const (
-	flushAt   = 4 << 10  // bytes gathered before they are hashed
-	maxPooled = 2 << 20  // bytes of buffers that are kept: as many as the largest canonical form takes
+	flushAt   = 4 << 10 // bytes gathered before they are hashed
+	maxPooled = 2 << 20 // bytes of buffers that are kept: as many as the largest canonical form takes
 )
 
 var hashers = sync.Pool{New: func() any { return &hasher{sum: sha256.New()} }}

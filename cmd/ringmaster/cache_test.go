@@ -22,8 +22,8 @@ import (
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
-// web is a client of the server's HTTP.
-func (s *server) web() *http.Client {
+// scraper is a client of the server's HTTP.
+func (s *server) scraper() *http.Client {
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", s.socket)
 	}}
@@ -31,8 +31,8 @@ func (s *server) web() *http.Client {
 	return &http.Client{Transport: transport, Timeout: patience}
 }
 
-// metric sums up the values of a metric whose labels match.
-func (s *server) metric(web *http.Client, name, labels string) (sum float64) {
+// total sums up the values of a metric whose labels match.
+func (s *server) total(web *http.Client, name, labels string) (sum float64) {
 	s.t.Helper()
 	r, err := web.Get("http://localhost/metrics")
 	if err != nil {
@@ -101,11 +101,11 @@ func TestCacheCoalesces(t *testing.T) {
 	if n := s.ran("a"); n != 1 || said["miss"] != 1 || said["miss"]+said["coalesced"]+said["hit"] != many {
 		t.Errorf("it ran %d times: %v", n, said)
 	}
-	web := s.web()
-	if hits, shared := s.metric(web, "ringmaster_cache_hits_total", ""), s.metric(web, "ringmaster_cache_coalesced_total", `action="sleep"`); hits+shared != many-1 {
+	web := s.scraper()
+	if hits, shared := s.total(web, "ringmaster_cache_hits_total", ""), s.total(web, "ringmaster_cache_coalesced_total", `action="sleep"`); hits+shared != many-1 {
 		t.Errorf("%v hits, %v shared", hits, shared)
 	}
-	if n := s.metric(web, "ringmaster_cache_entries", ""); n != 1 {
+	if n := s.total(web, "ringmaster_cache_entries", ""); n != 1 {
 		t.Errorf("%v entries", n)
 	}
 }
@@ -113,7 +113,7 @@ func TestCacheCoalesces(t *testing.T) {
 // The one who asked first may die: the others have their answer.
 func TestCacheLeaderDies(t *testing.T) {
 	s := serve(t, sleeping)
-	web := s.web()
+	web := s.scraper()
 	leader := s.begin("call", "a", "sleep", "-d", `{"seconds": 1}`)
 	eventually(t, "the first to run", func() bool { return s.status().Pools[0].InFlight == 1 })
 	answer := make(chan error, 1)
@@ -124,7 +124,7 @@ func TestCacheLeaderDies(t *testing.T) {
 		}
 		answer <- err
 	}()
-	eventually(t, "another to join", func() bool { return s.metric(web, "ringmaster_cache_coalesced_total", "") == 1 })
+	eventually(t, "another to join", func() bool { return s.total(web, "ringmaster_cache_coalesced_total", "") == 1 })
 	if err := leader.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func TestCacheLeaderDies(t *testing.T) {
 // The worker may die: an action that may run twice does, once for all.
 func TestCacheWorkerDies(t *testing.T) {
 	s := serve(t, sleeping)
-	web := s.web()
+	web := s.scraper()
 	var wg sync.WaitGroup
 	for range 10 {
 		wg.Go(func() {
@@ -145,13 +145,13 @@ func TestCacheWorkerDies(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "all to wait", func() bool { return s.metric(web, "ringmaster_cache_coalesced_total", "") == 9 })
+	eventually(t, "all to wait", func() bool { return s.total(web, "ringmaster_cache_coalesced_total", "") == 9 })
 	eventually(t, "the worker to have it", func() bool { return s.status().Pools[0].InFlight == 1 })
 	if err := syscall.Kill(s.worker().PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	wg.Wait()
-	if n := s.metric(web, "ringmaster_cache_misses_total", ""); n != 1 {
+	if n := s.total(web, "ringmaster_cache_misses_total", ""); n != 1 {
 		t.Errorf("%v misses", n)
 	}
 }
@@ -298,7 +298,7 @@ func TestCacheClear(t *testing.T) {
 // What HTTP's clients say and are told.
 func TestCacheOverHTTP(t *testing.T) {
 	s := serve(t, "pools: {a: {builtin: echo, actions: {echo: {cache: {ttl: 10m}}}}}")
-	web := s.web()
+	web := s.scraper()
 	for i, step := range []struct{ wish, want string }{{"", "miss"}, {"", "hit"}, {"refresh", "miss"}, {"no-store", "hit"}, {"", "hit"}, {"often", ""}} {
 		body := []byte(`{"jsonrpc": "2.0", "id": 1, "method": "a.echo", "params": {"x": 1}}`)
 		req, err := http.NewRequest(http.MethodPost, "http://localhost/rpc", bytes.NewReader(body))
@@ -327,13 +327,13 @@ pools:
   a: {builtin: echo, actions: {echo: {then: [{pool: b, action: sleep, body: {seconds: $reply.next}}]}}}
   b: {builtin: sleep, actions: {sleep: {cache: {ttl: 10m}}}}
 `)
-	web := s.web()
+	web := s.scraper()
 	s.one("a", "echo", map[string]any{"next": 0.001})
-	eventually(t, "the answer in advance", func() bool { return s.metric(web, "ringmaster_cache_entries", "") == 1 })
+	eventually(t, "the answer in advance", func() bool { return s.total(web, "ringmaster_cache_entries", "") == 1 })
 	if _, said := s.one("b", "sleep", map[string]any{"seconds": 0.001}); said != "prefetched" {
 		t.Error(said)
 	}
-	if n := s.metric(web, "ringmaster_prefetch_used_total", `pool="b"`); n != 1 || s.ran("b") != 1 {
+	if n := s.total(web, "ringmaster_prefetch_used_total", `pool="b"`); n != 1 || s.ran("b") != 1 {
 		t.Errorf("%v used, %d runs", n, s.ran("b"))
 	}
 	busy, free := context.WithCancel(t.Context())
@@ -341,7 +341,7 @@ pools:
 	go func() { _, _ = s.client.Call(busy, "b", "sleep", map[string]any{"seconds": 1000}) }()
 	eventually(t, "the worker to be busy", func() bool { return s.status().Pools[1].InFlight == 1 })
 	s.one("a", "echo", map[string]any{"next": 0.002})
-	eventually(t, "the refusal", func() bool { return s.metric(web, "ringmaster_prefetch_refused_total", "") == 1 })
+	eventually(t, "the refusal", func() bool { return s.total(web, "ringmaster_prefetch_refused_total", "") == 1 })
 	free()
 	// One that runs when the server is told to end is cancelled: the cleanup would take half an hour otherwise.
 	eventually(t, "the worker to be free", func() bool { return s.status().Pools[1].InFlight == 0 })

@@ -22,13 +22,13 @@ type callChain struct {
 }
 
 // newCallChain puts the links before a supervisor's Call, in the order a request meets them.
-func newCallChain(call chain.Handler, file *config.File, log *slog.Logger) (*callChain, error) {
+func newCallChain(sup *supervisor.Supervisor, file *config.File, log *slog.Logger) (*callChain, error) {
 	c := &callChain{}
 	var err error
 	if c.cache, err = cache.New(file.Cache, cache.Options{}); err != nil {
 		return nil, err
 	}
-	c.handler = chain.New(call, c.cache.Link)
+	c.handler = chain.New(sup.Call, c.cache.Link)
 	return c, c.configure(file)
 }
 
@@ -49,7 +49,7 @@ func (c *callChain) reloaded(r supervisor.Reloaded) {
 	}
 }
 
-// collectors are what the links tell Prometheus.
+// collectors are what the links have counted, for Prometheus.
 func (c *callChain) collectors() []prometheus.Collector { return c.cache.Collectors() }
 
 // close ends what the links have started and stores what they keep. Preconditions: no request is in the chain.

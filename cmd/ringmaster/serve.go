@@ -98,7 +98,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 		return a.check(running.file, running.socket)
 	}
 	reloads.sup = sup
-	links, err := newCallChain(sup.Call, running.file, logger)
+	links, err := newCallChain(sup, running.file, logger)
 	if err != nil {
 		return running.file.Locate(err)
 	}

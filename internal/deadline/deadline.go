@@ -12,14 +12,18 @@ import (
 type Context struct {
 	context.Context // the parent
 	due             time.Time
+	owned           bool // see Owned
 
-	mu      sync.Mutex
-	done    chan struct{} // guarded by mu; nil until asked for
-	err     error         // guarded by mu; why it has ended
-	timer   *time.Timer   // guarded by mu; like orphan, nil until done or a callback is there
-	orphan  func() bool   // guarded by mu; ends the parent's interest
-	calls   []*func()     // guarded by mu; to be called at the end
-	watched bool          // guarded by mu
+	mu       sync.Mutex
+	done     chan struct{} // guarded by mu; nil until asked for
+	err      error         // guarded by mu; why it has ended
+	watched  bool          // guarded by mu; it ends by itself when its parent or its time does
+	timer    *time.Timer   // guarded by mu; nil until it is watched
+	stop     func() bool   // guarded by mu; ends the parent's interest, if that is of another type
+	calls    []*func()     // guarded by mu; to be called at the end
+	children *Context      // guarded by mu; the first of those that are watched
+
+	next, prev *Context // guarded by the parent's mu, if that is a Context: its other children
 }
 
 // Begin makes c a child of parent that ends at due; the zero time: when its parent does. Cancel has to be called in the end.
@@ -31,6 +35,9 @@ func (c *Context) Begin(parent context.Context, due time.Time) {
 		c.due = d
 	}
 }
+
+// Owned says that whoever began c cancels it when its parent ends: it does not look itself.
+func (c *Context) Owned() { c.owned = true }
 
 // Deadline implements [context.Context].
 func (c *Context) Deadline() (time.Time, bool) { return c.due, !c.due.IsZero() }
@@ -73,12 +80,67 @@ func (c *Context) watch() {
 		return
 	}
 	c.watched = true
-	if c.Context.Done() != nil {
-		c.orphan = context.AfterFunc(c.Context, func() { c.Cancel(c.Context.Err()) })
+	switch parent, ok := c.Context.(*Context); {
+	case c.owned:
+	case ok:
+		if err := parent.adopt(c); err != nil {
+			c.end(err)
+			return
+		}
+	case c.Context.Done() != nil:
+		c.stop = context.AfterFunc(c.Context, func() { c.Cancel(c.Context.Err()) })
 	}
 	if d, ok := c.Context.Deadline(); !c.due.IsZero() && (!ok || c.due.Before(d)) { // else the parent says it
 		c.timer = time.AfterFunc(time.Until(c.due), func() { c.Cancel(context.DeadlineExceeded) })
 	}
+}
+
+// adopt makes c end a child when it ends; the error says that it has ended.
+func (c *Context) adopt(child *Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.watch()
+	if c.err != nil {
+		return c.err
+	}
+	if child.next = c.children; child.next != nil {
+		child.next.prev = child
+	}
+	c.children = child
+	return nil
+}
+
+// pop lets a child go, or returns nil.
+func (c *Context) pop() *Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	child := c.children
+	if child == nil {
+		return nil
+	}
+	if c.children = child.next; c.children != nil {
+		c.children.prev = nil
+	}
+	child.next = nil
+	return child
+}
+
+// disown ends what adopt began.
+func (c *Context) disown(child *Context) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case child.prev != nil:
+		child.prev.next = child.next
+	case c.children == child:
+		c.children = child.next
+	default: // c has let it go
+		return
+	}
+	if child.next != nil {
+		child.next.prev = child.prev
+	}
+	child.next, child.prev = nil, nil
 }
 
 // AfterFunc has f called on a goroutine of its own once c has ended. stop reports whether it has prevented that. Package context looks for this method when it makes children.
@@ -112,20 +174,34 @@ func (c *Context) Cancel(err error) {
 		c.mu.Unlock()
 		return
 	}
+	c.end(err)
+	calls, stop := c.calls, c.stop
+	c.calls, c.stop = nil, nil
+	parent, adopted := c.Context.(*Context)
+	adopted = adopted && c.watched && !c.owned
+	c.mu.Unlock()
+	if adopted {
+		parent.disown(c)
+	}
+	if stop != nil {
+		stop()
+	}
+	for child := c.pop(); child != nil; child = c.pop() {
+		child.Cancel(err)
+	}
+	for _, call := range calls {
+		go (*call)()
+	}
+}
+
+// end marks c as ended. Preconditions: mu is held, and it has not ended.
+func (c *Context) end(err error) {
 	c.err = err
 	if c.done != nil {
 		close(c.done)
 	}
-	calls, timer, orphan := c.calls, c.timer, c.orphan
-	c.calls, c.timer, c.orphan = nil, nil, nil
-	c.mu.Unlock()
-	if timer != nil {
-		timer.Stop()
-	}
-	if orphan != nil {
-		orphan()
-	}
-	for _, call := range calls {
-		go (*call)()
+	if c.timer != nil {
+		c.timer.Stop()
+		c.timer = nil
 	}
 }

@@ -141,8 +141,35 @@ func TestConcurrentUse(t *testing.T) {
 			defer stop()
 			<-child.Done()
 		})
+		grandchildren := make([]*Context, 4)
+		for i := range grandchildren {
+			grandchildren[i] = begin(t, c, time.Time{})
+			all.Go(func() { <-grandchildren[i].Done() })
+			all.Go(func() {
+				if i%2 == 0 {
+					grandchildren[i].Cancel(context.Canceled)
+				}
+			})
+		}
 		all.Wait()
 	}
+}
+
+// One that is owned waits for its owner; its children hear of the end through it.
+func TestOwned(t *testing.T) {
+	parent, cancel := context.WithCancel(t.Context())
+	c := new(Context)
+	c.Owned()
+	c.Begin(parent, time.Time{})
+	child, done := begin(t, c, time.Now().Add(time.Hour)), make(chan struct{})
+	child.AfterFunc(func() { close(done) })
+	cancel()
+	if c.watched && c.stop != nil {
+		t.Error("it looks at its parent itself")
+	}
+	c.Cancel(parent.Err())
+	<-done
+	ended(t, child, context.Canceled)
 }
 
 // Values are the parent's.
