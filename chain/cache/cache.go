@@ -168,7 +168,7 @@ func (c *Cache) Link(next chain.Handler) chain.Handler {
 			return next(ctx, req)
 		}
 		a := p.actions[req.Action]
-		if a == nil || req.Background || !plain(req.Tensors) {
+		if a == nil || !plain(req) {
 			return next(ctx, req)
 		}
 		return c.answer(&question{ctx: ctx, req: req, next: next, settings: s, pool: p, action: a})

@@ -92,7 +92,7 @@ func TestRefreshWins(t *testing.T) {
 // Errors, answers that others have made up, and streams that break off are not kept.
 func TestWhatIsNotKept(t *testing.T) {
 	broken := ipc.Errorf(ipc.Internal, "handler", "no")
-	for what, make := range map[string]func() (ipc.Replies, error){
+	for what, answer := range map[string]func() (ipc.Replies, error){
 		"refused": func() (ipc.Replies, error) { return nil, broken },
 		"error":   func() (ipc.Replies, error) { return &scripted{err: broken}, nil },
 		"broken off": func() (ipc.Replies, error) {
@@ -114,7 +114,7 @@ func TestWhatIsNotKept(t *testing.T) {
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
-			w := &workers{handle: func(context.Context, *ipc.Request) (ipc.Replies, error) { return make() }}
+			w := &workers{handle: func(context.Context, *ipc.Request) (ipc.Replies, error) { return answer() }}
 			h := start(t, one(nil), w)
 			for range 2 {
 				got, err := h.all(t.Context(), request("x"))

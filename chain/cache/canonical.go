@@ -144,7 +144,7 @@ func (c *canonical) float(t byte, b []byte) ([]byte, bool) {
 	if len(b) < width {
 		return nil, false
 	}
-	if f := math.Float32frombits(binary.BigEndian.Uint32(b)); t == 0xca && f == f { //nolint:staticcheck // not so for what is not a number
+	if f := math.Float32frombits(binary.BigEndian.Uint32(b)); t == 0xca && f == f { // not so for what is not a number
 		c.out = binary.BigEndian.AppendUint64(append(c.out, 0xcb), math.Float64bits(float64(f)))
 		return b[width:], true
 	}

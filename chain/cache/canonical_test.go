@@ -262,7 +262,7 @@ func plainly(v any) string {
 		fmt.Fprint(&s, keys) // in the order of the keys
 		return s.String()
 	case float32:
-		if v != v { //nolint:staticcheck // not a number, which has no other width
+		if v != v { // not a number, which has no other width
 			return fmt.Sprintf("n%x", math.Float32bits(v))
 		}
 		return fmt.Sprintf("f%x", math.Float64bits(float64(v)))

@@ -23,5 +23,5 @@
 //
 // What will probably be asked next (named in the configuration, or learned) is asked in advance, as background work that a pool takes only if a worker is idle; prefetch.go.
 //
-// Files, in reading order: config.go, cache.go, canonical.go, key.go, identity.go, entry.go, store.go, flight.go, waiter.go, stale.go, prefetch.go, template.go, learn.go, metrics.go.
+// Files, in reading order: config.go, cache.go, canonical.go, key.go, identity.go, plain.go, answer.go, entry.go, store.go, flight.go, waiter.go, stale.go, prefetch.go, template.go, learn.go, metrics.go.
 package cache

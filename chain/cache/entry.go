@@ -67,7 +67,7 @@ func keepable(r *ipc.Reply) bool {
 			return false
 		}
 	}
-	return r.Err == nil && plain(r.Tensors)
+	return r.Err == nil && here(r.Tensors)
 }
 
 // handed is a reply for one who may change it, though not what its body and tensors refer to. said, if not "", is told as header `cache`, unless another link has told where the reply is from; age goes with it if it is not negative.

@@ -139,7 +139,7 @@ func TestFlightFails(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%v", what, begun), func(t *testing.T) {
 				gate := make(chan struct{})
 				var n atomic.Int32
-				w := &workers{handle: func(_ context.Context, req *ipc.Request) (ipc.Replies, error) {
+				w := &workers{handle: func(context.Context, *ipc.Request) (ipc.Replies, error) {
 					if n.Add(1) > 1 {
 						return answers(&ipc.Reply{End: true}), nil
 					}
@@ -174,12 +174,13 @@ func TestFlightFails(t *testing.T) {
 // Who joins a stream in its midst gets it from the beginning, live; a reader that does not read holds nobody up while it may be kept.
 func TestStreamIsShared(t *testing.T) {
 	gate := make(chan struct{})
-	script := make([]*ipc.Reply, 20)
-	for i := range script {
-		script[i] = reply(false, i)
+	var script []*ipc.Reply
+	for i := range 20 {
+		script = append(script, reply(false, i))
 	}
+	script = append(script, &ipc.Reply{End: true})
 	w := &workers{handle: func(context.Context, *ipc.Request) (ipc.Replies, error) {
-		return &scripted{replies: append(script, &ipc.Reply{End: true}), gate: gate}, nil
+		return &scripted{replies: script, gate: gate}, nil
 	}}
 	h := start(t, one(nil), w)
 	slow, err := h.handler(t.Context(), request("x"))
@@ -278,7 +279,7 @@ func (s *watchedScript) Recv(ctx context.Context) (*ipc.Reply, error) {
 func TestFlightsUnderLoad(t *testing.T) {
 	var n atomic.Int64
 	w := &workers{}
-	w.handle = func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
+	w.handle = func(_ context.Context, req *ipc.Request) (ipc.Replies, error) {
 		i := n.Add(1)
 		switch {
 		case i%7 == 0:

@@ -152,16 +152,6 @@ func version(text string, epoch uint64) Key {
 	return sha256.Sum256(append(binary.LittleEndian.AppendUint64(nil, epoch), text...))
 }
 
-// plain reports whether all of a request travels with it. One with tensors that lie elsewhere can be neither compared nor asked again later.
-func plain(tensors []ipc.Tensor) bool {
-	for i := range tensors {
-		if tensors[i].Data == nil && len(tensors[i].Shape) > 0 {
-			return false
-		}
-	}
-	return true
-}
-
 func cloneHeaders(h map[string]string, more int) map[string]string {
 	if h == nil && more == 0 {
 		return nil

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"maps"
 	"testing"
@@ -91,14 +92,14 @@ func TestKeyOfOtherBodies(t *testing.T) {
 		return h.key(t.Context(), r, p, p.actions["a"])
 	}
 	twice := "\x82\xa1a\x01\xa1a\x02"
-	if key(twice) != key(twice) || key(twice) == key("\x82\xa1a\x02\xa1a\x01") || key(twice) == key("\x81\xa1a\x02") {
+	if key(twice) != key(string([]byte(twice))) || key(twice) == key("\x82\xa1a\x02\xa1a\x01") || key(twice) == key("\x81\xa1a\x02") {
 		t.Error("a map with a key twice")
 	}
 	if key("") != key("\xc0") {
 		t.Error("no body is not nil")
 	}
 	large := append([]byte{0xc6, 0, 0x20, 0, 0}, make([]byte, 2<<20)...)
-	if key(string(large)) != key(string(large)) || key(string(large)) == key(string(large[:len(large)-1])) {
+	if key(string(large)) != key(string(bytes.Clone(large))) || key(string(large)) == key(string(large[:len(large)-1])) {
 		t.Error("a large body")
 	}
 }

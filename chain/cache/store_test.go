@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -78,6 +79,23 @@ func TestFloodStaysInItsBounds(t *testing.T) {
 	}
 	if n := room.held.Load(); n > most {
 		t.Errorf("%d bytes are held, of %d from now on", n, most)
+	}
+}
+
+// What has lived as long as it may gives its bytes back, though nobody asks for it.
+func TestDeadEntriesLeave(t *testing.T) {
+	h := start(t, one(func(a *Action) { a.Stale = testTTL }), echoing())
+	h.says(saidMiss, request("x"))
+	s := h.store.Load()
+	for _, step := range []struct {
+		pass time.Duration
+		want int
+	}{{testTTL, 1}, {testTTL + 2*time.Second, 0}} { // otter's wheel turns about once a second
+		h.clock.pass(step.pass)
+		s.entries.CleanUp()
+		if n := s.entries.EstimatedSize(); n != step.want || (s.room.held.Load() == 0) != (n == 0) {
+			t.Errorf("%d entries, %d bytes", n, s.room.held.Load())
+		}
 	}
 }
 

@@ -148,7 +148,7 @@ func (w *waiter) Recv(ctx context.Context) (*ipc.Reply, error) {
 }
 
 // take takes the next reply if it is there, else says how the flight ended, or what to wait for.
-func (w *waiter) take() (r *ipc.Reply, err *ipc.Error, wake <-chan struct{}) { //nolint:revive // they are alternatives
+func (w *waiter) take() (r *ipc.Reply, err *ipc.Error, wake <-chan struct{}) {
 	f := w.flight
 	f.mu.Lock()
 	defer f.mu.Unlock()

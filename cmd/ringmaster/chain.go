@@ -22,7 +22,7 @@ type callChain struct {
 }
 
 // newCallChain puts the links before a supervisor's Call, in the order a request meets them.
-func newCallChain(sup *supervisor.Supervisor, file *config.File, log *slog.Logger) (*callChain, error) {
+func newCallChain(sup *supervisor.Supervisor, file *config.File, _ *slog.Logger) (*callChain, error) {
 	c := &callChain{}
 	var err error
 	if c.cache, err = cache.New(file.Cache, cache.Options{}); err != nil {
