@@ -17,7 +17,7 @@
 // # Flights
 //
 // A flight has a goroutine that asks the next link and gathers the answer; whoever asked, the first one included, reads it at his own pace, and leaves when his context ends. The flight is cancelled when the last one has left. What is too large to
-// be kept is handed through: then the slowest reader sets the pace, as there is no room for what he has not read.
+// be kept is handed through: then the slowest reader sets the pace, as there is no room for what he has not read, until others have waited for him for too long.
 //
 // # Prefetch
 //

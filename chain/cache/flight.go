@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -17,7 +18,7 @@ const flightCredit = 16
 // flight is one request on its way to a worker and back, for everybody who asks the same meanwhile.
 //
 //	take off ──▶ begun ──▶ replies … END ──▶ ended: the answer is kept
-//	                │         └─ too large, no room: not whole, nobody may join any more, and the slowest reader sets the pace
+//	                │         └─ too large, no room: not whole, nobody may join any more, and the slowest reader sets the pace, for a while
 //	                └─ the last one has left: cancelled
 type flight struct {
 	cache  *Cache
@@ -224,22 +225,76 @@ func (f *flight) trim() {
 	}
 }
 
-// pace waits, where the answer is not being kept, until everybody has taken what came.
+// maxDelay is how long in all a reader of what is handed through may make others wait before it is left behind.
+const maxDelay = 10 * time.Second
+
+// pace waits, where the answer is not being kept, until everybody has taken what came, or has been left behind.
 func (f *flight) pace(ctx context.Context) error {
+	var slow []*waiter // for whom others wait
+	since := time.Now()
 	for {
 		f.mu.Lock()
+		now := time.Now()
+		for _, w := range slow {
+			w.delay += now.Sub(since)
+		}
+		since = now
+		slow = f.slow()
+		left := f.leaveBehind(slow)
 		if f.whole || len(f.replies) == 0 {
 			f.mu.Unlock()
 			return nil
 		}
 		wake := f.change()
 		f.mu.Unlock()
+		late, stop := after(left, len(slow) > 0)
 		select {
 		case <-wake:
+		case <-late:
 		case <-ctx.Done():
+			stop()
 			return context.Cause(ctx)
 		}
+		stop()
 	}
+}
+
+// after is a timer, if there is to be one.
+func after(d time.Duration, wanted bool) (<-chan time.Time, func() bool) {
+	if !wanted {
+		return nil, func() bool { return true }
+	}
+	t := time.NewTimer(d)
+	return t.C, t.Stop
+}
+
+// slow returns the waiters who have not taken what came while somebody else has. Preconditions: mu is held.
+func (f *flight) slow() (slow []*waiter) {
+	for _, w := range f.waiting {
+		if w.taken < f.first+len(f.replies) {
+			slow = append(slow, w)
+		}
+	}
+	if len(slow) == len(f.waiting) {
+		return nil
+	}
+	return slow
+}
+
+// leaveBehind takes those off who have made others wait for too long, and returns how much longer the others may. Preconditions: mu is held.
+func (f *flight) leaveBehind(slow []*waiter) (left time.Duration) {
+	left = maxDelay
+	for _, w := range slow {
+		if w.delay < maxDelay {
+			left = min(left, maxDelay-w.delay)
+			continue
+		}
+		w.behind = true
+		f.waiting = slices.DeleteFunc(f.waiting, func(o *waiter) bool { return o == w })
+		f.trim()
+		f.changed()
+	}
+	return left
 }
 
 // leave takes a waiter off. The last one to leave ends the flight.

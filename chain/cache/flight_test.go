@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ringmasterd/ringmaster/ipc"
@@ -329,5 +330,71 @@ func TestFlightsUnderLoad(t *testing.T) {
 		h.flying.Lock()
 		defer h.flying.Unlock()
 		return len(h.flights) == 0
+	})
+}
+
+// A reader of what is handed through makes others wait for so long in all, and is then left behind; alone it takes as long as it likes.
+func TestSlowReaderIsLeftBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		chunk := make([]byte, 1<<10)
+		gate := make(chan struct{})
+		w := &workers{handle: func(context.Context, *ipc.Request) (ipc.Replies, error) {
+			var script []*ipc.Reply
+			for range 40 {
+				script = append(script, reply(false, chunk))
+			}
+			return &scripted{replies: append(script, &ipc.Reply{End: true}), gate: gate}, nil
+		}}
+		h := start(t, one(func(a *Action) { a.MaxEntry = 4 << 10 }), w)
+		slowly := func(replies ipc.Replies, pause time.Duration) <-chan outcome {
+			done := make(chan outcome, 1)
+			go func() {
+				var o outcome
+				for o.err == nil && (len(o.replies) == 0 || !o.replies[len(o.replies)-1].End) {
+					var r *ipc.Reply
+					<-time.After(pause)
+					if r, o.err = replies.Recv(t.Context()); o.err == nil {
+						o.replies = append(o.replies, r)
+					}
+				}
+				done <- o
+			}()
+			return done
+		}
+		begin := func(req *ipc.Request) ipc.Replies {
+			replies, err := h.handler(t.Context(), req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return replies
+		}
+		open := func() { // for one answer, once all have asked
+			for range 41 {
+				gate <- struct{}{}
+			}
+		}
+		alone := begin(request("alone"))
+		go open()
+		if o := <-slowly(alone, time.Minute); o.err != nil || len(o.replies) != 41 {
+			t.Errorf("alone: %d replies, %v", len(o.replies), o.err)
+		}
+		for _, tt := range []struct {
+			pause time.Duration
+			fails bool
+		}{{100 * time.Millisecond, false}, {time.Second, true}, {time.Hour, true}} {
+			slow, fast := begin(request("x")), begin(request("x"))
+			go open()
+			before := time.Now()
+			slower, faster := slowly(slow, tt.pause), slowly(fast, 0)
+			if o := <-faster; o.err != nil || len(o.replies) != 41 || time.Since(before) > 20*time.Second {
+				t.Errorf("beside one that pauses for %v: %d replies, %v, after %v", tt.pause, len(o.replies), o.err, time.Since(before))
+			}
+			if o := <-slower; (o.err != nil) != tt.fails || tt.fails && ipc.AsError(o.err).Reason != "slow_reader" {
+				t.Errorf("that pauses for %v: %d replies, %v", tt.pause, len(o.replies), o.err)
+			}
+		}
+		if n := w.count(); n != 4 {
+			t.Errorf("%d got through", n)
+		}
 	})
 }

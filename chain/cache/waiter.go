@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"io"
+	"time"
 
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -14,10 +15,12 @@ type waiter struct {
 	ahead    bool // immutable: it is a prefetch, nobody waits
 
 	flight *flight
-	leads  bool  // the flight began with this one
-	taken  int   // replies; guarded by flight.mu
-	held   int64 // bytes of the last reply, for which the client is charged
-	over   bool  // it has left
+	leads  bool          // the flight began with this one
+	taken  int           // replies; guarded by flight.mu
+	held   int64         // bytes of the last reply, for which the client is charged
+	delay  time.Duration // guarded by flight.mu; for how long others have waited for it
+	behind bool          // guarded by flight.mu; others wait no longer
+	over   bool          // it has left
 
 	kept *replay // what it gets instead, because that was found in the cache in the end
 }
@@ -152,10 +155,16 @@ func (w *waiter) take() (r *ipc.Reply, err *ipc.Error, wake <-chan struct{}) {
 	f := w.flight
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if w.behind {
+		return nil, ipc.Errorf(ipc.ResourceExhausted, "slow_reader", "others who asked the same have waited %v in all for this reader; read faster, or ask with the header cache: bypass", maxDelay), nil
+	}
 	if i := w.taken - f.first; i < len(f.replies) {
 		r = f.replies[i]
 		w.taken++
-		f.trim()
+		if !f.whole {
+			f.trim()
+			f.changed()
+		}
 		return r, nil, nil
 	}
 	if f.ended {
