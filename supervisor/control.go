@@ -37,6 +37,8 @@ func (s *Supervisor) control(ctx context.Context, req *ipc.Request) (ipc.Replies
 	switch req.Action {
 	case "status":
 		result = s.Status()
+	case "pools":
+		result = s.poolList()
 	case "version":
 		result = map[string]any{"version": version.Version}
 	case "health":
@@ -74,9 +76,18 @@ func (s *Supervisor) control(ctx context.Context, req *ipc.Request) (ipc.Replies
 	return &single{body: body}, nil
 }
 
+// poolList says which pools there are and what they can do; links on its way leave out what is not the asker's.
+func (s *Supervisor) poolList() ipc.PoolList {
+	list := ipc.PoolList{Pools: []ipc.PoolEntry{}}
+	for _, p := range s.Status().Pools {
+		list.Pools = append(list.Pools, ipc.PoolEntry{Name: p.Name, State: p.State, Actions: p.Actions})
+	}
+	return list
+}
+
 // controlActions names the actions of the pool [ControlPool], sorted.
 func (s *Supervisor) controlActions() []string {
-	return slices.Sorted(slices.Values(slices.AppendSeq([]string{"drain", "health", "reload", "restart", "status", "version"}, maps.Keys(s.cfg.Control))))
+	return slices.Sorted(slices.Values(slices.AppendSeq([]string{"drain", "health", "pools", "reload", "restart", "status", "version"}, maps.Keys(s.cfg.Control))))
 }
 
 // ReloadAnswer is the answer to a reload request.

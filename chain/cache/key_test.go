@@ -46,6 +46,7 @@ func TestKey(t *testing.T) {
 		"no tensor":              func(r *ipc.Request) { r.Tensors = nil },
 		"tensor twice":           func(r *ipc.Request) { r.Tensors = append(r.Tensors, r.Tensors[0]) },
 		"user":                   func(r *ipc.Request) { r.Client.UID = 2 },
+		"principal":              func(r *ipc.Request) { r.Principal = "token robot" },
 		"context to body":        func(r *ipc.Request) { r.Body, r.Context = append(r.Body, 'c'), []byte("tx") },
 	} {
 		r := base()

@@ -15,7 +15,7 @@ func TestKnowsEveryField(t *testing.T) {
 		fields  []string
 	}{
 		{ipc.Request{}, []string{
-			"Pool", "Action", "Body", "Tensors", "Context", "Headers", "Client", // in the key
+			"Pool", "Action", "Body", "Tensors", "Context", "Headers", "Client", "Principal", // in the key
 			"ID", "TraceID", "Timeout", "Credit", "Held", "Batch", "Background", "charge", // about this request only
 		}},
 		{ipc.Reply{}, []string{"ID", "End", "Headers", "Body", "Tensors", "Err"}},

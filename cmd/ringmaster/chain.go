@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/chain/auth"
 	"github.com/ringmasterd/ringmaster/chain/cache"
 	"github.com/ringmasterd/ringmaster/internal/config"
 	"github.com/ringmasterd/ringmaster/ipc"
@@ -17,6 +18,7 @@ import (
 
 // callChain is what a request passes between the gateway and the supervisor: the links of package chain, with what the file says of each.
 type callChain struct {
+	auth    *auth.Auth
 	handler chain.Handler
 	cache   *cache.Cache
 }
@@ -25,16 +27,24 @@ type callChain struct {
 func newCallChain(sup *supervisor.Supervisor, file *config.File, _ *slog.Logger) (*callChain, error) {
 	c := &callChain{}
 	var err error
+	if c.auth, err = auth.New(file.Auth, file.Listen != ""); err != nil {
+		return nil, err
+	}
 	if c.cache, err = cache.New(file.Cache, cache.Options{}); err != nil {
 		return nil, err
 	}
-	c.handler = chain.New(sup.Call, c.cache.Link)
+	c.handler = chain.New(sup.Call, c.auth.Link, c.cache.Link)
 	return c, c.configure(file)
 }
 
 // Call implements [gateway.Backend].
 func (c *callChain) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
 	return c.handler(ctx, req)
+}
+
+// admit has the link that knows who may do what do what the file says now, and returns what undoes that: whose right was taken back must not keep it until the pools have new workers.
+func (c *callChain) admit(file *config.File) (undo func(), _ error) {
+	return c.auth.Configure(file.Auth)
 }
 
 // configure has every link do what the file says now. An error changes nothing.
@@ -50,7 +60,9 @@ func (c *callChain) reloaded(r supervisor.Reloaded) {
 }
 
 // collectors are what the links have counted, for Prometheus.
-func (c *callChain) collectors() []prometheus.Collector { return c.cache.Collectors() }
+func (c *callChain) collectors() []prometheus.Collector {
+	return slices.Concat(c.auth.Collectors(), c.cache.Collectors())
+}
 
 // close ends what the links have started and stores what they keep. Preconditions: no request is in the chain.
 func (c *callChain) close() error {
