@@ -77,7 +77,7 @@ func TestControlOfOthers(t *testing.T) {
 	_, err := h.call(testContext(t), request(t, ControlPool, "count", map[string]any{"pool": "other"}))
 	wantError(t, err, ipc.NotFound, "unknown_pool")
 	_, err = h.call(testContext(t), request(t, ControlPool, "counts", nil))
-	if e := wantError(t, err, ipc.NotFound, "unknown_action"); e != nil && e.Message != `pool ringmaster has no action "counts"; it has count, drain, health, reload, restart, status, version` {
+	if e := wantError(t, err, ipc.NotFound, "unknown_action"); e != nil && e.Message != `pool ringmaster has no action "counts"; it has count, drain, health, pools, reload, restart, status, version` {
 		t.Error(e.Message)
 	}
 }
