@@ -79,6 +79,6 @@ func wouldExpire(pool string, ahead int, wait, left, retry time.Duration) *ipc.E
 	return err
 }
 
-func busy(pool string) *ipc.Error {
+func noneIdle(pool string) *ipc.Error {
 	return ipc.Errorf(ipc.ResourceExhausted, "busy", "pool %s has no idle worker, and this is background work, which does not wait for one", pool)
 }

@@ -163,7 +163,7 @@ func sameProcess(a, b *PoolConfig) bool {
 // process returns what of the configuration makes a worker the process that it is.
 func (p *PoolConfig) process() PoolConfig {
 	c := *p
-	c.Workers, c.Balance, c.Weights, c.Queue, c.Timeout, c.StartTimeout = 0, "", nil, 0, 0, 0
+	c.Workers, c.Balance, c.Weights, c.AffinityWait, c.Queue, c.Timeout, c.StartTimeout = 0, "", nil, 0, 0, 0, 0
 	c.HangTimeout, c.Grace, c.Replace, c.Limits, c.Actions = 0, 0, "", Limits{}, nil
 	return c
 }

@@ -180,6 +180,9 @@ func (s *Supervisor) WaitReady(ctx context.Context) error {
 // Status describes every pool, in order of name.
 func (s *Supervisor) Status() Status {
 	st := Status{Version: version.Version, UptimeS: time.Since(s.begin).Seconds(), PID: os.Getpid(), Goroutines: runtime.NumGoroutine()}
+	if s.cfg.Arenas != nil {
+		st.Arenas = s.cfg.Arenas.Usage()
+	}
 	for _, p := range s.all() {
 		st.Pools = append(st.Pools, p.status())
 	}

@@ -365,7 +365,12 @@ func TestOthersPass(t *testing.T) {
 	h := start(t, one(nil), w)
 	arena := request(nil)
 	arena.Tensors = []ipc.Tensor{{Name: "t", DType: "uint8", Shape: []uint64{1 << 20}}}
+	inArena := request(nil)
+	inArena.Tensors = []ipc.Tensor{{Name: "t", DType: "uint8", Shape: []uint64{2}, Data: []byte{1, 2}, At: ipc.Range{Region: 1, Length: 2}}}
+	wants := request(nil)
+	wants.Outputs = []ipc.Output{{Name: "t", At: ipc.Range{Region: 1, Length: 2}}}
 	for what, req := range map[string]*ipc.Request{
+		"tensors in an arena": inArena, "a reply into an arena": wants,
 		"control": {Pool: "ringmaster", Action: "status"}, "another pool": {Pool: "q", Action: "a"}, "another action": {Pool: "p", Action: "b"},
 		"background": {Pool: "p", Action: "a", Background: true}, "tensors elsewhere": arena,
 	} {

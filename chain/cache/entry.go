@@ -31,7 +31,7 @@ const (
 
 // weigh is roughly how many bytes of memory a copy of a reply takes.
 func weigh(r *ipc.Reply) int64 {
-	n := replyOverhead + len(r.Body)
+	n := replyOverhead + len(r.Body) + len(r.Context)
 	for k, v := range r.Headers {
 		n += headerOverhead + len(k) + len(v)
 	}
@@ -45,7 +45,7 @@ func weigh(r *ipc.Reply) int64 {
 // replica copies a reply with all that it refers to: what came from a transport shares its message's memory.
 func replica(r *ipc.Reply) *ipc.Reply {
 	c := *r
-	c.Body = bytes.Clone(r.Body)
+	c.Body, c.Context = bytes.Clone(r.Body), bytes.Clone(r.Context)
 	if r.Headers != nil {
 		c.Headers = make(map[string]string, len(r.Headers))
 		for k, v := range r.Headers {
@@ -67,7 +67,7 @@ func keepable(r *ipc.Reply) bool {
 			return false
 		}
 	}
-	return r.Err == nil && here(r.Tensors)
+	return r.Err == nil && !r.Leased && here(r.Tensors)
 }
 
 // handed is a reply for one who may change it, though not what its body and tensors refer to. said, if not "", is told as header `cache`, unless another link has told where the reply is from; age goes with it if it is not negative.

@@ -16,10 +16,11 @@ func TestKnowsEveryField(t *testing.T) {
 	}{
 		{ipc.Request{}, []string{
 			"Pool", "Action", "Body", "Tensors", "Context", "Headers", "Client", "Principal", // in the key
-			"ID", "TraceID", "Timeout", "Credit", "Held", "Batch", "Background", "charge", // about this request only
+			"ID", "TraceID", "Timeout", "Credit", "Held", "Batch", "Background", "Affinity", "charge", // about this request only
+			"Outputs", "Arenas", // such requests pass by
 		}},
-		{ipc.Reply{}, []string{"ID", "End", "Headers", "Body", "Tensors", "Err"}},
-		{ipc.Tensor{}, []string{"Name", "DType", "Shape", "Data"}},
+		{ipc.Reply{}, []string{"ID", "End", "Headers", "Body", "Tensors", "Err", "Context", "Leased"}},
+		{ipc.Tensor{}, []string{"Name", "DType", "Shape", "Data", "At"}},
 	} {
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(tt.message)) {
 			if !slices.Contains(tt.fields, f.Name) {

@@ -57,13 +57,13 @@ func (c *Cache) runAhead(q *question, reply *ipc.Reply, declared, learned bool) 
 		for i := range q.action.then {
 			f := &q.action.then[i]
 			if body, ok := render(f.body, q.req.Body, reply.Body); ok {
-				c.fetch(ctx, &ipc.Request{Pool: f.pool, Action: f.action, Body: body, Client: q.req.Client, Principal: q.req.Principal, Context: q.req.Context, Headers: followHeaders(q.req.Headers)})
+				c.fetch(ctx, &ipc.Request{Pool: f.pool, Action: f.action, Body: body, Client: q.req.Client, Principal: q.req.Principal, Affinity: q.req.Affinity, Context: q.req.Context, Headers: followHeaders(q.req.Headers)})
 			}
 		}
 	}
 	if learned {
 		if req := c.ahead.learner.after(c.ownKey(q.ctx, q.req, q.key), q.settings.store.now()); req != nil {
-			req.Client, req.Principal = q.req.Client, q.req.Principal
+			req.Client, req.Principal, req.Affinity = q.req.Client, q.req.Principal, q.req.Affinity
 			c.fetch(ctx, req)
 		}
 	}

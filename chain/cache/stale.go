@@ -21,7 +21,7 @@ func (c *Cache) Stale(ctx context.Context, req *ipc.Request) (*ipc.Reply, time.D
 		return nil, 0, false
 	}
 	a := p.actions[req.Action]
-	if a == nil || a.TTL == 0 || !here(req.Tensors) || req.Headers["cache"] == bypass {
+	if a == nil || a.TTL == 0 || req.NamesArenas() || !here(req.Tensors) || req.Headers["cache"] == bypass {
 		return nil, 0, false
 	}
 	e, age := s.store.find(c.key(ctx, req, p, a), a.life())

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/chain/auth"
 	"github.com/ringmasterd/ringmaster/chain/cache"
+	"github.com/ringmasterd/ringmaster/chain/session"
 	"github.com/ringmasterd/ringmaster/internal/config"
 	"github.com/ringmasterd/ringmaster/ipc"
 	"github.com/ringmasterd/ringmaster/supervisor"
@@ -18,22 +20,26 @@ import (
 
 // callChain is what a request passes between the gateway and the supervisor: the links of package chain, with what the file says of each.
 type callChain struct {
-	auth    *auth.Auth
-	handler chain.Handler
-	cache   *cache.Cache
+	auth     *auth.Auth
+	sessions *session.Sessions
+	cache    *cache.Cache
+	handler  chain.Handler
 }
 
 // newCallChain puts the links before a supervisor's Call, in the order a request meets them.
-func newCallChain(sup *supervisor.Supervisor, file *config.File, _ *slog.Logger) (*callChain, error) {
+func newCallChain(sup *supervisor.Supervisor, file *config.File, log *slog.Logger) (*callChain, error) {
 	c := &callChain{}
 	var err error
 	if c.auth, err = auth.New(file.Auth, file.Listen != ""); err != nil {
 		return nil, err
 	}
-	if c.cache, err = cache.New(file.Cache, cache.Options{}); err != nil {
+	if c.sessions, err = session.New(file.Sessions, log); err != nil {
 		return nil, err
 	}
-	c.handler = chain.New(sup.Call, c.auth.Link, c.cache.Link)
+	if c.cache, err = cache.New(file.Cache, cache.Options{}); err != nil {
+		return nil, errors.Join(err, c.sessions.Close())
+	}
+	c.handler = chain.New(sup.Call, c.auth.Link, c.sessions.Link, c.cache.Link)
 	return c, c.configure(file)
 }
 
@@ -48,7 +54,12 @@ func (c *callChain) admit(file *config.File) (undo func(), _ error) {
 }
 
 // configure has every link do what the file says now. An error changes nothing.
-func (c *callChain) configure(file *config.File) error { return c.cache.Configure(file.Cache) }
+func (c *callChain) configure(file *config.File) error {
+	if err := c.sessions.Configure(file.Sessions); err != nil {
+		return err
+	}
+	return c.cache.Configure(file.Cache)
+}
 
 // reloaded tells the links which pools may answer differently from now on.
 func (c *callChain) reloaded(r supervisor.Reloaded) {
@@ -61,11 +72,11 @@ func (c *callChain) reloaded(r supervisor.Reloaded) {
 
 // collectors are what the links have counted, for Prometheus.
 func (c *callChain) collectors() []prometheus.Collector {
-	return slices.Concat(c.auth.Collectors(), c.cache.Collectors())
+	return append(slices.Concat(c.auth.Collectors(), c.cache.Collectors()), c.sessions)
 }
 
 // close ends what the links have started and stores what they keep. Preconditions: no request is in the chain.
 func (c *callChain) close() error {
 	c.cache.Close()
-	return nil
+	return c.sessions.Close()
 }

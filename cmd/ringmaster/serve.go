@@ -90,6 +90,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	}
 	reloads.base.Logger, reloads.base.OnReload = logger, reloads.reload
 	reloads.base.Control = map[string]func(context.Context, string) (any, error){clearCache: reloads.clearCache}
+	reloads.base.Arenas = running.file.Gateway.NewArenas()
 	sup, err := supervisor.New(reloads.config(running))
 	if err != nil {
 		return running.file.Locate(err)
@@ -113,8 +114,8 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	}
 	s := &serving{app: a, sup: sup, links: links, ln: ln, port: port, log: logger, notify: notify, reloads: reloads, hangups: hangups, drain: running.drainTimeout()}
 	front := running.file.Gateway.WithMemory()
-	front.DrainTimeout, front.Logger, front.Collectors = s.drain, logger, links.collectors()
-	front.Gate = links.auth
+	front.DrainTimeout, front.Logger, front.Lent = s.drain, logger, reloads.base.Arenas
+	front.Gate, front.Collectors = links.auth, links.collectors()
 	limitHeap(front, running.file.Cache.Bound())
 	return s.run(ctx, front)
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/ringmasterd/ringmaster/chain/auth"
 	"github.com/ringmasterd/ringmaster/chain/cache"
+	"github.com/ringmasterd/ringmaster/chain/session"
 	"github.com/ringmasterd/ringmaster/gateway"
 	"github.com/ringmasterd/ringmaster/internal/address"
 	"github.com/ringmasterd/ringmaster/supervisor"
@@ -34,6 +35,7 @@ type File struct {
 	Supervisor  supervisor.Config
 	Gateway     gateway.Config
 	Auth        auth.Config
+	Sessions    session.Config
 	Socket      string      // address to listen on
 	SocketGroup string      // name or number
 	SocketMode  os.FileMode // 0: the usual one
@@ -51,6 +53,7 @@ type pool struct {
 	supervisor.PoolConfig
 	version string
 	cached  map[string]cache.Action
+	session session.PoolConfig
 }
 
 // action is what it says of one of a pool's actions.
@@ -93,7 +96,11 @@ var (
 		"clients": func(d *decoder, v value, f *File) {
 			object(d, v, clientFields, &f.Gateway.Clients, "connections and in_flight")
 		},
+		"arenas": func(d *decoder, v value, f *File) {
+			object(d, v, arenaFields, &f.Gateway.Arenas, "client and total, as in {client: 256MiB, total: 1GiB}")
+		},
 		"drain_timeout": func(d *decoder, v value, f *File) { d.duration(v, &f.Supervisor.DrainTimeout, 1, "30s") },
+		"sessions":      (*decoder).sessions,
 		"log":           func(d *decoder, v value, f *File) { object(d, v, logFields, &f.Log, "level and format") },
 		"cache":         func(d *decoder, v value, f *File) { object(d, v, cacheFields, &f.Cache, "max_bytes") },
 		"prefetch": func(d *decoder, v value, f *File) {
@@ -103,6 +110,20 @@ var (
 	clientFields = fields[gateway.Limits]{
 		"connections": func(d *decoder, v value, l *gateway.Limits) { d.integer(v, &l.Connections, 1) },
 		"in_flight":   func(d *decoder, v value, l *gateway.Limits) { d.integer(v, &l.InFlight, 1) },
+	}
+	arenaFields = fields[gateway.Arenas]{
+		"client": func(d *decoder, v value, a *gateway.Arenas) {
+			var n uint64
+			if d.size(v, &n) {
+				a.Client, a.Off = int64(n), n == 0
+			}
+		},
+		"total": func(d *decoder, v value, a *gateway.Arenas) {
+			var n uint64
+			if d.size(v, &n) && d.positive(v, n) {
+				a.Total = int64(n)
+			}
+		},
 	}
 	logFields = fields[Log]{
 		"level":  func(d *decoder, v value, l *Log) { d.oneOf(v, &l.Level, "debug", "info", "warn", "error") },
@@ -121,6 +142,14 @@ var (
 		"concurrency": func(d *decoder, v value, p *pool) { d.integer(v, &p.Concurrency, 1) },
 		"devices":     (*decoder).devices,
 		"balance":     (*decoder).balance,
+		"affinity_wait": func(d *decoder, v value, p *pool) {
+			if d.duration(v, &p.AffinityWait, 0, "500ms"); p.AffinityWait == 0 {
+				p.AffinityWait = -1 // not at all; the zero value is the default
+			}
+		},
+		"session": func(d *decoder, v value, p *pool) {
+			object(d, v, sessionFields, &p.session, "keys such as conversation")
+		},
 		"weights": func(d *decoder, v value, p *pool) {
 			d.integers(v, &p.Weights, 1, "a list of weights, as in [1, 3]")
 		},
@@ -244,6 +273,9 @@ func Parse(path string, data []byte, lookup func(string) (string, bool)) (*File,
 	if err := f.Gateway.Validate(); err != nil {
 		return nil, f.Locate(err)
 	}
+	if err := f.Sessions.Validate(); err != nil {
+		return nil, f.Locate(err)
+	}
 	if err := f.Auth.Validate(); err != nil {
 		return nil, f.Locate(err)
 	}
@@ -256,7 +288,7 @@ func Parse(path string, data []byte, lookup func(string) (string, bool)) (*File,
 	return f, nil
 }
 
-// Locate adds to a [*supervisor.FieldError], [*auth.FieldError], [*gateway.FieldError] or [*cache.FieldError] where in the file the field is. Other errors it returns as they are.
+// Locate adds to the FieldError of a package that is configured here where in the file the field is. Other errors it returns as they are.
 func (f *File) Locate(err error) error {
 	var access *auth.FieldError
 	if errors.As(err, &access) {
@@ -275,6 +307,9 @@ func (f *File) Locate(err error) error {
 	var cached *cache.FieldError
 	if errors.As(err, &cached) {
 		return Errors{f.error(f.find(cached.Field), cached.Field, fmt.Sprint(cached.Value), cached.Want)}
+	}
+	if key, e := sessionMistake(err); e != nil {
+		return Errors{f.error(f.find(key), key, fmt.Sprint(e.Value), e.Want)}
 	}
 	var field *supervisor.FieldError
 	if !errors.As(err, &field) {
@@ -319,6 +354,7 @@ func (d *decoder) pools(v value, f *File) {
 		object(d, e.value, poolFields, &p, "keys such as command")
 		f.Supervisor.Pools = append(f.Supervisor.Pools, p.PoolConfig)
 		p.gatherCache(&f.Cache)
+		f.poolSession(e.name, p.session)
 	}
 }
 
@@ -348,14 +384,7 @@ func (d *decoder) devices(v value, p *pool) {
 
 func (d *decoder) balance(v value, p *pool) {
 	var s string
-	if !d.text(v, &s, "a balance's name") {
-		return
-	}
-	if s == "hash" {
-		d.fail(v, s, "hash comes with a later version; use least-connection, round-robin or weighted")
-		return
-	}
-	if d.oneOf(v, &s, string(supervisor.LeastConnection), string(supervisor.RoundRobin), string(supervisor.Weighted)) {
+	if d.oneOf(v, &s, string(supervisor.LeastConnection), string(supervisor.RoundRobin), string(supervisor.Weighted), string(supervisor.Hash)) {
 		p.Balance = supervisor.Balance(s)
 	}
 }

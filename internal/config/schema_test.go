@@ -45,10 +45,12 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 	}{
 		{"the file", s, slices.Sorted(maps.Keys(fileFields))},
 		{"clients", s.Properties["clients"], slices.Sorted(maps.Keys(clientFields))},
+		{"sessions", s.Properties["sessions"], slices.Sorted(maps.Keys(sessionsFields))},
 		{"auth", s.Properties["auth"], slices.Sorted(maps.Keys(authFields))},
 		{"a role", s.Defs["role"], slices.Sorted(maps.Keys(roleFields))},
 		{"a rule", s.Defs["rule"], slices.Sorted(maps.Keys(ruleFields))},
 		{"a token", s.Defs["token"], slices.Sorted(maps.Keys(tokenFields))},
+		{"arenas", s.Properties["arenas"], slices.Sorted(maps.Keys(arenaFields))},
 		{"log", s.Properties["log"], slices.Sorted(maps.Keys(logFields))},
 		{"a pool", pool, slices.Sorted(maps.Keys(poolFields))},
 		{"limits", pool.Properties["limits"], slices.Sorted(maps.Keys(limitFields))},
@@ -58,6 +60,7 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 		{"prefetch", s.Properties["prefetch"], slices.Sorted(maps.Keys(prefetchFields))},
 		{"an action's cache", s.Defs["action"].Properties["cache"], slices.Sorted(maps.Keys(cachedFields))},
 		{"what follows", *s.Defs["action"].Properties["then"].Items, slices.Sorted(maps.Keys(followFields))},
+		{"a pool's session", pool.Properties["session"], slices.Sorted(maps.Keys(sessionFields))},
 		{"batch", s.Defs["action"].Properties["batch"], slices.Sorted(maps.Keys(batchFields))},
 	} {
 		if got := slices.Sorted(maps.Keys(tt.schema.Properties)); !slices.Equal(got, tt.keys) {
@@ -96,6 +99,8 @@ func TestSchemaWordsLoad(t *testing.T) {
 		"pools: {a: {builtin: echo, actions: {echo: {cache: {ttl: 1m, shared: %}}}}}": s.Defs["action"].Properties["cache"].Properties["shared"].words(),
 		"pools: {a: {builtin: echo, devices: %}}":                                     pool["devices"].AnyOf[0].words(),
 		"pools: {a: {builtin: echo, workers: 1, weights: [1], balance: %}}":           pool["balance"].AnyOf[0].words(),
+		"sessions: {on_conflict: %}\npools: {a: {builtin: echo}}":                     s.Properties["sessions"].Properties["on_conflict"].AnyOf[0].words(),
+		"sessions: {on_store_failure: %}\npools: {a: {builtin: echo}}":                s.Properties["sessions"].Properties["on_store_failure"].AnyOf[0].words(),
 	}
 	for text, list := range words {
 		if len(list) == 0 {
