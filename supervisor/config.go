@@ -25,6 +25,9 @@ type Config struct {
 
 	// OnReload answers the control request `reload`, after reading the configuration again and giving it to [Supervisor.Reload]; nil: there is nothing to read, and the request is refused.
 	OnReload func(context.Context) (ReloadAnswer, error)
+
+	// Control answers control requests that are not the supervisor's own affair, by action, for one pool or for all (""). What it returns becomes the answer's body.
+	Control map[string]func(ctx context.Context, pool string) (any, error)
 }
 
 // PoolConfig describes workers that serve the same model or code and are interchangeable.

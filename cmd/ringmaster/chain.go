@@ -2,26 +2,32 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/chain/auth"
+	"github.com/ringmasterd/ringmaster/chain/cache"
 	"github.com/ringmasterd/ringmaster/chain/session"
 	"github.com/ringmasterd/ringmaster/internal/config"
 	"github.com/ringmasterd/ringmaster/ipc"
+	"github.com/ringmasterd/ringmaster/supervisor"
 )
 
 // callChain is what a request passes between the gateway and the supervisor: the links of package chain, with what the file says of each.
 type callChain struct {
 	auth     *auth.Auth
 	sessions *session.Sessions
+	cache    *cache.Cache
 	handler  chain.Handler
 }
 
 // newCallChain puts the links before a supervisor's Call, in the order a request meets them.
-func newCallChain(supervisor chain.Handler, file *config.File, log *slog.Logger) (*callChain, error) {
+func newCallChain(sup *supervisor.Supervisor, file *config.File, log *slog.Logger) (*callChain, error) {
 	c := &callChain{}
 	var err error
 	if c.auth, err = auth.New(file.Auth, file.Listen != ""); err != nil {
@@ -30,7 +36,10 @@ func newCallChain(supervisor chain.Handler, file *config.File, log *slog.Logger)
 	if c.sessions, err = session.New(file.Sessions, log); err != nil {
 		return nil, err
 	}
-	c.handler = chain.New(supervisor, c.auth.Link, c.sessions.Link)
+	if c.cache, err = cache.New(file.Cache, cache.Options{}); err != nil {
+		return nil, errors.Join(err, c.sessions.Close())
+	}
+	c.handler = chain.New(sup.Call, c.auth.Link, c.sessions.Link, c.cache.Link)
 	return c, c.configure(file)
 }
 
@@ -45,12 +54,29 @@ func (c *callChain) admit(file *config.File) (undo func(), _ error) {
 }
 
 // configure has every link do what the file says now. An error changes nothing.
-func (c *callChain) configure(file *config.File) error { return c.sessions.Configure(file.Sessions) }
+func (c *callChain) configure(file *config.File) error {
+	if err := c.sessions.Configure(file.Sessions); err != nil {
+		return err
+	}
+	return c.cache.Configure(file.Cache)
+}
+
+// reloaded tells the links which pools may answer differently from now on.
+func (c *callChain) reloaded(r supervisor.Reloaded) {
+	for _, names := range [][]string{r.Added, r.Removed, r.Changed, slices.Collect(maps.Keys(r.Kept))} {
+		for _, name := range names {
+			c.cache.Clear(name)
+		}
+	}
+}
+
+// collectors are what the links have counted, for Prometheus.
+func (c *callChain) collectors() []prometheus.Collector {
+	return append(slices.Concat(c.auth.Collectors(), c.cache.Collectors()), c.sessions)
+}
 
 // close ends what the links have started and stores what they keep. Preconditions: no request is in the chain.
-func (c *callChain) close() error { return c.sessions.Close() }
-
-// collectors are the links' metrics.
-func (c *callChain) collectors() []prometheus.Collector {
-	return append(c.auth.Collectors(), c.sessions)
+func (c *callChain) close() error {
+	c.cache.Close()
+	return c.sessions.Close()
 }

@@ -65,6 +65,7 @@ func (r *reloader) apply(ctx context.Context) (answer supervisor.ReloadAnswer, e
 		undo()
 		return answer, next.file.Locate(err)
 	}
+	r.links.reloaded(answer.Reloaded)
 	if err := r.links.configure(next.file); err != nil {
 		return answer, next.file.Locate(err)
 	}
