@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
 	"github.com/ringmasterd/ringmaster/ipc"
@@ -22,6 +23,8 @@ type Config struct {
 	WriteTimeout   time.Duration // how long a client may take less than 64 KiB of what is written to it; 0: 10 s
 	DrainTimeout   time.Duration // how long requests in flight may take once ctx has ended; 0: 30 s
 	Logger         *slog.Logger  // nil: slog.Default()
+
+	Collectors []prometheus.Collector // what the call chain has counted, for GET /metrics
 
 	helloTimeout time.Duration // how long a client may take to say hello; 0: 10 s
 }

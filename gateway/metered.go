@@ -33,7 +33,7 @@ type meters struct {
 // metered is whose requests are counted together.
 type metered struct{ pool, action string }
 
-func newMeters() *meters {
+func newMeters(others ...prometheus.Collector) *meters {
 	m := &meters{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ringmaster_requests_total", Help: "Requests that have ended, by outcome: OK, or the code of the error."}, []string{"pool", "action", "code"}),
@@ -43,6 +43,7 @@ func newMeters() *meters {
 		sent:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ringmaster_reply_bytes_total", Help: "Bytes of the bodies and tensors of replies."}, []string{"pool"}),
 	}
 	m.registry.MustRegister(m.requests, m.queue, m.compute, m.sent, m.received, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(others...)
 	return m
 }
 

@@ -38,7 +38,7 @@ func newServer(ctx context.Context, ln *Listener, backend Backend, cfg Config) *
 	s := &server{
 		cfg: cfg, door: ln.door, leaving: make(chan struct{}), conns: map[*conn]struct{}{},
 		clients: newClients(cfg, ln.door.uid), refused: newRefusals(cfg.Logger), parting: make(chan struct{}, maxParting),
-		meters: newMeters(),
+		meters: newMeters(cfg.Collectors...),
 	}
 	s.handler = chain.New(backend.Call, logged(cfg.Logger), s.meters.link)
 	s.base, s.cut = context.WithCancelCause(context.WithoutCancel(ctx))

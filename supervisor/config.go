@@ -99,9 +99,11 @@ type Limits struct {
 // ControlPool is the pool name under which the supervisor itself answers requests.
 const ControlPool = "ringmaster"
 
+// DefaultTimeout is the deadline of a request that brings none, to a pool that has no other.
+const DefaultTimeout = 60 * time.Second
+
 const (
 	defaultQueue        = 256
-	defaultTimeout      = 60 * time.Second
 	defaultStartTimeout = 5 * time.Minute
 	maxSlots            = 1024
 	maxConcurrency      = 65536
@@ -252,7 +254,7 @@ func (c Config) withDefaults() Config {
 			p.Queue = 0
 		}
 		if p.Timeout == 0 {
-			p.Timeout = defaultTimeout
+			p.Timeout = DefaultTimeout
 		}
 		if p.StartTimeout == 0 {
 			p.StartTimeout = defaultStartTimeout
