@@ -4,20 +4,25 @@ import (
 	"context"
 	"log/slog"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/chain/resilience"
 	"github.com/ringmasterd/ringmaster/internal/config"
 	"github.com/ringmasterd/ringmaster/ipc"
+	"github.com/ringmasterd/ringmaster/supervisor"
 )
 
 // callChain is what a request passes between the gateway and the supervisor: the links of package chain, with what the file says of each.
 type callChain struct {
-	handler chain.Handler
+	handler    chain.Handler
+	resilience *resilience.Link
 }
 
 // newCallChain puts the links before a supervisor's Call, in the order a request meets them.
-func newCallChain(supervisor chain.Handler, file *config.File, log *slog.Logger) (*callChain, error) {
-	c := &callChain{}
-	c.handler = chain.New(supervisor)
+func newCallChain(sup *supervisor.Supervisor, file *config.File, log *slog.Logger) (*callChain, error) {
+	c := &callChain{resilience: resilience.New(sup.Action, nil, log)}
+	c.handler = chain.New(sup.Call, c.resilience.Link)
 	return c, c.configure(file)
 }
 
@@ -27,7 +32,16 @@ func (c *callChain) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, er
 }
 
 // configure has every link do what the file says now. An error changes nothing.
-func (c *callChain) configure(file *config.File) error { return nil }
+func (c *callChain) configure(file *config.File) error {
+	c.resilience.Configure(file.Resilience)
+	return nil
+}
+
+// collectors are what the links have counted, for Prometheus.
+func (c *callChain) collectors() []prometheus.Collector { return c.resilience.Collectors() }
 
 // close ends what the links have started and stores what they keep. Preconditions: no request is in the chain.
-func (c *callChain) close() error { return nil }
+func (c *callChain) close() error {
+	c.resilience.Close()
+	return nil
+}

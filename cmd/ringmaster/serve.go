@@ -97,7 +97,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 		return a.check(running.file, running.socket)
 	}
 	reloads.sup = sup
-	links, err := newCallChain(sup.Call, running.file, logger)
+	links, err := newCallChain(sup, running.file, logger)
 	if err != nil {
 		return running.file.Locate(err)
 	}
@@ -108,7 +108,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	}
 	s := &serving{app: a, sup: sup, links: links, ln: ln, log: logger, notify: notify, reloads: reloads, hangups: hangups, drain: running.drainTimeout()}
 	front := running.file.Gateway.WithMemory()
-	front.DrainTimeout, front.Logger = s.drain, logger
+	front.DrainTimeout, front.Logger, front.Collectors = s.drain, logger, links.collectors()
 	limitHeap(front)
 	return s.run(ctx, front)
 }

@@ -8,6 +8,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/ringmasterd/ringmaster/chain/resilience"
 	"github.com/ringmasterd/ringmaster/gateway"
 	"github.com/ringmasterd/ringmaster/internal/address"
 	"github.com/ringmasterd/ringmaster/supervisor"
@@ -31,6 +33,7 @@ type File struct {
 	Path        string
 	Supervisor  supervisor.Config
 	Gateway     gateway.Config
+	Resilience  resilience.Config
 	Socket      string // address to listen on
 	SocketGroup string // name or number
 	Log         Log
@@ -41,6 +44,7 @@ type File struct {
 // pool is what the file says of a pool: to the supervisor, and to the links of the call chain.
 type pool struct {
 	supervisor.PoolConfig
+	resilience resilience.Pool
 }
 
 // Log says how to log.
@@ -124,6 +128,9 @@ var (
 				d.fail(v, "[]", "the list is empty; remove the key")
 			}
 		},
+		"resilience": func(d *decoder, v value, p *pool) {
+			object(d, v, resilienceFields, &p.resilience, "retry, breaker, hedge and fallback")
+		},
 		"user":  func(d *decoder, v value, p *pool) { d.text(v, &p.User, "a user's name or number") },
 		"group": func(d *decoder, v value, p *pool) { d.text(v, &p.Group, "a group's name or number") },
 		"cpus":  (*decoder).cpus,
@@ -197,6 +204,9 @@ func Parse(path string, data []byte, lookup func(string) (string, bool)) (*File,
 	if err := f.Supervisor.Validate(); err != nil {
 		return nil, f.Locate(err)
 	}
+	if err := f.Resilience.Validate(f.poolNames()); err != nil {
+		return nil, f.Locate(err)
+	}
 	f.Gateway.MaxMessage = f.Supervisor.MaxMessage
 	if err := f.Gateway.Validate(); err != nil {
 		return nil, f.Locate(err)
@@ -204,11 +214,16 @@ func Parse(path string, data []byte, lookup func(string) (string, bool)) (*File,
 	return f, nil
 }
 
-// Locate adds to a [*supervisor.FieldError] or [*gateway.FieldError] where in the file the field is. Other errors it returns as they are.
+// Locate adds to a [*supervisor.FieldError], or another part's, where in the file the field is. Other errors it returns as they are.
 func (f *File) Locate(err error) error {
 	var front *gateway.FieldError
 	if errors.As(err, &front) {
 		return Errors{f.error(f.find(front.Field), front.Field, fmt.Sprint(front.Value), front.Want)}
+	}
+	var link *resilience.FieldError
+	if errors.As(err, &link) {
+		key := "pools." + link.Pool + "." + link.Field
+		return Errors{f.error(f.find(key), key, fmt.Sprint(link.Value), link.Want)}
 	}
 	var field *supervisor.FieldError
 	if !errors.As(err, &field) {
@@ -252,7 +267,22 @@ func (d *decoder) pools(v value, f *File) {
 		p := pool{PoolConfig: supervisor.PoolConfig{Name: e.name}}
 		object(d, e.value, poolFields, &p, "keys such as command")
 		f.Supervisor.Pools = append(f.Supervisor.Pools, p.PoolConfig)
+		if p.resilience.Enabled() {
+			p.resilience.Timeout = cmp.Or(p.Timeout, supervisor.DefaultTimeout)
+			if f.Resilience.Pools == nil {
+				f.Resilience.Pools = map[string]resilience.Pool{}
+			}
+			f.Resilience.Pools[e.name] = p.resilience
+		}
 	}
+}
+
+func (f *File) poolNames() []string {
+	names := make([]string, len(f.Supervisor.Pools))
+	for i := range f.Supervisor.Pools {
+		names[i] = f.Supervisor.Pools[i].Name
+	}
+	return names
 }
 
 func (d *decoder) socket(v value, f *File) {

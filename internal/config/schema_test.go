@@ -49,6 +49,11 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 		{"limits", pool.Properties["limits"], slices.Sorted(maps.Keys(limitFields))},
 		{"rlimits", pool.Properties["rlimits"], slices.Sorted(maps.Keys(rlimitFields))},
 		{"an action", s.Defs["action"], slices.Sorted(maps.Keys(actionFields))},
+		{"resilience", s.Defs["resilience"], slices.Sorted(maps.Keys(resilienceFields))},
+		{"retry", s.Defs["retry"], slices.Sorted(maps.Keys(retryFields))},
+		{"breaker", s.Defs["breaker"], slices.Sorted(maps.Keys(breakerFields))},
+		{"hedge", s.Defs["hedge"], slices.Sorted(maps.Keys(hedgeFields))},
+		{"fallback", s.Defs["fallback"], slices.Sorted(maps.Keys(fallbackFields))},
 		{"batch", s.Defs["action"].Properties["batch"], slices.Sorted(maps.Keys(batchFields))},
 	} {
 		if got := slices.Sorted(maps.Keys(tt.schema.Properties)); !slices.Equal(got, tt.keys) {
