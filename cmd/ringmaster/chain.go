@@ -16,6 +16,7 @@ import (
 // callChain is what a request passes between the gateway and the supervisor: the links of package chain, with what the file says of each.
 type callChain struct {
 	handler    chain.Handler
+	file       *config.File // that it was configured by last
 	resilience *resilience.Link
 }
 
@@ -33,6 +34,7 @@ func (c *callChain) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, er
 
 // configure has every link do what the file says now. An error changes nothing.
 func (c *callChain) configure(file *config.File) error {
+	c.file = file
 	c.resilience.Configure(file.Resilience)
 	return nil
 }

@@ -60,9 +60,11 @@ func (r *reloader) apply(ctx context.Context) (answer supervisor.ReloadAnswer, e
 	if answer.Reloaded, err = r.sup.Reload(ctx, r.config(next)); err != nil {
 		return answer, next.file.Locate(err)
 	}
+	was := r.links.file
 	if err := r.links.configure(next.file); err != nil {
 		return answer, next.file.Locate(err)
 	}
+	addLinks(&answer.Reloaded, was, next.file)
 	r.level.Set(next.level)
 	answer.NeedsRestart = needsRestart(r.running, next)
 	return answer, nil
