@@ -489,7 +489,7 @@ func floatBytes(row []float32) []byte {
 	return b
 }
 
-// models answers GET /v1/models and /v1/models/{model}: the pools that have an action which these paths ask for.
+// models answers GET /v1/models and /v1/models/{model}: the pools and pipelines that have an action which these paths ask for.
 func (w *web) models(rw http.ResponseWriter, r *http.Request) {
 	x := w.exchange(rw, r)
 	defer x.close()
@@ -524,17 +524,19 @@ func (x *exchange) modelNames() ([]string, *ipc.Error) {
 	if e != nil {
 		return nil, e
 	}
+	type named struct {
+		Name    string   `msgpack:"name"`
+		Actions []string `msgpack:"actions"`
+	}
 	var status struct {
-		Pools []struct {
-			Name    string   `msgpack:"name"`
-			Actions []string `msgpack:"actions"`
-		} `msgpack:"pools"`
+		Pools     []named `msgpack:"pools"`
+		Pipelines []named `msgpack:"pipelines"`
 	}
 	if err := body.Decode(&status); err != nil {
 		return nil, ipc.AsError(err)
 	}
 	var names []string
-	for _, p := range status.Pools {
+	for _, p := range append(status.Pools, status.Pipelines...) {
 		if slices.ContainsFunc(p.Actions, func(a string) bool { return a == chatAction || a == completeAction || a == embedAction }) {
 			names = append(names, p.Name)
 		}

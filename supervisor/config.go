@@ -22,6 +22,9 @@ type Config struct {
 
 	// OnReload answers the control request `reload`, after reading the configuration again and giving it to [Supervisor.Reload]; nil: there is nothing to read, and the request is refused.
 	OnReload func(context.Context) (ReloadAnswer, error)
+
+	// OnStatus adds to a status what others know; nil: nothing.
+	OnStatus func(*Status)
 }
 
 // PoolConfig describes workers that serve the same model or code and are interchangeable.

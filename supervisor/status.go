@@ -9,6 +9,15 @@ type Status struct {
 	Goroutines int `json:"goroutines" msgpack:"goroutines"` // of the supervisor's process
 
 	Pools []PoolStatus `json:"pools" msgpack:"pools"`
+
+	Pipelines []PipelineStatus `json:"pipelines" msgpack:"pipelines"` // by [Config].OnStatus: they are none of the supervisor's
+}
+
+// PipelineStatus describes a pipeline, which is called like a pool, and asks pools.
+type PipelineStatus struct {
+	Name    string   `json:"name" msgpack:"name"`
+	Actions []string `json:"actions" msgpack:"actions"`
+	Steps   []string `json:"steps" msgpack:"steps"`
 }
 
 // PoolStatus describes one pool. State is ready (a worker can take requests), loading, draining, drained, backoff or failed.

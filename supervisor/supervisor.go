@@ -193,5 +193,8 @@ func (s *Supervisor) Status() Status {
 	for _, p := range s.all() {
 		st.Pools = append(st.Pools, p.status())
 	}
+	if s.cfg.OnStatus != nil {
+		s.cfg.OnStatus(&st)
+	}
 	return st
 }
