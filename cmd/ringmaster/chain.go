@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"log/slog"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/chain/pipeline"
 	"github.com/ringmasterd/ringmaster/chain/resilience"
 	"github.com/ringmasterd/ringmaster/internal/config"
 	"github.com/ringmasterd/ringmaster/ipc"
@@ -17,13 +19,14 @@ import (
 type callChain struct {
 	handler    chain.Handler
 	file       *config.File // that it was configured by last
+	pipelines  *pipeline.Link
 	resilience *resilience.Link
 }
 
 // newCallChain puts the links before a supervisor's Call, in the order a request meets them.
 func newCallChain(sup *supervisor.Supervisor, file *config.File, log *slog.Logger) (*callChain, error) {
-	c := &callChain{resilience: resilience.New(sup.Action, nil, log)}
-	c.handler = chain.New(sup.Call, c.resilience.Link)
+	c := &callChain{pipelines: pipeline.New(file.Supervisor.MaxMessage), resilience: resilience.New(sup.Action, nil, log)}
+	c.handler = chain.New(sup.Call, c.pipelines.Link, c.resilience.Link)
 	return c, c.configure(file)
 }
 
@@ -34,13 +37,25 @@ func (c *callChain) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, er
 
 // configure has every link do what the file says now. An error changes nothing.
 func (c *callChain) configure(file *config.File) error {
+	if err := c.pipelines.Configure(file.Pipelines, file.PoolNames()); err != nil {
+		return err
+	}
 	c.file = file
 	c.resilience.Configure(file.Resilience)
 	return nil
 }
 
 // collectors are what the links have counted, for Prometheus.
-func (c *callChain) collectors() []prometheus.Collector { return c.resilience.Collectors() }
+func (c *callChain) collectors() []prometheus.Collector {
+	return slices.Concat(c.pipelines.Collectors(), c.resilience.Collectors())
+}
+
+// status adds the pipelines to a status.
+func (c *callChain) status(s *supervisor.Status) {
+	for _, p := range c.pipelines.Status() {
+		s.Pipelines = append(s.Pipelines, supervisor.PipelineStatus(p))
+	}
+}
 
 // close ends what the links have started and stores what they keep. Preconditions: no request is in the chain.
 func (c *callChain) close() error {

@@ -9,7 +9,7 @@ import (
 	"github.com/ringmasterd/ringmaster/supervisor"
 )
 
-// addLinks adds to what a reload did what it changed for the links of the call chain: pools that are the same to the supervisor, but not to them.
+// addLinks adds to what a reload did what it changed for the links of the call chain: pools that are the same to the supervisor but not to them, and pipelines.
 func addLinks(done *supervisor.Reloaded, was, is *config.File) {
 	for _, name := range differing(was.Resilience.Pools, is.Resilience.Pools) {
 		if i := slices.Index(done.Unchanged, name); i >= 0 {
@@ -17,6 +17,19 @@ func addLinks(done *supervisor.Reloaded, was, is *config.File) {
 			done.Changed = append(done.Changed, name)
 		}
 	}
+	for _, name := range differing(was.Pipelines.Pipelines, is.Pipelines.Pipelines) {
+		_, before := was.Pipelines.Pipelines[name]
+		switch _, now := is.Pipelines.Pipelines[name]; {
+		case !before:
+			done.Added = append(done.Added, name)
+		case !now:
+			done.Removed = append(done.Removed, name)
+		default:
+			done.Changed = append(done.Changed, name)
+		}
+	}
+	slices.Sort(done.Added)
+	slices.Sort(done.Removed)
 	slices.Sort(done.Changed)
 }
 

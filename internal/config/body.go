@@ -36,6 +36,7 @@ func (d *decoder) content(v value, depth int) (any, bool) {
 		list, ok := d.list(v, "a list")
 		all := make([]any, len(list))
 		for i, e := range list {
+			d.file.at[e.key] = e.position()
 			var good bool
 			all[i], good = d.content(e, depth+1)
 			ok = ok && good

@@ -19,6 +19,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/ringmasterd/ringmaster/chain/pipeline"
 	"github.com/ringmasterd/ringmaster/chain/resilience"
 	"github.com/ringmasterd/ringmaster/gateway"
 	"github.com/ringmasterd/ringmaster/internal/address"
@@ -34,6 +35,7 @@ type File struct {
 	Supervisor  supervisor.Config
 	Gateway     gateway.Config
 	Resilience  resilience.Config
+	Pipelines   pipeline.Config
 	Socket      string // address to listen on
 	SocketGroup string // name or number
 	Log         Log
@@ -57,6 +59,7 @@ type Log struct {
 var (
 	fileFields = fields[File]{
 		"pools":        (*decoder).pools,
+		"pipelines":    (*decoder).pipelines,
 		"socket":       (*decoder).socket,
 		"socket_group": func(d *decoder, v value, f *File) { d.text(v, &f.SocketGroup, "a group's name or number") },
 		"max_message": func(d *decoder, v value, f *File) {
@@ -204,7 +207,10 @@ func Parse(path string, data []byte, lookup func(string) (string, bool)) (*File,
 	if err := f.Supervisor.Validate(); err != nil {
 		return nil, f.Locate(err)
 	}
-	if err := f.Resilience.Validate(f.poolNames()); err != nil {
+	if err := f.Resilience.Validate(f.PoolNames()); err != nil {
+		return nil, f.Locate(err)
+	}
+	if err := f.Pipelines.Validate(f.PoolNames()); err != nil {
 		return nil, f.Locate(err)
 	}
 	f.Gateway.MaxMessage = f.Supervisor.MaxMessage
@@ -224,6 +230,11 @@ func (f *File) Locate(err error) error {
 	if errors.As(err, &link) {
 		key := "pools." + link.Pool + "." + link.Field
 		return Errors{f.error(f.find(key), key, fmt.Sprint(link.Value), link.Want)}
+	}
+	var chained *pipeline.FieldError
+	if errors.As(err, &chained) {
+		key := strings.TrimSuffix("pipelines."+chained.Pipeline+"."+chained.Field, ".")
+		return Errors{f.error(f.find(key), key, fmt.Sprint(chained.Value), chained.Want)}
 	}
 	var field *supervisor.FieldError
 	if !errors.As(err, &field) {
@@ -277,7 +288,8 @@ func (d *decoder) pools(v value, f *File) {
 	}
 }
 
-func (f *File) poolNames() []string {
+// PoolNames are the names of the pools, in the file's order.
+func (f *File) PoolNames() []string {
 	names := make([]string, len(f.Supervisor.Pools))
 	for i := range f.Supervisor.Pools {
 		names[i] = f.Supervisor.Pools[i].Name

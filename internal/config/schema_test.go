@@ -49,6 +49,8 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 		{"limits", pool.Properties["limits"], slices.Sorted(maps.Keys(limitFields))},
 		{"rlimits", pool.Properties["rlimits"], slices.Sorted(maps.Keys(rlimitFields))},
 		{"an action", s.Defs["action"], slices.Sorted(maps.Keys(actionFields))},
+		{"a pipeline", s.Defs["pipeline"], slices.Sorted(maps.Keys(pipelineFields))},
+		{"a step", s.Defs["step"], slices.Sorted(maps.Keys(stepFields))},
 		{"resilience", s.Defs["resilience"], slices.Sorted(maps.Keys(resilienceFields))},
 		{"retry", s.Defs["retry"], slices.Sorted(maps.Keys(retryFields))},
 		{"breaker", s.Defs["breaker"], slices.Sorted(maps.Keys(breakerFields))},
@@ -75,8 +77,10 @@ func TestSchemaWordsLoad(t *testing.T) {
 	s := readSchema(t)
 	pool := s.Defs["pool"].Properties
 	words := map[string][]string{
-		"log: {level: %}\npools: {a: {builtin: echo}}":                      s.Properties["log"].Properties["level"].Enum,
-		"log: {format: %}\npools: {a: {builtin: echo}}":                     s.Properties["log"].Properties["format"].Enum,
+		"log: {level: %}\npools: {a: {builtin: echo}}":  s.Properties["log"].Properties["level"].Enum,
+		"log: {format: %}\npools: {a: {builtin: echo}}": s.Properties["log"].Properties["format"].Enum,
+		"pools: {a: {builtin: echo}}\npipelines: {p: {steps: {a: {pool: a, action: x, on_error: %, default: 1}, out: {aggregate: $steps.a.body}}}}": {"default"},
+		"pools: {a: {builtin: echo}}\npipelines: {p: {steps: {a: {pool: a, action: x, on_error: %}}}}":                                              s.Defs["step"].Properties["on_error"].AnyOf[0].Enum[:2],
 		"pools: {a: {builtin: echo, devices: %}}":                           pool["devices"].AnyOf[0].Enum,
 		"pools: {a: {builtin: echo, workers: 1, weights: [1], balance: %}}": pool["balance"].AnyOf[0].Enum,
 	}
