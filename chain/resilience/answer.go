@@ -26,7 +26,8 @@ type answer struct {
 	by       string          // as the meters name it
 	fallback int             // how many of the pool's fallbacks have been tried
 	failed   *ipc.Error      // what the first of them is in place of
-	tries    int             // attempts that were begun
+	tries    int             // attempts that were begun, wherever
+	retries  int             // of them those that were made since the one before had failed
 	begun    bool            // a reply has been handed out: nothing is begun again
 	ended    bool
 }
@@ -111,6 +112,7 @@ func (a *answer) again(ctx context.Context, fail failure) error {
 		if ctx.Err() != nil || a.ctx.Err() != nil || !a.retry(ctx, fail) {
 			break
 		}
+		a.retries++
 		a.link.meters.retries.WithLabelValues(a.req.Pool).Inc()
 		try, failed := a.attempt(a.ctx, a.hedgeable())
 		if failed == nil {
@@ -134,7 +136,7 @@ func (a *answer) retry(ctx context.Context, fail failure) bool {
 	if a.pool.cfg.Retry.Max == 0 || !passing(fail.err) || !a.repeatable(fail.ran) {
 		return false
 	}
-	wait, ok := a.pool.cfg.Retry.pause(fail.err, a.tries, a.pool.paces.usual(a.req.Action), time.Until(a.deadline), rand.Float64())
+	wait, ok := a.pool.cfg.Retry.pause(fail.err, a.retries, a.pool.paces.usual(a.req.Action), time.Until(a.deadline), rand.Float64())
 	if !ok {
 		return false
 	}
@@ -173,7 +175,7 @@ func (a *answer) attempt(ctx context.Context, apart bool) (*attempt, *failure) {
 
 // send makes an attempt at a pool, which may be one that nothing is done for: nil.
 func (a *answer) send(ctx context.Context, p *pool, req *ipc.Request, apart bool) (*attempt, *failure) {
-	try := &attempt{pool: p, action: req.Action, own: a.req.Timeout <= 0, ctx: ctx}
+	try := &attempt{pool: p, action: req.Action, own: a.req.Timeout <= 0 && a.tries == 0, ctx: ctx}
 	if p != nil {
 		var refused *ipc.Error
 		if try.permit, refused = p.breaker.admit(); refused != nil {
@@ -246,7 +248,7 @@ type attempt struct {
 	pool    *pool // whose circuit and pace learn from it; nil: nobody's
 	action  string
 	begin   time.Time // when a worker had it
-	own     bool      // the deadline is the pool's own
+	own     bool      // the deadline is the pool's own, and whole
 	permit  permit
 	replies ipc.Replies
 	ctx     context.Context    // given to the call

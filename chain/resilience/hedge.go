@@ -107,7 +107,7 @@ func (a *answer) hedge(results chan<- result) *attempt {
 	a.tries++
 	req := a.req
 	req.Timeout = max(time.Microsecond, time.Until(a.deadline))
-	try := &attempt{pool: a.pool, action: req.Action, own: a.req.Timeout <= 0}
+	try := &attempt{pool: a.pool, action: req.Action}
 	try.ctx, try.cancel = context.WithCancel(a.ctx)
 	next := a.next
 	a.link.races.Go(func() {

@@ -65,34 +65,34 @@ func TestPause(t *testing.T) {
 	r := Retry{Max: 4, Backoff: 50 * time.Millisecond, MaxBackoff: 300 * time.Millisecond}
 	const ms = time.Millisecond
 	for _, w := range []struct {
-		tries       int
+		retries     int
 		after       time.Duration
 		takes, left time.Duration
 		jitter      float64
 		want        time.Duration
 		ok          bool
 	}{
-		{1, 0, 0, time.Minute, 0, 25 * ms, true},
-		{1, 0, 0, time.Minute, 1, 50 * ms, true},
-		{2, 0, 0, time.Minute, 0.5, 75 * ms, true},
-		{3, 0, 0, time.Minute, 1, 200 * ms, true},
-		{4, 0, 0, time.Minute, 1, 300 * ms, true},
-		{5, 0, 0, time.Minute, 1, 0, false},              // there were enough
-		{1, 200 * ms, 0, time.Minute, 0, 200 * ms, true}, // the pool says when
-		{1, 200 * ms, 0, time.Minute, 1, 225 * ms, true}, // and not all come at once
-		{1, 301 * ms, 0, time.Minute, 0, 0, false},       // later than we wait
-		{1, 0, 0, 50 * ms, 1, 50 * ms, false},            // the deadline
-		{1, 0, 100 * ms, 120 * ms, 0, 25 * ms, false},    // it would begin, but not end
-		{1, 0, 100 * ms, 126 * ms, 0, 25 * ms, true},     // just
-		{64, 0, 0, time.Minute, 0, 0, false},             // no overflow
+		{0, 0, 0, time.Minute, 0, 25 * ms, true},
+		{0, 0, 0, time.Minute, 1, 50 * ms, true},
+		{1, 0, 0, time.Minute, 0.5, 75 * ms, true},
+		{2, 0, 0, time.Minute, 1, 200 * ms, true},
+		{3, 0, 0, time.Minute, 1, 300 * ms, true},
+		{4, 0, 0, time.Minute, 1, 0, false},              // there were enough
+		{0, 200 * ms, 0, time.Minute, 0, 200 * ms, true}, // the pool says when
+		{0, 200 * ms, 0, time.Minute, 1, 225 * ms, true}, // and not all come at once
+		{0, 301 * ms, 0, time.Minute, 0, 0, false},       // later than we wait
+		{0, 0, 0, 50 * ms, 1, 50 * ms, false},            // the deadline
+		{0, 0, 100 * ms, 120 * ms, 0, 25 * ms, false},    // it would begin, but not end
+		{0, 0, 100 * ms, 126 * ms, 0, 25 * ms, true},     // just
+		{63, 0, 0, time.Minute, 0, 0, false},             // no overflow
 	} {
-		got, ok := r.pause(failing(ipc.Unavailable, "x", w.after), w.tries, w.takes, w.left, w.jitter)
+		got, ok := r.pause(failing(ipc.Unavailable, "x", w.after), w.retries, w.takes, w.left, w.jitter)
 		if got != w.want && ok || ok != w.ok {
 			t.Errorf("%+v: got %v, %v", w, got, ok)
 		}
 	}
 	long := Retry{Max: 100, Backoff: time.Minute, MaxBackoff: 10 * time.Minute}
-	if got, _ := long.pause(failing(ipc.Unavailable, "x", 0), 90, 0, time.Hour, 1); got != 10*time.Minute {
+	if got, _ := long.pause(failing(ipc.Unavailable, "x", 0), 89, 0, time.Hour, 1); got != 10*time.Minute {
 		t.Errorf("the 90th pause is %v", got)
 	}
 }

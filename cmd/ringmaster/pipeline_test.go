@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -196,5 +198,28 @@ pipelines: {p: {steps: {a: {pool: down, action: echo, body: $input.body}, out: {
 `)
 	if r := s.run("call", "p", "run", "--data", `"hello"`); r.code != 0 || r.out != "\"hello\"\n" || r.errOut != "degraded: step=a; pool=up; reason=crash_loop\n" {
 		t.Errorf("got %+v", r)
+	}
+}
+
+// The example that needs nothing but the binary does what its comments say.
+func TestPipelineExample(t *testing.T) {
+	yaml, err := os.ReadFile(filepath.FromSlash("../../examples/pipeline/builtin.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, string(yaml))
+	if r := s.run("call", "greet", "run", "--data", `{"name": "world"}`); r.code != 0 || r.out != `{"greeting":"Hello, world!","lang":null,"slept":0.2}`+"\n" {
+		t.Errorf("greet: %+v", r)
+	}
+	if r := s.run("call", "story", "run", "--stream", "--data", `{"name": "world"}`); r.code != 0 || r.out != strings.Repeat("Hello, world! ", 5)+"\n" {
+		t.Errorf("story: %+v", r)
+	}
+	for _, body := range []string{`{"n": 1}`, `{"n": 2}`, `{"n": 3}`} {
+		if r := s.run("call", "fragile", "crash", "--data", body); r.code != 0 || r.errOut != "degraded: reply=fixed; reason=worker_lost\n" {
+			t.Errorf("crash: %+v", r)
+		}
+	}
+	if r := s.run("call", "fragile", "echo", "--data", `"hello"`); r.code != 0 || r.out != "\"hello\"\n" || r.errOut != "degraded: pool=front; reason=circuit_open\n" {
+		t.Errorf("echo: %+v", r)
 	}
 }

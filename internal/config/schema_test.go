@@ -99,7 +99,7 @@ func TestSchemaWordsLoad(t *testing.T) {
 
 // The files that ship load; the commands in them need not exist here.
 func TestShippedFilesLoad(t *testing.T) {
-	for _, path := range []string{"../../examples/quickstart.yaml"} {
+	for _, path := range []string{"../../examples/quickstart.yaml", "../../examples/pipeline/ringmaster.yaml", "../../examples/pipeline/builtin.yaml"} {
 		if _, err := Load(filepath.FromSlash(path)); err != nil {
 			t.Error(err)
 		}
