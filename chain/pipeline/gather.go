@@ -62,7 +62,7 @@ func withText(b ipc.Body, name, text string, most int) (ipc.Body, error) {
 	}
 	o.values = []value{literal(whole)}
 	if len(b) > 0 {
-		if _, err := newWalker(b).members(func(other string, v []byte) bool {
+		if err := newWalker(b).members(func(other string, v []byte) bool {
 			if other != name {
 				o.names, o.values = append(o.names, other), append(o.values, literal(v))
 			}

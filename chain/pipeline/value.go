@@ -93,18 +93,14 @@ func (l list) build(out *builder, look func(*ref) (ipc.Body, error)) error {
 func (t template) build(out *builder, look func(*ref) (ipc.Body, error)) error {
 	var text strings.Builder
 	for _, p := range t {
-		s, fixed := p.(string)
+		s, _ := p.(string)
 		if r, refers := p.(*ref); refers {
 			b, err := look(r)
+			if err == nil {
+				s, err = textOf(b)
+			}
 			if err != nil {
 				return err
-			}
-			if s, fixed = stringOf(b); !fixed {
-				asJSON, err := jsonbody.Encode(b)
-				if err != nil {
-					return err
-				}
-				s = string(asJSON)
 			}
 		}
 		if text.Len()+len(s) > out.most-out.buf.Len() {
@@ -113,6 +109,15 @@ func (t template) build(out *builder, look func(*ref) (ipc.Body, error)) error {
 		text.WriteString(s)
 	}
 	return out.enc.EncodeString(text.String())
+}
+
+// textOf is a value within a text: a string as it is, anything else as JSON.
+func textOf(b ipc.Body) (string, error) {
+	if s, ok := stringOf(b); ok {
+		return s, nil
+	}
+	asJSON, err := jsonbody.Encode(b)
+	return string(asJSON), err
 }
 
 func tooLarge(most int) *ipc.Error {

@@ -35,16 +35,16 @@ func (w *walker) skip() ([]byte, error) {
 	return w.b[begin:w.offset()], nil
 }
 
-// members enters a map and calls f for each of its members with a string for a key, until f returns false. ok: it is a map.
-func (w *walker) members(f func(name string, value []byte) bool) (ok bool, err error) {
+// members enters a map and calls f for each of its members with a string for a key, until f returns false. What is no map has none.
+func (w *walker) members(f func(name string, value []byte) bool) error {
 	c, err := w.dec.PeekCode()
 	if err != nil || !(msgpcode.IsFixedMap(c) || c == msgpcode.Map16 || c == msgpcode.Map32) {
-		return false, err
+		return err
 	}
 	n, err := w.dec.DecodeMapLen()
 	for i := 0; i < n && err == nil; i++ {
 		if c, err = w.dec.PeekCode(); err != nil {
-			return true, err
+			return err
 		}
 		name, named := "", msgpcode.IsString(c)
 		if named {
@@ -53,14 +53,14 @@ func (w *walker) members(f func(name string, value []byte) bool) (ok bool, err e
 			_, err = w.skip()
 		}
 		if err != nil {
-			return true, err
+			return err
 		}
 		var value []byte
 		if value, err = w.skip(); err == nil && named && !f(name, value) {
-			return true, nil
+			return nil
 		}
 	}
-	return true, err
+	return err
 }
 
 // element enters an array and returns one of its elements; nil: it has none of this number, or is no array.
@@ -88,14 +88,13 @@ func at(b ipc.Body, path []key) (ipc.Body, error) {
 		part = null
 	}
 	for _, k := range path {
-		w := newWalker(part)
 		var next []byte
 		var err error
 		if k.index >= 0 {
-			next, err = w.element(k.index)
+			next, err = newWalker(part).element(k.index)
 		}
 		if next == nil && err == nil && !k.element {
-			_, err = w.members(func(name string, value []byte) bool {
+			err = newWalker(part).members(func(name string, value []byte) bool {
 				if name == k.name {
 					next = value
 				}

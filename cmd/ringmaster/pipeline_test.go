@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net/http"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -155,8 +154,8 @@ pipelines:
 		t.Errorf("got %v with %+v", e, e)
 	}
 	eventually(t, "the other branch to be cancelled", func() bool { return s.inFlight("right") == 0 })
-	web, body := s.fetch("/rpc", `{"jsonrpc": "2.0", "id": 1, "method": "p.run", "params": {"n": "web", "seconds": 0}}`)
-	if web.StatusCode != http.StatusOK || !strings.Contains(body, `"step":"bad"`) {
+	_, body := s.fetch("/rpc", `{"jsonrpc": "2.0", "id": 1, "method": "p.run", "params": {"n": "web", "seconds": 0}}`)
+	if !strings.Contains(body, `"step":"bad"`) {
 		t.Errorf("by HTTP: %s", body)
 	}
 
