@@ -68,6 +68,7 @@ func (c *conn) run() error {
 		StallTimeout: c.srv.cfg.StallTimeout,
 		Draining:     c.srv.leaving,
 		Account:      c.client.account,
+		Crew:         c.srv.crew,
 		Refused:      func(e *ipc.Error) { c.srv.refused.log(c.peer, e) },
 	})
 }

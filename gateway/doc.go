@@ -19,7 +19,7 @@
 //	goroutine        wakes on            ends on                         joined by
 //	Serve itself     accept              ctx, a broken listener          its caller
 //	conn.run         frames              hang-up, drain, write timeout   Serve
-//	ipc.Serve's      a request           its END                         ipc.Serve, in conn.run
+//	a Crew's         a request           512 others wait; drain's end     Serve
 //	a Ring's         its client's bell   hang-up                         conn.endRing, in conn.run
 //	conn.drain       once, at drain      its one frame is written        Serve
 //	turnAway         a refused client    its hello, or refuseTimeout     Serve

@@ -24,6 +24,8 @@ const (
 	maxParting    = 64
 	// cutting is how long requests that were cut off at the end of a drain have to tell their clients so.
 	cutting = time.Second
+	// waitingHands is how many goroutines wait for requests of all clients, with 4 to 8 KiB of stack each.
+	waitingHands = 512
 )
 
 var errDraining = ipc.Errorf(ipc.Unavailable, "draining", "the server is shutting down; try again when it is back")
@@ -38,7 +40,7 @@ func newServer(ctx context.Context, ln *Listener, backend Backend, cfg Config) *
 	s := &server{
 		cfg: cfg, door: ln.door, leaving: make(chan struct{}), conns: map[*conn]struct{}{},
 		clients: newClients(cfg, ln.door.uid), refused: newRefusals(cfg.Logger), parting: make(chan struct{}, maxParting),
-		meters: newMeters(cfg.Collectors...),
+		meters: newMeters(cfg.Collectors...), crew: ipc.NewCrew(waitingHands),
 	}
 	s.handler = chain.New(backend.Call, logged(cfg.Logger), s.meters.link)
 	s.base, s.cut = context.WithCancelCause(context.WithoutCancel(ctx))
@@ -55,6 +57,7 @@ func (s *server) run(ctx context.Context, ln *Listener) error {
 	stop()
 	_ = ln.Close()
 	s.drain()
+	s.crew.Close()
 	return err
 }
 
@@ -63,6 +66,7 @@ type server struct {
 	door    door
 	handler chain.Handler
 	meters  *meters
+	crew    *ipc.Crew // handles what comes in frames
 	web     *web
 	base    context.Context // parent of every request's
 	cut     context.CancelCauseFunc
