@@ -214,6 +214,13 @@ func (w *web) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler) // the connection has gone
 	}
 	defer c.end()
+	if c.conn.remote() && w.page(rw, r) {
+		return
+	}
+	if e := c.conn.prove(r.Header.Get("Authorization")); e != nil {
+		w.exchange(rw, r).refuse(e)
+		return
+	}
 	w.mux.ServeHTTP(rw, r)
 }
 

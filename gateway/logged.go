@@ -17,9 +17,11 @@ func logged(logger *slog.Logger) chain.Link {
 				return next(ctx, req)
 			}
 			peer, _ := chain.PeerFrom(ctx)
-			r := &loggedReplies{
-				logger: logger.With("pool", req.Pool, "action", req.Action, "uid", peer.UID, "pid", peer.PID),
-				begin:  time.Now(),
+			r := &loggedReplies{logger: logger.With("pool", req.Pool, "action", req.Action), begin: time.Now()}
+			if peer.Address != "" {
+				r.logger = r.logger.With("address", peer.Address)
+			} else {
+				r.logger = r.logger.With("uid", peer.UID, "pid", peer.PID)
 			}
 			var err error
 			if r.Replies, err = next(ctx, req); err != nil {

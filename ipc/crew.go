@@ -1,15 +1,26 @@
 package ipc
 
-import "sync"
+import (
+	"slices"
+	"sync"
+	"time"
+)
+
+// restless is how often a [Crew] lets those go who have waited all the time since it last looked.
+const restless = time.Second
 
 // Crew is goroutines that run handlers one after the other. A goroutine that has run one keeps the stack that the next one needs; to grow a new one costs more than all else that a small request
-// does (docs/decisions/0017-hot-path.md). Any number of handlers may run at a time; only so many goroutines wait for more to do. A Crew may be shared by many [Serve].
+// does (docs/decisions/0017-hot-path.md). Any number of handlers may run at a time; only so many goroutines wait for more to do, and none for longer than a second or
+// two. A Crew may be shared by many [Serve].
 type Crew struct {
 	most int // immutable: goroutines that wait
 
 	mu   sync.Mutex
 	idle []*hand // guarded by mu; the one that came last is taken first: its stack is still in the cache
 	over bool    // guarded by mu: nobody waits any more
+
+	look   *time.Timer // guarded by mu; set while somebody waits
+	unused int         // guarded by mu: how many have waited all the time since the last look
 
 	hands sync.WaitGroup
 }
@@ -33,6 +44,7 @@ func (c *Crew) handle(j job) {
 	if n := len(c.idle); n > 0 {
 		h := c.idle[n-1]
 		c.idle = c.idle[:n-1]
+		c.unused = min(c.unused, n-1)
 		c.mu.Unlock()
 		h.mailbox <- j // it has room
 		return
@@ -61,7 +73,28 @@ func (c *Crew) rest(h *hand) bool {
 		return false
 	}
 	c.idle = append(c.idle, h)
+	if c.look == nil {
+		c.look = time.AfterFunc(restless, c.thin)
+	}
 	return true
+}
+
+// thin lets those go whom nobody needed since it last looked: they are the ones that came first.
+func (c *Crew) thin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over {
+		return
+	}
+	for _, h := range c.idle[:c.unused] {
+		close(h.mailbox)
+	}
+	c.idle = slices.Delete(c.idle, 0, c.unused)
+	if c.unused = len(c.idle); c.unused > 0 {
+		c.look.Reset(restless)
+	} else {
+		c.look = nil
+	}
 }
 
 // Waiting returns how many goroutines wait for something to do.
@@ -79,6 +112,9 @@ func (c *Crew) Close() {
 		close(h.mailbox)
 	}
 	c.idle = nil
+	if c.look != nil {
+		c.look.Stop()
+	}
 	c.mu.Unlock()
 	c.hands.Wait()
 }

@@ -25,7 +25,7 @@ func (c *counted) ServeRequest(ctx context.Context, _ *Request, w *Responder) {
 	}
 }
 
-// However many handlers run at a time, only so many goroutines wait afterwards; they run what comes next, and Close ends them.
+// However many handlers run at a time, only so many goroutines wait afterwards; they run what comes next, and leave when nothing does.
 func TestCrewKeepsAFew(t *testing.T) {
 	const most, burst = 3, 10
 	h := &counted{release: make(chan struct{}), all: make(chan struct{}, burst)}
@@ -57,6 +57,11 @@ func TestCrewKeepsAFew(t *testing.T) {
 			if time.Now().After(end) {
 				t.Fatalf("%d wait", crew.Waiting())
 			}
+		}
+	}
+	for end := time.Now().Add(10 * time.Second); crew.Waiting() > 0; runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatalf("%d wait still, although there is nothing to do", crew.Waiting())
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/chain/auth"
 	"github.com/ringmasterd/ringmaster/chain/pipeline"
 	"github.com/ringmasterd/ringmaster/chain/resilience"
 	"github.com/ringmasterd/ringmaster/internal/config"
@@ -17,6 +18,7 @@ import (
 
 // callChain is what a request passes between the gateway and the supervisor: the links of package chain, with what the file says of each.
 type callChain struct {
+	auth       *auth.Auth
 	handler    chain.Handler
 	file       *config.File // that it was configured by last
 	pipelines  *pipeline.Link
@@ -26,13 +28,22 @@ type callChain struct {
 // newCallChain puts the links before a supervisor's Call, in the order a request meets them.
 func newCallChain(sup *supervisor.Supervisor, file *config.File, log *slog.Logger) (*callChain, error) {
 	c := &callChain{pipelines: pipeline.New(file.Supervisor.MaxMessage), resilience: resilience.New(sup.Action, nil, log)}
-	c.handler = chain.New(sup.Call, c.pipelines.Link, c.resilience.Link)
+	var err error
+	if c.auth, err = auth.New(file.Auth, file.Listen != ""); err != nil {
+		return nil, err
+	}
+	c.handler = chain.New(sup.Call, c.auth.Link, c.pipelines.Link, c.resilience.Link)
 	return c, c.configure(file)
 }
 
 // Call implements [gateway.Backend].
 func (c *callChain) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
 	return c.handler(ctx, req)
+}
+
+// admit has the link that knows who may do what do what the file says now, and returns what undoes that: whose right was taken back must not keep it until the pools have new workers.
+func (c *callChain) admit(file *config.File) (undo func(), _ error) {
+	return c.auth.Configure(file.Auth)
 }
 
 // configure has every link do what the file says now. An error changes nothing.
@@ -47,7 +58,7 @@ func (c *callChain) configure(file *config.File) error {
 
 // collectors are what the links have counted, for Prometheus.
 func (c *callChain) collectors() []prometheus.Collector {
-	return slices.Concat(c.pipelines.Collectors(), c.resilience.Collectors())
+	return slices.Concat(c.auth.Collectors(), c.pipelines.Collectors(), c.resilience.Collectors())
 }
 
 // status adds the pipelines to a status.
