@@ -21,17 +21,18 @@ import (
 const module = "github.com/ringmasterd/ringmaster"
 
 // layers says what of this module each layer may import, tests aside. internal/config reads the file that configures the layers beside it;
-// every other package under internal is a detail: anybody may import it, and it knows at most messages. What is not listed here (examples, bench)
+// every other package under internal is a detail: anybody may import it, and it knows at most messages and shared memory. What is not listed here (examples, bench)
 // may import whatever is public.
 var layers = map[string][]string{
-	"detail":          {"detail", "ipc"},
+	"detail":          {"detail", "shm", "ipc"},
 	"shm":             {"detail"},
 	"ipc":             {"detail", "shm"},
 	"worker":          {"detail", "shm", "ipc"},
 	"supervisor":      {"detail", "shm", "ipc"},
 	"client":          {"detail", "shm", "ipc"},
 	"chain":           {"detail", "ipc"},
-	"gateway":         {"detail", "shm", "ipc", "chain"},
+	"proto":           {},
+	"gateway":         {"detail", "shm", "ipc", "chain", "proto"},
 	"internal/config": {"detail", "shm", "ipc", "supervisor", "chain", "gateway"},
 	"cmd":             {"detail", "shm", "ipc", "worker", "supervisor", "client", "chain", "gateway", "internal/config", "bench"},
 }

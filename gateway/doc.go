@@ -6,8 +6,8 @@
 //	                           └ rings of its own come with the hello, if it asks (SCM_RIGHTS)
 //
 // Read in this order: config.go, listen.go (one server per path), inherit.go (or a socket that systemd made), listentcp.go (or a port), peer.go (who may come in; cgroup_linux.go), prove.go and page.go (who must show a token, and which pages may ask), clients.go (and how much of everything), serve.go (accept, drain), conn.go (one connection),
-// detect.go (what it speaks), rings.go (the rings it may get), native.go (frames ⇄ the chain), http.go (connections of HTTP), exchange.go (what its adapters share), then the adapters, health.go and others, each of which translates one protocol and decides
-// nothing; handler.go (the chain), logged.go and metered.go (its first links; metrics.go tells what the second counted), refusals.go (what of all this is logged).
+// detect.go (what it speaks), rings.go (the rings it may get), native.go (frames ⇄ the chain), http.go (connections of HTTP), exchange.go (what its adapters share), multiplex.go (many requests on one stream) and compress.go, then the adapters, each of which translates one protocol and decides
+// nothing: health.go, jsonrpc.go and rpclines.go, openai.go, oip.go (with oipdata.go, oiprest.go, oipgrpc.go), and grpc.go (with grpccall.go, which reads its frames, and grpcweight.go, what a message will take), grpcringmaster.go, grpchealth.go; handler.go (the chain), logged.go and metered.go (its first links; metrics.go tells what the second counted), refusals.go (what of all this is logged).
 //
 // # Who may connect
 //
@@ -24,9 +24,12 @@
 //	conn.run         frames              hang-up, drain, write timeout   Serve
 //	a Crew's         a request           1 to 2 s without one; Serve      Serve
 //	a Ring's         its client's bell   hang-up                         conn.endRing, in conn.run
+//	a release        a worker's end      hang-up                         ipc.Serve, in conn.run; one for each request that is leased
 //	conn.drain       once, at drain      its one frame is written        Serve
 //	turnAway         a refused client    its hello, or refuseTimeout     Serve
 //	http.Server's    a request by HTTP   its connection's end            web.serve, in conn.run; the server's own by web.stop
+//	a multiplex's    a request of many   its END                         multiplex.finish, in the request's handler
+//	untilLeaving's   drain               the end of its stream           the stream's handler
 //
 // # What a client can do to us
 //
@@ -43,6 +46,9 @@
 //	does not read its socket, or its ring       WriteTimeout                               nothing, hung up on
 //	writes anything into its ring, or rings     each word is read once and checked; its    nothing, hung up on
 //	like mad                                    own connection's goroutine
+//	asks for arenas                             Arenas, a number of regions; what it keeps     RESOURCE_EXHAUSTED/arena_quota
+//	                                            after a detach is emptied
+//	names what is not its own, or overlaps      its connection's set; Request.ValidateArenas   INVALID_ARGUMENT/bad_region
 //	asks for large rings                        ringCapacity, its share of Memory          nothing: it gets smaller ones, or none
 //	sends pings, cancels, credits without end   its own connection's reader: one           nothing
 //	                                            goroutine, which waits for it to read

@@ -58,7 +58,7 @@ func (w *web) metrics(rw http.ResponseWriter, r *http.Request) {
 		}
 	}
 	_ = x.out.SetWriteDeadline(time.Now().Add(w.srv.cfg.StallTimeout)) // fails only where the write will, too
-	promhttp.HandlerFor(prometheus.Gatherers{w.srv.meters.registry, now}, promhttp.HandlerOpts{DisableCompression: true}).ServeHTTP(rw, r)
+	promhttp.HandlerFor(prometheus.Gatherers{w.srv.meters.registry, now}, promhttp.HandlerOpts{}).ServeHTTP(rw, r)
 }
 
 // snapshot is a collector of what is so at one moment.
@@ -82,11 +82,14 @@ var (
 	processes    = gauge("clients", "Processes that have a connection open.")
 	memoryUsed   = gauge("client_memory_bytes", "Memory that clients' requests and waiting replies hold.")
 	memoryLimit  = gauge("client_memory_limit_bytes", "Memory that they may hold.")
+	arenas       = gauge("arenas", "Arenas that clients have: shared memory for large tensors.")
+	arenaBytes   = gauge("arena_bytes", "Memory of all arenas.")
+	arenaLimit   = gauge("arena_limit_bytes", "Memory that all arenas may take.")
 )
 
 // Describe implements [prometheus.Collector].
 func (snapshot) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{buildInfo, inFlight, queued, workers, workerMemory, exits, connections, processes, memoryUsed, memoryLimit} {
+	for _, d := range []*prometheus.Desc{buildInfo, inFlight, queued, workers, workerMemory, exits, connections, processes, memoryUsed, memoryLimit, arenas, arenaBytes, arenaLimit} {
 		ch <- d
 	}
 }
@@ -119,5 +122,9 @@ func (s snapshot) Collect(ch chan<- prometheus.Metric) {
 	tell(processes, float64(by))
 	tell(memoryUsed, float64(s.srv.clients.memory.Used()))
 	tell(memoryLimit, float64(s.srv.clients.memory.Size()))
+	lent := s.srv.cfg.Lent.Usage()
+	tell(arenas, float64(lent.Regions))
+	tell(arenaBytes, float64(lent.Bytes))
+	tell(arenaLimit, float64(lent.Limit))
 	tell(buildInfo, 1, version.Version)
 }

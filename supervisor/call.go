@@ -67,7 +67,7 @@ func validate(req *ipc.Request) error {
 			return err
 		}
 	}
-	return nil
+	return req.ValidateArenas()
 }
 
 // answer is one request's way through workers; the [ipc.Replies] of Call.
@@ -99,12 +99,16 @@ func (a *answer) send(ctx context.Context, again, alone bool) error {
 		if err != nil {
 			return err
 		}
-		a.waiter = waiter{client: a.req.Client, action: a.req.Action, again: again, alone: alone || known}
+		a.waiter = waiter{client: a.req.Client, action: a.req.Action, key: affinityKey(&a.req), again: again, alone: alone || known}
 		l, err := a.pool.acquire(ctx, &a.waiter)
 		if err != nil {
 			return err
 		}
 		if _, err := a.suspected(); err != nil { // found out while it waited
+			l.unused(false)
+			return err
+		}
+		if err := l.lend(a.req.Arenas); err != nil {
 			l.unused(false)
 			return err
 		}
@@ -134,7 +138,10 @@ func (a *answer) suspected() (bool, error) {
 		return false, nil
 	}
 	deaths, left := a.pool.suspects.look(a.identify(), time.Now())
-	if deaths >= poisonDeaths {
+	switch {
+	case deaths >= poisonDeaths && a.req.NamesArenas():
+		return true, a.dubious(left)
+	case deaths >= poisonDeaths:
 		return true, a.poisonous(left)
 	}
 	return deaths > 0, nil
@@ -142,6 +149,13 @@ func (a *answer) suspected() (bool, error) {
 
 func (a *answer) poisonous(left time.Duration) *ipc.Error {
 	err := ipc.Errorf(ipc.Aborted, "poison_request", "%d workers of pool %s died while they had this request, so it is given to no other; look at their last lines in the log, and change the request or the worker", poisonDeaths, a.pool.name)
+	err.RetryAfter = left
+	return err
+}
+
+// dubious is the error of a request that names the arena memory that a poisonous one has named: whether what lies there now is the same nobody knows here. In the message it can be told.
+func (a *answer) dubious(left time.Duration) *ipc.Error {
+	err := ipc.Errorf(ipc.Unavailable, "arena_busy", "%d workers of pool %s died while they had a request that named the same arena memory; send the tensors in the message, so that it can be seen whether they are the same", poisonDeaths, a.pool.name)
 	err.RetryAfter = left
 	return err
 }

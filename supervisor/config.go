@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ringmasterd/ringmaster/internal/arena"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -19,6 +20,8 @@ type Config struct {
 	Executable string       // a ringmaster binary: serves builtin pools (`EXECUTABLE worker --builtin NAME`), guards process groups (`EXECUTABLE guard`) and confines workers (`EXECUTABLE confine`); "": no builtin pools, no guard, no rlimits, user or group
 
 	DrainTimeout time.Duration // for the requests that run when the supervisor is told to end; 0: 30 s
+
+	Arenas *arena.Store // what the status tells of arenas; nil: nothing
 
 	// OnReload answers the control request `reload`, after reading the configuration again and giving it to [Supervisor.Reload]; nil: there is nothing to read, and the request is refused.
 	OnReload func(context.Context) (ReloadAnswer, error)
@@ -40,6 +43,7 @@ type PoolConfig struct {
 	Devices      Devices
 	Balance      Balance       // "": least-connection
 	Weights      []int         // for balance: weighted, one per slot
+	AffinityWait time.Duration // for balance: hash, how long a request waits for the worker that it belongs to while another is free; 0: 500 ms, negative: not at all
 	Queue        int           // requests that may wait for a worker; 0: 256, -1: none
 	Timeout      time.Duration // a request's deadline if it brings none; 0: 60 s
 	StartTimeout time.Duration // from spawn to ready; 0: 5 min
@@ -82,6 +86,7 @@ const (
 	LeastConnection Balance = "least-connection" // fewest in flight; ties go round
 	RoundRobin      Balance = "round-robin"
 	Weighted        Balance = "weighted" // smooth weighted round robin by Weights
+	Hash            Balance = "hash"     // the same worker for the requests of a session, else of a client; see [PoolConfig.AffinityWait]
 )
 
 // Devices says which GPUs a pool's workers see. The zero value is auto.
@@ -115,6 +120,8 @@ const (
 	maxMaxMessage       = 1 << 30
 	maxDrainTimeout     = 24 * time.Hour
 	maxBatchDelay       = time.Second
+	defaultAffinityWait = 500 * time.Millisecond
+	maxAffinityWait     = time.Hour
 )
 
 // FieldError is a bad value in a [Config]: which field, the value, and what would be right.
@@ -198,7 +205,7 @@ func (p *PoolConfig) validate() error {
 		}
 	}
 	switch p.Balance {
-	case "", LeastConnection, RoundRobin:
+	case "", LeastConnection, RoundRobin, Hash:
 	case Weighted:
 		if len(p.Weights) != max(1, p.Workers) {
 			return bad("weights", p.Weights, fmt.Sprintf("balance: weighted needs one weight for each of the %d workers", max(1, p.Workers)))
@@ -209,7 +216,13 @@ func (p *PoolConfig) validate() error {
 			}
 		}
 	default:
-		return bad("balance", string(p.Balance), "use least-connection, round-robin or weighted")
+		return bad("balance", string(p.Balance), "use least-connection, round-robin, weighted or hash")
+	}
+	if p.AffinityWait > 0 && p.Balance != Hash {
+		return bad("affinity_wait", p.AffinityWait, "it is for `balance: hash`; set that, or remove the key")
+	}
+	if p.AffinityWait > maxAffinityWait {
+		return bad("affinity_wait", p.AffinityWait, fmt.Sprintf("use a duration up to %v, such as 500ms", maxAffinityWait))
 	}
 	if err := p.validateActions(); err != nil {
 		return err
@@ -264,6 +277,12 @@ func (c Config) withDefaults() Config {
 		}
 		if p.Balance == "" {
 			p.Balance = LeastConnection
+		}
+		switch {
+		case p.AffinityWait < 0 || p.Balance != Hash:
+			p.AffinityWait = 0
+		case p.AffinityWait == 0:
+			p.AffinityWait = defaultAffinityWait
 		}
 		if p.Replace == "" {
 			p.Replace = ReplaceAuto

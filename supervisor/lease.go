@@ -3,6 +3,7 @@ package supervisor
 import (
 	"time"
 
+	"github.com/ringmasterd/ringmaster/internal/arena"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -18,22 +19,15 @@ type lease struct {
 	alone  bool          // no other request is given to the worker meanwhile
 	batch  *batch        // whose place it is; nil: its own
 	member int           // of the batch: which
+	arenas *arena.Use    // what the worker may read and write of arenas meanwhile; nil: nothing
 
 	abandoned uint64 // guarded by pool.mu: digest of the request, if its caller has lost interest; 0 otherwise
 }
 
 // take leases a place if one is free; alone, one in a worker that has nothing else to do. Preconditions: mu is held.
 func (p *pool) take(w *waiter) *lease {
-	for i, s := range p.slots {
-		p.load[i] = -1
-		switch {
-		case !s.accepting, s.inc.alone:
-		case w.alone && s.inc.inFlight > 0, !w.alone && s == p.reserved:
-		case s.inc.taken < s.places():
-			p.load[i] = s.inc.taken
-		}
-	}
-	i := p.balancer.pick(p.load)
+	p.weigh(w.alone)
+	i := p.balancer.choose(p.load, w.key, w.key != 0 && w.spills(time.Now()))
 	if i < 0 {
 		return nil
 	}
@@ -45,6 +39,20 @@ func (p *pool) take(w *waiter) *lease {
 		p.reserved = nil
 	}
 	return &lease{pool: p, slot: s, inc: s.inc, at: time.Now(), client: w.client, action: w.action, cost: w.cost, alone: w.alone}
+}
+
+// weigh fills in load for a request, which may be one that runs alone. Preconditions: mu is held.
+func (p *pool) weigh(alone bool) {
+	for i, s := range p.slots {
+		p.load[i] = busy
+		switch {
+		case !s.accepting:
+			p.load[i] = gone
+		case s.inc.alone, alone && s.inc.inFlight > 0, !alone && s == p.reserved:
+		case s.inc.taken < s.places():
+			p.load[i] = s.inc.taken
+		}
+	}
 }
 
 // reserve picks the worker that a request which has to run alone waits for: the one with the least to do gets nothing new meanwhile. Preconditions: mu is held.
@@ -62,6 +70,11 @@ func (p *pool) reserve() {
 
 // release gives the place back once the worker has ended the request, or has died with it: then lost says how the call ended.
 func (l *lease) release(lost *ipc.Error) {
+	l.ended(lost)
+	l.arenas.Return()
+}
+
+func (l *lease) ended(lost *ipc.Error) {
 	p, now := l.pool, time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -111,6 +124,7 @@ func (l *lease) unused(gone bool) {
 	l.pool.giveBack(l)
 	l.pool.mu.Unlock()
 	l.sent(0)
+	l.arenas.Return()
 }
 
 // giveBack frees a place, unless others of a batch have a part in it, and gives it to whose turn it is. Preconditions: mu is held.

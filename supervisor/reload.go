@@ -156,7 +156,7 @@ func (p *pool) dissolve(ctx context.Context) {
 func sameProcess(a, b *PoolConfig) bool {
 	x, y := *a, *b
 	for _, c := range []*PoolConfig{&x, &y} {
-		c.Workers, c.Balance, c.Weights, c.Queue, c.Timeout, c.StartTimeout = 0, "", nil, 0, 0, 0
+		c.Workers, c.Balance, c.Weights, c.AffinityWait, c.Queue, c.Timeout, c.StartTimeout = 0, "", nil, 0, 0, 0, 0
 		c.HangTimeout, c.Grace, c.Replace, c.Limits, c.Actions = 0, 0, "", Limits{}, nil
 	}
 	return reflect.DeepEqual(x, y)

@@ -1,5 +1,7 @@
 package supervisor
 
+import "github.com/ringmasterd/ringmaster/internal/arena"
+
 // Status is what `ringmaster status --json` prints.
 type Status struct {
 	Version string  `json:"version" msgpack:"version"`
@@ -7,6 +9,8 @@ type Status struct {
 	PID     int     `json:"pid" msgpack:"pid"`
 
 	Goroutines int `json:"goroutines" msgpack:"goroutines"` // of the supervisor's process
+
+	Arenas arena.Usage `json:"arenas" msgpack:"arenas"` // shared memory that clients have for large tensors
 
 	Pools []PoolStatus `json:"pools" msgpack:"pools"`
 

@@ -190,6 +190,9 @@ func (s *Supervisor) Action(pool, action string) (ipc.Action, bool) {
 // Status describes every pool, in order of name.
 func (s *Supervisor) Status() Status {
 	st := Status{Version: version.Version, UptimeS: time.Since(s.begin).Seconds(), PID: os.Getpid(), Goroutines: runtime.NumGoroutine()}
+	if s.cfg.Arenas != nil {
+		st.Arenas = s.cfg.Arenas.Usage()
+	}
 	for _, p := range s.all() {
 		st.Pools = append(st.Pools, p.status())
 	}

@@ -79,7 +79,7 @@ func theClients(e *ipc.Error) bool {
 // byReference reports whether tensors lie in memory that the message only refers to, which is not ours to use twice.
 func byReference(tensors []ipc.Tensor) bool {
 	for i := range tensors {
-		if tensors[i].Data == nil && len(tensors[i].Shape) > 0 {
+		if tensors[i].At.Region != 0 {
 			return true
 		}
 	}

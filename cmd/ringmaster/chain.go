@@ -11,6 +11,7 @@ import (
 	"github.com/ringmasterd/ringmaster/chain/auth"
 	"github.com/ringmasterd/ringmaster/chain/pipeline"
 	"github.com/ringmasterd/ringmaster/chain/resilience"
+	"github.com/ringmasterd/ringmaster/chain/session"
 	"github.com/ringmasterd/ringmaster/internal/config"
 	"github.com/ringmasterd/ringmaster/ipc"
 	"github.com/ringmasterd/ringmaster/supervisor"
@@ -21,6 +22,7 @@ type callChain struct {
 	auth       *auth.Auth
 	handler    chain.Handler
 	file       *config.File // that it was configured by last
+	sessions   *session.Sessions
 	pipelines  *pipeline.Link
 	resilience *resilience.Link
 }
@@ -32,7 +34,10 @@ func newCallChain(sup *supervisor.Supervisor, file *config.File, log *slog.Logge
 	if c.auth, err = auth.New(file.Auth, file.Listen != ""); err != nil {
 		return nil, err
 	}
-	c.handler = chain.New(sup.Call, c.auth.Link, c.pipelines.Link, c.resilience.Link)
+	if c.sessions, err = session.New(file.Sessions, log); err != nil {
+		return nil, err
+	}
+	c.handler = chain.New(sup.Call, c.auth.Link, c.sessions.Link, c.pipelines.Link, c.resilience.Link)
 	return c, c.configure(file)
 }
 
@@ -48,8 +53,11 @@ func (c *callChain) admit(file *config.File) (undo func(), _ error) {
 
 // configure has every link do what the file says now. An error changes nothing.
 func (c *callChain) configure(file *config.File) error {
-	if err := c.pipelines.Configure(file.Pipelines, file.PoolNames()); err != nil {
+	if err := c.sessions.Configure(file.Sessions); err != nil {
 		return err
+	}
+	if err := c.pipelines.Configure(file.Pipelines, file.PoolNames()); err != nil {
+		return err // there is none for a file that was read: reading checks them
 	}
 	c.file = file
 	c.resilience.Configure(file.Resilience)
@@ -58,7 +66,7 @@ func (c *callChain) configure(file *config.File) error {
 
 // collectors are what the links have counted, for Prometheus.
 func (c *callChain) collectors() []prometheus.Collector {
-	return slices.Concat(c.auth.Collectors(), c.pipelines.Collectors(), c.resilience.Collectors())
+	return slices.Concat(c.auth.Collectors(), []prometheus.Collector{c.sessions}, c.pipelines.Collectors(), c.resilience.Collectors())
 }
 
 // status adds the pipelines to a status.
@@ -71,5 +79,5 @@ func (c *callChain) status(s *supervisor.Status) {
 // close ends what the links have started and stores what they keep. Preconditions: no request is in the chain.
 func (c *callChain) close() error {
 	c.resilience.Close()
-	return nil
+	return c.sessions.Close()
 }

@@ -8,7 +8,6 @@ package config
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +21,7 @@ import (
 	"github.com/ringmasterd/ringmaster/chain/auth"
 	"github.com/ringmasterd/ringmaster/chain/pipeline"
 	"github.com/ringmasterd/ringmaster/chain/resilience"
+	"github.com/ringmasterd/ringmaster/chain/session"
 	"github.com/ringmasterd/ringmaster/gateway"
 	"github.com/ringmasterd/ringmaster/internal/address"
 	"github.com/ringmasterd/ringmaster/supervisor"
@@ -38,6 +38,7 @@ type File struct {
 	Auth        auth.Config
 	Resilience  resilience.Config
 	Pipelines   pipeline.Config
+	Sessions    session.Config
 	Socket      string      // address to listen on
 	SocketGroup string      // name or number
 	SocketMode  os.FileMode // 0: the usual one
@@ -53,6 +54,7 @@ type File struct {
 type pool struct {
 	supervisor.PoolConfig
 	resilience resilience.Pool
+	session    session.PoolConfig
 }
 
 // Log says how to log.
@@ -90,12 +92,30 @@ var (
 		"clients": func(d *decoder, v value, f *File) {
 			object(d, v, clientFields, &f.Gateway.Clients, "connections and in_flight")
 		},
+		"arenas": func(d *decoder, v value, f *File) {
+			object(d, v, arenaFields, &f.Gateway.Arenas, "client and total, as in {client: 256MiB, total: 1GiB}")
+		},
 		"drain_timeout": func(d *decoder, v value, f *File) { d.duration(v, &f.Supervisor.DrainTimeout, 1, "30s") },
+		"sessions":      (*decoder).sessions,
 		"log":           func(d *decoder, v value, f *File) { object(d, v, logFields, &f.Log, "level and format") },
 	}
 	clientFields = fields[gateway.Limits]{
 		"connections": func(d *decoder, v value, l *gateway.Limits) { d.integer(v, &l.Connections, 1) },
 		"in_flight":   func(d *decoder, v value, l *gateway.Limits) { d.integer(v, &l.InFlight, 1) },
+	}
+	arenaFields = fields[gateway.Arenas]{
+		"client": func(d *decoder, v value, a *gateway.Arenas) {
+			var n uint64
+			if d.size(v, &n) {
+				a.Client, a.Off = int64(n), n == 0
+			}
+		},
+		"total": func(d *decoder, v value, a *gateway.Arenas) {
+			var n uint64
+			if d.size(v, &n) && d.positive(v, n) {
+				a.Total = int64(n)
+			}
+		},
 	}
 	logFields = fields[Log]{
 		"level":  func(d *decoder, v value, l *Log) { d.oneOf(v, &l.Level, "debug", "info", "warn", "error") },
@@ -114,6 +134,14 @@ var (
 		"concurrency": func(d *decoder, v value, p *pool) { d.integer(v, &p.Concurrency, 1) },
 		"devices":     (*decoder).devices,
 		"balance":     (*decoder).balance,
+		"affinity_wait": func(d *decoder, v value, p *pool) {
+			if d.duration(v, &p.AffinityWait, 0, "500ms"); p.AffinityWait == 0 {
+				p.AffinityWait = -1 // not at all; the zero value is the default
+			}
+		},
+		"session": func(d *decoder, v value, p *pool) {
+			object(d, v, sessionFields, &p.session, "keys such as conversation")
+		},
 		"weights": func(d *decoder, v value, p *pool) {
 			d.integers(v, &p.Weights, 1, "a list of weights, as in [1, 3]")
 		},
@@ -230,6 +258,9 @@ func Parse(path string, data []byte, lookup func(string) (string, bool)) (*File,
 	if err := f.Gateway.Validate(); err != nil {
 		return nil, f.Locate(err)
 	}
+	if err := f.Sessions.Validate(); err != nil {
+		return nil, f.Locate(err)
+	}
 	if err := f.Auth.Validate(); err != nil {
 		return nil, f.Locate(err)
 	}
@@ -239,7 +270,7 @@ func Parse(path string, data []byte, lookup func(string) (string, bool)) (*File,
 	return f, nil
 }
 
-// Locate adds to a [*supervisor.FieldError], or another part's, where in the file the field is. Other errors it returns as they are.
+// Locate adds to the FieldError of a package that is configured here where in the file the field is. Other errors it returns as they are.
 func (f *File) Locate(err error) error {
 	var access *auth.FieldError
 	if errors.As(err, &access) {
@@ -255,15 +286,11 @@ func (f *File) Locate(err error) error {
 	if errors.As(err, &front) {
 		return Errors{f.error(f.find(front.Field), front.Field, fmt.Sprint(front.Value), front.Want)}
 	}
-	var link *resilience.FieldError
-	if errors.As(err, &link) {
-		key := "pools." + link.Pool + "." + link.Field
-		return Errors{f.error(f.find(key), key, fmt.Sprint(link.Value), link.Want)}
+	if key, value, want := chainMistake(err); key != "" {
+		return Errors{f.error(f.find(key), key, value, want)}
 	}
-	var chained *pipeline.FieldError
-	if errors.As(err, &chained) {
-		key := strings.TrimSuffix("pipelines."+chained.Pipeline+"."+chained.Field, ".")
-		return Errors{f.error(f.find(key), key, fmt.Sprint(chained.Value), chained.Want)}
+	if key, e := sessionMistake(err); e != nil {
+		return Errors{f.error(f.find(key), key, fmt.Sprint(e.Value), e.Want)}
 	}
 	var field *supervisor.FieldError
 	if !errors.As(err, &field) {
@@ -307,13 +334,8 @@ func (d *decoder) pools(v value, f *File) {
 		p := pool{PoolConfig: supervisor.PoolConfig{Name: e.name}}
 		object(d, e.value, poolFields, &p, "keys such as command")
 		f.Supervisor.Pools = append(f.Supervisor.Pools, p.PoolConfig)
-		if p.resilience.Enabled() {
-			p.resilience.Timeout = cmp.Or(p.Timeout, supervisor.DefaultTimeout)
-			if f.Resilience.Pools == nil {
-				f.Resilience.Pools = map[string]resilience.Pool{}
-			}
-			f.Resilience.Pools[e.name] = p.resilience
-		}
+		f.poolResilience(e.name, &p)
+		f.poolSession(e.name, p.session)
 	}
 }
 
@@ -352,14 +374,7 @@ func (d *decoder) devices(v value, p *pool) {
 
 func (d *decoder) balance(v value, p *pool) {
 	var s string
-	if !d.text(v, &s, "a balance's name") {
-		return
-	}
-	if s == "hash" {
-		d.fail(v, s, "hash comes with a later version; use least-connection, round-robin or weighted")
-		return
-	}
-	if d.oneOf(v, &s, string(supervisor.LeastConnection), string(supervisor.RoundRobin), string(supervisor.Weighted)) {
+	if d.oneOf(v, &s, string(supervisor.LeastConnection), string(supervisor.RoundRobin), string(supervisor.Weighted), string(supervisor.Hash)) {
 		p.Balance = supervisor.Balance(s)
 	}
 }

@@ -1,10 +1,15 @@
 package config
 
 import (
+	"cmp"
+	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 
+	"github.com/ringmasterd/ringmaster/chain/pipeline"
 	"github.com/ringmasterd/ringmaster/chain/resilience"
+	"github.com/ringmasterd/ringmaster/supervisor"
 )
 
 // The keys of a pool's resilience. A part that is there has its defaults; 0 takes it away again.
@@ -59,6 +64,31 @@ var (
 		"reply":  func(d *decoder, v value, f *resilience.Fallback) { d.body(v, &f.Reply) },
 	}
 )
+
+// poolResilience gathers what is done for a pool.
+func (f *File) poolResilience(name string, p *pool) {
+	if !p.resilience.Enabled() {
+		return
+	}
+	p.resilience.Timeout = cmp.Or(p.Timeout, supervisor.DefaultTimeout)
+	if f.Resilience.Pools == nil {
+		f.Resilience.Pools = map[string]resilience.Pool{}
+	}
+	f.Resilience.Pools[name] = p.resilience
+}
+
+// chainMistake returns where a mistake in resilience or pipelines is, the value, and what would be right; "": err is another one.
+func chainMistake(err error) (key, value, want string) {
+	var link *resilience.FieldError
+	if errors.As(err, &link) {
+		return "pools." + link.Pool + "." + link.Field, fmt.Sprint(link.Value), link.Want
+	}
+	var chained *pipeline.FieldError
+	if errors.As(err, &chained) {
+		return strings.TrimSuffix("pipelines."+chained.Pipeline+"."+chained.Field, "."), fmt.Sprint(chained.Value), chained.Want
+	}
+	return "", "", ""
+}
 
 // share reads a part of the whole, such as 20%.
 func (d *decoder) share(v value, into *float64, example string) {

@@ -44,10 +44,12 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 	}{
 		{"the file", s, slices.Sorted(maps.Keys(fileFields))},
 		{"clients", s.Properties["clients"], slices.Sorted(maps.Keys(clientFields))},
+		{"sessions", s.Properties["sessions"], slices.Sorted(maps.Keys(sessionsFields))},
 		{"auth", s.Properties["auth"], slices.Sorted(maps.Keys(authFields))},
 		{"a role", s.Defs["role"], slices.Sorted(maps.Keys(roleFields))},
 		{"a rule", s.Defs["rule"], slices.Sorted(maps.Keys(ruleFields))},
 		{"a token", s.Defs["token"], slices.Sorted(maps.Keys(tokenFields))},
+		{"arenas", s.Properties["arenas"], slices.Sorted(maps.Keys(arenaFields))},
 		{"log", s.Properties["log"], slices.Sorted(maps.Keys(logFields))},
 		{"a pool", pool, slices.Sorted(maps.Keys(poolFields))},
 		{"limits", pool.Properties["limits"], slices.Sorted(maps.Keys(limitFields))},
@@ -60,6 +62,7 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 		{"breaker", s.Defs["breaker"], slices.Sorted(maps.Keys(breakerFields))},
 		{"hedge", s.Defs["hedge"], slices.Sorted(maps.Keys(hedgeFields))},
 		{"fallback", s.Defs["fallback"], slices.Sorted(maps.Keys(fallbackFields))},
+		{"a pool's session", pool.Properties["session"], slices.Sorted(maps.Keys(sessionFields))},
 		{"batch", s.Defs["action"].Properties["batch"], slices.Sorted(maps.Keys(batchFields))},
 	} {
 		if got := slices.Sorted(maps.Keys(tt.schema.Properties)); !slices.Equal(got, tt.keys) {
