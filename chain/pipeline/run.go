@@ -191,8 +191,13 @@ func (r *run) request(s *step) (*ipc.Request, *ipc.Error) {
 		}
 		req.Body = out.buf.Bytes()
 	}
+	if s != &r.plan.steps[r.plan.output] {
+		req.Outputs = nil // where the requester wants the tensors of its answer; others would be in their place
+	}
 	var err error
-	req.Tensors, err = r.tensors(s)
+	if req.Tensors, err = r.tensors(s); !req.NamesArenas() {
+		req.Arenas = nil
+	}
 	return &req, ipc.AsError(err)
 }
 

@@ -161,7 +161,7 @@ func (a *answer) repeatable(ran bool) bool {
 		return true
 	}
 	action, _ := a.link.actions(a.req.Pool, a.req.Action)
-	return action.Idempotent && !byReference(a.req.Tensors)
+	return action.Idempotent && !a.req.NamesArenas()
 }
 
 // attempt sends the request to its pool. apart: the attempt can be ended by itself.

@@ -50,7 +50,7 @@ func (a *answer) other(f *Fallback) bool {
 
 // older takes an answer of before from the cache.
 func (a *answer) older(most time.Duration) bool {
-	if a.link.stale == nil || byReference(a.req.Tensors) {
+	if a.link.stale == nil || a.req.NamesArenas() {
 		return false
 	}
 	reply, age, ok := a.link.stale.Stale(a.ctx, &a.req)

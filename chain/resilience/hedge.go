@@ -9,7 +9,7 @@ import (
 
 // hedgeable reports whether a second attempt may be made beside the first: the action has one answer, may run twice, and the pool is well.
 func (a *answer) hedgeable() bool {
-	if a.pool.cfg.Hedge.Max == 0 || !a.pool.breaker.closed() || byReference(a.req.Tensors) {
+	if a.pool.cfg.Hedge.Max == 0 || !a.pool.breaker.closed() || a.req.NamesArenas() {
 		return false
 	}
 	action, known := a.link.actions(a.req.Pool, a.req.Action)

@@ -75,13 +75,3 @@ func theClients(e *ipc.Error) bool {
 	}
 	return false
 }
-
-// byReference reports whether tensors lie in memory that the message only refers to, which is not ours to use twice.
-func byReference(tensors []ipc.Tensor) bool {
-	for i := range tensors {
-		if tensors[i].At.Region != 0 {
-			return true
-		}
-	}
-	return false
-}

@@ -441,8 +441,8 @@ func TestHedges(t *testing.T) {
 		"may not run twice": func(w *world, _ *ipc.Request) { w.idem = false },
 		"a stream":          func(w *world, _ *ipc.Request) { w.stream = true },
 		"the deadline":      func(_ *world, r *ipc.Request) { r.Timeout = 50 * time.Millisecond },
-		"tensors by referral": func(_ *world, r *ipc.Request) {
-			r.Tensors = []ipc.Tensor{{Name: "x", DType: "uint8", Shape: []uint64{1}}}
+		"tensors in an arena": func(_ *world, r *ipc.Request) {
+			r.Tensors = []ipc.Tensor{{Name: "x", DType: "uint8", Shape: []uint64{1}, At: ipc.Range{Region: 1, Length: 1}}}
 		},
 	} {
 		t.Run("not: "+name, func(t *testing.T) {

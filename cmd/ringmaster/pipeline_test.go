@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -221,4 +222,41 @@ func TestPipelineExample(t *testing.T) {
 	if r := s.run("call", "fragile", "echo", "--data", `"hello"`); r.code != 0 || r.out != "\"hello\"\n" || r.errOut != "degraded: pool=front; reason=circuit_open\n" {
 		t.Errorf("echo: %+v", r)
 	}
+}
+
+// A tensor in an arena is passed to every step that refers to it as what it is: a place in the client's memory, which is the client's again when all are through with it.
+func TestPipelinePassesArenas(t *testing.T) {
+	s := serve(t, twoPools+`
+pipelines:
+  sums:
+    steps:
+      l: {pool: left, action: checksum, tensors: {x: $input.tensors.image}}
+      r: {pool: right, action: checksum, tensors: $input.tensors}
+      out: {aggregate: {l: $steps.l.body.x, r: $steps.r.body.image}}
+`)
+	arena, err := s.client.Arena(t.Context(), 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := arena.Tensor("image", "uint8", 1<<19)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range image.Data {
+		image.Data[i] = byte(i * 7)
+	}
+	want := crc32.Checksum(image.Data, crc32.MakeTable(crc32.Castagnoli))
+	r, err := s.client.Call(t.Context(), "sums", "run", nil, client.WithTensors(image))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got map[string]uint32
+	if err := r.Decode(&got); err != nil || got["l"] != want || got["r"] != want {
+		t.Errorf("got %v, %v; want %d twice", got, err, want)
+	}
+	arena.Free(image)
+	if err := arena.Close(); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "the arena to be gone", func() bool { return s.status().Arenas.Regions == 0 })
 }
