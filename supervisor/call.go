@@ -99,7 +99,7 @@ func (a *answer) send(ctx context.Context, again, alone bool) error {
 		if err != nil {
 			return err
 		}
-		a.waiter = waiter{client: a.req.Client, action: a.req.Action, key: affinityKey(&a.req), again: again, alone: alone || known}
+		a.waiter = waiter{client: a.req.Client, action: a.req.Action, key: affinityKey(&a.req), again: again, alone: alone || known, idle: a.req.Background}
 		l, err := a.pool.acquire(ctx, &a.waiter)
 		if err != nil {
 			return err

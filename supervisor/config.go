@@ -28,6 +28,9 @@ type Config struct {
 
 	// OnStatus adds to a status what others know; nil: nothing.
 	OnStatus func(*Status)
+
+	// Control answers control requests that are not the supervisor's own affair, by action, for one pool or for all (""). What it returns becomes the answer's body.
+	Control map[string]func(ctx context.Context, pool string) (any, error)
 }
 
 // PoolConfig describes workers that serve the same model or code and are interchangeable.

@@ -52,6 +52,7 @@ type waiter struct {
 	action string
 	cost   time.Duration // what the client is charged for it
 	alone  bool          // it is to share its worker with no other request
+	idle   bool          // it is background work: it gets a place at once where nobody waits for one, or none
 	again  bool          // it was accepted before: it is refused neither for want of room nor because the pool drains, and goes first
 	key    uint64        // balance: hash: of the worker that it belongs to; 0: to none
 	spill  time.Time     // until when it waits for that one rather than take another; zero: it does not wait
@@ -133,6 +134,9 @@ func (p *pool) enter(ctx context.Context, w *waiter) (*lease, *ipc.Error) {
 	case cfg.AffinityWait > 0 && cfg.Queue > 0:
 		w.spill = spillAt(ctx, time.Now(), cfg.AffinityWait)
 	}
+	if w.idle {
+		return p.takeIdle(w)
+	}
 	if w.again {
 		if err := p.hopeless(); err != nil {
 			return nil, err
@@ -174,6 +178,20 @@ func (p *pool) enter(ctx context.Context, w *waiter) (*lease, *ipc.Error) {
 		p.dispatch() // so that a worker is reserved for it; while requests are gathered, or wait for a worker of their choice, there may be a place
 	}
 	return nil, nil
+}
+
+// takeIdle gives background work a place if a worker has one and nobody else wants it, and refuses it otherwise. Preconditions: mu is held.
+func (p *pool) takeIdle(w *waiter) (*lease, *ipc.Error) {
+	if err := p.refusal(w.action); err != nil {
+		return nil, err
+	}
+	w.cost = p.pace.cost(w.action)
+	if p.waiting() == 0 && p.idle() {
+		if l := p.take(w); l != nil {
+			return l, nil
+		}
+	}
+	return nil, noneIdle(p.name)
 }
 
 // makeRoom sees that w may queue: that it can begin before its deadline, and that there is room, if need be in the place of a client that has more in the queue. Preconditions: mu is held.

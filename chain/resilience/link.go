@@ -82,11 +82,11 @@ func (l *Link) Configure(cfg Config) {
 	l.pools.Store(&pools)
 }
 
-// Link is the [chain.Link].
+// Link is the [chain.Link]. Background work is left alone: nobody waits for it.
 func (l *Link) Link(next chain.Handler) chain.Handler {
 	return func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
 		p := (*l.pools.Load())[req.Pool]
-		if p == nil {
+		if p == nil || req.Background {
 			return next(ctx, req)
 		}
 		return l.call(ctx, p, next, req)

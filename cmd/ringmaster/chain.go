@@ -2,13 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/chain/auth"
+	"github.com/ringmasterd/ringmaster/chain/cache"
 	"github.com/ringmasterd/ringmaster/chain/pipeline"
 	"github.com/ringmasterd/ringmaster/chain/resilience"
 	"github.com/ringmasterd/ringmaster/chain/session"
@@ -23,13 +26,14 @@ type callChain struct {
 	handler    chain.Handler
 	file       *config.File // that it was configured by last
 	sessions   *session.Sessions
+	cache      *cache.Cache
 	pipelines  *pipeline.Link
 	resilience *resilience.Link
 }
 
 // newCallChain puts the links before a supervisor's Call, in the order a request meets them.
 func newCallChain(sup *supervisor.Supervisor, file *config.File, log *slog.Logger) (*callChain, error) {
-	c := &callChain{pipelines: pipeline.New(file.Supervisor.MaxMessage), resilience: resilience.New(sup.Action, nil, log)}
+	c := &callChain{pipelines: pipeline.New(file.Supervisor.MaxMessage)}
 	var err error
 	if c.auth, err = auth.New(file.Auth, file.Listen != ""); err != nil {
 		return nil, err
@@ -37,7 +41,11 @@ func newCallChain(sup *supervisor.Supervisor, file *config.File, log *slog.Logge
 	if c.sessions, err = session.New(file.Sessions, log); err != nil {
 		return nil, err
 	}
-	c.handler = chain.New(sup.Call, c.auth.Link, c.sessions.Link, c.pipelines.Link, c.resilience.Link)
+	if c.cache, err = cache.New(file.Cache, cache.Options{}); err != nil {
+		return nil, errors.Join(err, c.sessions.Close())
+	}
+	c.resilience = resilience.New(sup.Action, c.cache, log)
+	c.handler = chain.New(sup.Call, c.auth.Link, c.sessions.Link, c.pipelines.Link, c.cache.Link, c.resilience.Link)
 	return c, c.configure(file)
 }
 
@@ -56,6 +64,9 @@ func (c *callChain) configure(file *config.File) error {
 	if err := c.sessions.Configure(file.Sessions); err != nil {
 		return err
 	}
+	if err := c.cache.Configure(file.Cache); err != nil {
+		return err
+	}
 	if err := c.pipelines.Configure(file.Pipelines, file.PoolNames()); err != nil {
 		return err // there is none for a file that was read: reading checks them
 	}
@@ -64,9 +75,18 @@ func (c *callChain) configure(file *config.File) error {
 	return nil
 }
 
+// reloaded tells the links which pools may answer differently from now on.
+func (c *callChain) reloaded(r supervisor.Reloaded) {
+	for _, names := range [][]string{r.Added, r.Removed, r.Changed, slices.Collect(maps.Keys(r.Kept))} {
+		for _, name := range names {
+			c.cache.Clear(name)
+		}
+	}
+}
+
 // collectors are what the links have counted, for Prometheus.
 func (c *callChain) collectors() []prometheus.Collector {
-	return slices.Concat(c.auth.Collectors(), []prometheus.Collector{c.sessions}, c.pipelines.Collectors(), c.resilience.Collectors())
+	return slices.Concat(c.auth.Collectors(), c.cache.Collectors(), []prometheus.Collector{c.sessions}, c.pipelines.Collectors(), c.resilience.Collectors())
 }
 
 // status adds the pipelines to a status.
@@ -78,6 +98,7 @@ func (c *callChain) status(s *supervisor.Status) {
 
 // close ends what the links have started and stores what they keep. Preconditions: no request is in the chain.
 func (c *callChain) close() error {
+	c.cache.Close()
 	c.resilience.Close()
 	return c.sessions.Close()
 }

@@ -66,6 +66,7 @@ func (r *reloader) apply(ctx context.Context) (answer supervisor.ReloadAnswer, e
 		return answer, next.file.Locate(err)
 	}
 	was := r.links.file
+	r.links.reloaded(answer.Reloaded)
 	if err := r.links.configure(next.file); err != nil {
 		return answer, next.file.Locate(err)
 	}

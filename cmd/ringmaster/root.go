@@ -75,6 +75,7 @@ func (a *app) rootCommand() *cobra.Command {
 		a.restartCommand(),
 		a.drainCommand(),
 		a.reloadCommand(),
+		a.cacheCommand(),
 		a.authCommand(),
 		a.sessionCommand(),
 		a.benchCommand(),

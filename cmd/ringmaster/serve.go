@@ -90,6 +90,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	}
 	reloads.base.Logger, reloads.base.OnReload = logger, reloads.reload
 	reloads.base.OnStatus = func(s *supervisor.Status) { reloads.links.status(s) } // nobody asks before there are links
+	reloads.base.Control = map[string]func(context.Context, string) (any, error){clearCache: reloads.clearCache}
 	reloads.base.Arenas = running.file.Gateway.NewArenas()
 	sup, err := supervisor.New(reloads.config(running))
 	if err != nil {
@@ -116,7 +117,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	front := running.file.Gateway.WithMemory()
 	front.DrainTimeout, front.Logger, front.Lent = s.drain, logger, reloads.base.Arenas
 	front.Gate, front.Collectors = links.auth, links.collectors()
-	limitHeap(front)
+	limitHeap(front, running.file.Cache.Bound())
 	return s.run(ctx, front)
 }
 

@@ -69,7 +69,11 @@ func (a *app) sessionListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List your sessions",
-		Args:  noArgs,
+		Long: `List your sessions: how often each has been written to, how large it is, and how long it
+has not been used.`,
+		Example: `  ringmaster session list
+  ringmaster session list --json | jq -r '.[].id'`,
+		Args: noArgs,
 		RunE: a.command(func(ctx context.Context, _ []string) error {
 			list := []session.Listed{}
 			if err := a.sessionControl(ctx, "session_list", "", &list); err != nil {
@@ -101,7 +105,11 @@ func (a *app) sessionShowCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show ID",
 		Short: "Show what is kept of a session: its conversation, and how long its context is",
-		Args:  oneSession,
+		Long: `Show what is kept of a session: its version, the size of its context, which is the
+worker's own affair, and its conversation, a message on each line.`,
+		Example: `  ringmaster session show tea-time
+  ringmaster session show tea-time --json | jq -r '.messages[].content'`,
+		Args: oneSession,
 		RunE: a.command(func(ctx context.Context, args []string) error {
 			var shown session.Shown
 			if err := a.sessionControl(ctx, "session_show", args[0], &shown); err != nil {
@@ -135,7 +143,10 @@ func (a *app) sessionRemoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm ID",
 		Short: "Remove what is kept of a session",
-		Args:  oneSession,
+		Long: `Remove what is kept of a session: its context and its conversation. Its next request begins
+a new one. A request that is under way is answered, and keeps nothing.`,
+		Example: `  ringmaster session rm tea-time`,
+		Args:    oneSession,
 		RunE: a.command(func(ctx context.Context, args []string) error {
 			var answer session.Removed
 			if err := a.sessionControl(ctx, "session_rm", args[0], &answer); err != nil {

@@ -19,6 +19,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/ringmasterd/ringmaster/chain/auth"
+	"github.com/ringmasterd/ringmaster/chain/cache"
 	"github.com/ringmasterd/ringmaster/chain/pipeline"
 	"github.com/ringmasterd/ringmaster/chain/resilience"
 	"github.com/ringmasterd/ringmaster/chain/session"
@@ -44,6 +45,7 @@ type File struct {
 	SocketMode  os.FileMode // 0: the usual one
 	Listen      string      // address of a port; "": none
 	Log         Log
+	Cache       cache.Config
 
 	at map[string]position // of every key that the file has
 
@@ -53,8 +55,16 @@ type File struct {
 // pool is what the file says of a pool: to the supervisor, and to the links of the call chain.
 type pool struct {
 	supervisor.PoolConfig
+	version    string
+	cached     map[string]cache.Action
 	resilience resilience.Pool
 	session    session.PoolConfig
+}
+
+// action is what it says of one of a pool's actions.
+type action struct {
+	supervisor.ActionConfig
+	cache cache.Action
 }
 
 // Log says how to log.
@@ -98,6 +108,10 @@ var (
 		"drain_timeout": func(d *decoder, v value, f *File) { d.duration(v, &f.Supervisor.DrainTimeout, 1, "30s") },
 		"sessions":      (*decoder).sessions,
 		"log":           func(d *decoder, v value, f *File) { object(d, v, logFields, &f.Log, "level and format") },
+		"cache":         func(d *decoder, v value, f *File) { object(d, v, cacheFields, &f.Cache, "max_bytes") },
+		"prefetch": func(d *decoder, v value, f *File) {
+			object(d, v, prefetchFields, &f.Cache.Prefetch, "learn and concurrency")
+		},
 	}
 	clientFields = fields[gateway.Limits]{
 		"connections": func(d *decoder, v value, l *gateway.Limits) { d.integer(v, &l.Connections, 1) },
@@ -183,16 +197,32 @@ var (
 			if !ok {
 				return
 			}
-			p.Actions = map[string]supervisor.ActionConfig{}
+			p.Actions, p.cached = map[string]supervisor.ActionConfig{}, map[string]cache.Action{}
 			for _, e := range entries {
-				var a supervisor.ActionConfig
-				object(d, e.value, actionFields, &a, "keys such as batch")
-				p.Actions[e.name] = a
+				var a action
+				object(d, e.value, actionFields, &a, "keys such as batch and cache")
+				if a.ActionConfig != (supervisor.ActionConfig{}) { // else it is not the supervisor's affair
+					p.Actions[e.name] = a.ActionConfig
+				}
+				p.cached[e.name] = a.cache
+			}
+			if len(p.Actions) == 0 {
+				p.Actions = nil
 			}
 		},
+		"version": func(d *decoder, v value, p *pool) {
+			d.text(v, &p.version, "a text that says which model the workers have, as in 2026-05")
+		},
 	}
-	actionFields = fields[supervisor.ActionConfig]{
-		"batch": func(d *decoder, v value, a *supervisor.ActionConfig) {
+	actionFields = fields[action]{
+		"cache": func(d *decoder, v value, a *action) {
+			object(d, v, cachedFields, &a.cache, "ttl, stale, max_entry, shared")
+			if a.cache.TTL == 0 && len(d.errs) == 0 {
+				d.fail(v, "(none)", "say how long an answer is good, as in {ttl: 10m}")
+			}
+		},
+		"then": (*decoder).then,
+		"batch": func(d *decoder, v value, a *action) {
 			object(d, v, batchFields, &a.Batch, "max and delay, as in {max: 32, delay: 2ms}")
 			if _, given := d.file.at[v.key+".max"]; !given && len(d.errs) == 0 {
 				d.fail(v, "(none)", "say how many requests may be one call, as in {max: 32}")
@@ -264,6 +294,9 @@ func Parse(path string, data []byte, lookup func(string) (string, bool)) (*File,
 	if err := f.Auth.Validate(); err != nil {
 		return nil, f.Locate(err)
 	}
+	if err := f.Cache.Validate(); err != nil {
+		return nil, f.Locate(err)
+	}
 	if f.Listen != "" && len(f.Auth.Tokens) == 0 {
 		return nil, Errors{f.error(f.find("listen"), "listen", f.Listen, "there is no token, and each request by TCP needs one; `ringmaster auth token NAME` makes one for `auth.tokens`")}
 	}
@@ -288,6 +321,10 @@ func (f *File) Locate(err error) error {
 	}
 	if key, value, want := chainMistake(err); key != "" {
 		return Errors{f.error(f.find(key), key, value, want)}
+	}
+	var cached *cache.FieldError
+	if errors.As(err, &cached) {
+		return Errors{f.error(f.find(cached.Field), cached.Field, fmt.Sprint(cached.Value), cached.Want)}
 	}
 	if key, e := sessionMistake(err); e != nil {
 		return Errors{f.error(f.find(key), key, fmt.Sprint(e.Value), e.Want)}
@@ -335,6 +372,7 @@ func (d *decoder) pools(v value, f *File) {
 		object(d, e.value, poolFields, &p, "keys such as command")
 		f.Supervisor.Pools = append(f.Supervisor.Pools, p.PoolConfig)
 		f.poolResilience(e.name, &p)
+		p.gatherCache(&f.Cache)
 		f.poolSession(e.name, p.session)
 	}
 }

@@ -13,11 +13,12 @@ import (
 // schema is what this test reads of the JSON Schema.
 type schema struct {
 	Properties           map[string]schema `json:"properties"`
-	Enum                 []string          `json:"enum"`
+	Words                []any             `json:"enum"`
 	AdditionalProperties any               `json:"additionalProperties"`
 	AnyOf                []schema          `json:"anyOf"`
 	Description          string            `json:"description"`
 	Defs                 map[string]schema `json:"$defs"`
+	Items                *schema           `json:"items"`
 }
 
 func readSchema(t *testing.T) schema {
@@ -62,6 +63,10 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 		{"breaker", s.Defs["breaker"], slices.Sorted(maps.Keys(breakerFields))},
 		{"hedge", s.Defs["hedge"], slices.Sorted(maps.Keys(hedgeFields))},
 		{"fallback", s.Defs["fallback"], slices.Sorted(maps.Keys(fallbackFields))},
+		{"cache", s.Properties["cache"], slices.Sorted(maps.Keys(cacheFields))},
+		{"prefetch", s.Properties["prefetch"], slices.Sorted(maps.Keys(prefetchFields))},
+		{"an action's cache", s.Defs["action"].Properties["cache"], slices.Sorted(maps.Keys(cachedFields))},
+		{"what follows", *s.Defs["action"].Properties["then"].Items, slices.Sorted(maps.Keys(followFields))},
 		{"a pool's session", pool.Properties["session"], slices.Sorted(maps.Keys(sessionFields))},
 		{"batch", s.Defs["action"].Properties["batch"], slices.Sorted(maps.Keys(batchFields))},
 	} {
@@ -79,18 +84,31 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 	}
 }
 
+// words are the texts that a value may be.
+func (s schema) words() (list []string) {
+	for _, w := range s.Words {
+		if text, ok := w.(string); ok {
+			list = append(list, text)
+		}
+	}
+	return list
+}
+
 // Every word that the schema allows loads.
 func TestSchemaWordsLoad(t *testing.T) {
 	s := readSchema(t)
 	pool := s.Defs["pool"].Properties
 	words := map[string][]string{
-		"socket_mode: %\npools: {a: {builtin: echo}}":   s.Properties["socket_mode"].Enum,
-		"log: {level: %}\npools: {a: {builtin: echo}}":  s.Properties["log"].Properties["level"].Enum,
-		"log: {format: %}\npools: {a: {builtin: echo}}": s.Properties["log"].Properties["format"].Enum,
-		"pools: {a: {builtin: echo}}\npipelines: {p: {steps: {a: {pool: a, action: x, on_error: %, default: 1}, out: {aggregate: $steps.a.body}}}}": {"default"},
-		"pools: {a: {builtin: echo}}\npipelines: {p: {steps: {a: {pool: a, action: x, on_error: %}}}}":                                              s.Defs["step"].Properties["on_error"].AnyOf[0].Enum[:2],
-		"pools: {a: {builtin: echo, devices: %}}":                           pool["devices"].AnyOf[0].Enum,
-		"pools: {a: {builtin: echo, workers: 1, weights: [1], balance: %}}": pool["balance"].AnyOf[0].Enum,
+		"socket_mode: %\npools: {a: {builtin: echo}}":                                                  s.Properties["socket_mode"].words(),
+		"log: {level: %}\npools: {a: {builtin: echo}}":                                                 s.Properties["log"].Properties["level"].words(),
+		"log: {format: %}\npools: {a: {builtin: echo}}":                                                s.Properties["log"].Properties["format"].words(),
+		"prefetch: {learn: %}\npools: {a: {builtin: echo}}":                                            s.Properties["prefetch"].Properties["learn"].words(),
+		"pools: {a: {builtin: echo, actions: {echo: {cache: {ttl: 1m, shared: %}}}}}":                  s.Defs["action"].Properties["cache"].Properties["shared"].words(),
+		"pools: {a: {builtin: echo, devices: %}}":                                                      pool["devices"].AnyOf[0].words(),
+		"pools: {a: {builtin: echo, workers: 1, weights: [1], balance: %}}":                            pool["balance"].AnyOf[0].words(),
+		"sessions: {on_conflict: %}\npools: {a: {builtin: echo}}":                                      s.Properties["sessions"].Properties["on_conflict"].AnyOf[0].words(),
+		"sessions: {on_store_failure: %}\npools: {a: {builtin: echo}}":                                 s.Properties["sessions"].Properties["on_store_failure"].AnyOf[0].words(),
+		"pools: {a: {builtin: echo}}\npipelines: {p: {steps: {a: {pool: a, action: x, on_error: %}}}}": s.Defs["step"].Properties["on_error"].AnyOf[0].words()[:2],
 	}
 	for text, list := range words {
 		if len(list) == 0 {
