@@ -256,3 +256,33 @@ func TestFixedReply(t *testing.T) {
 		t.Errorf("as a stream: %+v", r)
 	}
 }
+
+// While a pool is not asked, what its cache still has of before stands in, and says that it is old.
+func TestStaleAnswerStandsIn(t *testing.T) {
+	s := serve(t, `
+pools:
+  big:
+    builtin: echo
+    actions: {echo: {cache: {ttl: 50ms, stale: 1h}}}
+    resilience:
+      breaker: {failures: 1, open: 1h}
+      fallback: [{stale: 30m}, {reply: nothing}]
+`)
+	if _, err := s.client.Call(t.Context(), "big", "echo", "hello"); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := s.client.Call(t.Context(), "big", "crash", nil); err != nil || r.Headers["degraded"] != "reply=fixed; reason=worker_lost" {
+		t.Fatalf("got %+v, %v", r, err)
+	}
+	eventually(t, "the answer to be older than its ttl", func() bool {
+		r, err := s.client.Call(t.Context(), "big", "echo", "hello")
+		var said string
+		if err != nil || r.Decode(&said) != nil || said != "hello" {
+			t.Fatalf("got %+v, %v", r, err)
+		}
+		return strings.HasPrefix(r.Headers["degraded"], "stale=") && strings.HasSuffix(r.Headers["degraded"], "; reason=circuit_open") && r.Headers["cache"] == "stale"
+	})
+	if s.metric(`ringmaster_fallbacks_total{by="stale",pool="big"}`) != 1 {
+		t.Error("it is not counted")
+	}
+}
