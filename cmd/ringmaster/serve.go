@@ -89,6 +89,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 		return fmt.Errorf("find this program's own file: %w", err)
 	}
 	reloads.base.Logger, reloads.base.OnReload = logger, reloads.reload
+	reloads.base.OnStatus = func(s *supervisor.Status) { reloads.links.status(s) } // nobody asks before there are links
 	reloads.base.Control = map[string]func(context.Context, string) (any, error){clearCache: reloads.clearCache}
 	reloads.base.Arenas = running.file.Gateway.NewArenas()
 	sup, err := supervisor.New(reloads.config(running))
