@@ -91,7 +91,7 @@ func newQueue(credit uint32) chan arrival {
 
 func freeQueue(queue chan arrival) {
 	if cap(queue) == 2 {
-		queues.Put(queue) //nolint:staticcheck // a channel is a pointer
+		queues.Put(queue)
 	}
 }
 
