@@ -50,6 +50,9 @@ type Request struct {
 	Batch   uint64 // of which call it is one, if it is held; told by [Caller.AppendOpen], does not travel
 	Client  Client // set by whoever accepted the request; does not travel
 
+	Protocol string // by which it came, such as native; set by whoever accepted it, does not travel
+	Times    *Times // where its way is noted; does not travel
+
 	charge *budget.Charge // what the request holds of its client's memory, set by Serve for the Caller that passes it on; nil: nobody is charged. Does not travel
 }
 

@@ -25,6 +25,14 @@ type batch struct {
 	ids     []uint64 // guarded by mu: theirs, 0 for one that is not sent
 }
 
+// members is how many requests share the call; 0 for no batch.
+func (b *batch) members() int {
+	if b == nil {
+		return 0
+	}
+	return b.size
+}
+
 // batches counts batches.
 var batches atomic.Uint64
 
