@@ -121,7 +121,7 @@ func (c *conn) ServeRequest(ctx context.Context, req *ipc.Request, w *ipc.Respon
 		_ = w.Fail(errDraining)
 		return
 	}
-	req.Client = c.client.id
+	req.Client, req.Protocol = c.client.id, "native"
 	native{c.srv.handler}.ServeRequest(ctx, req, w)
 }
 

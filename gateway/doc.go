@@ -7,7 +7,7 @@
 //
 // Read in this order: config.go, listen.go (one server per path), inherit.go (or a socket that systemd made), peer.go (who may come in), clients.go (and how much of everything), serve.go (accept, drain), conn.go (one connection),
 // detect.go (what it speaks), rings.go (the rings it may get), native.go (frames ⇄ the chain), http.go (connections of HTTP), exchange.go (what its adapters share), then the adapters, health.go and others, each of which translates one protocol and decides
-// nothing; handler.go (the chain), logged.go and metered.go (its first links; metrics.go tells what the second counted), refusals.go (what of all this is logged).
+// nothing; handler.go (the chain), metered.go (its first link; metrics.go tells what it counted), refusals.go (what of all this is logged).
 //
 // # Who may connect
 //

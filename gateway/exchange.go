@@ -17,6 +17,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/ringmasterd/ringmaster/internal/jsonbody"
+	"github.com/ringmasterd/ringmaster/internal/traceparent"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -151,9 +152,9 @@ func (x *exchange) call(place *ipc.Place, req *ipc.Request) (replies ipc.Replies
 	if req.Timeout > 0 {
 		ctx, done = context.WithTimeout(ctx, req.Timeout)
 	}
-	req.TraceID = traceparent(x.r.Header.Get("Traceparent"))
 	req.Headers = toldBy(x.r.Header)
-	req.Client, req.Credit = x.conn.conn.client.id, webCredit
+	x.traced(req)
+	req.Client, req.Protocol, req.Credit = x.conn.conn.client.id, x.protocol(), webCredit
 	place.Hold(req)
 	replies, err = x.web.srv.handler(ctx, req)
 	if err != nil {
@@ -221,17 +222,30 @@ func (x *exchange) tell(reply *ipc.Reply) {
 	}
 }
 
-// traceparent returns a W3C traceparent if it is one, else "", as that standard wants it.
-func traceparent(s string) string {
-	if len(s) != 55 || s[2] != '-' || s[35] != '-' || s[52] != '-' || s[:2] == "ff" {
-		return ""
+// traced takes over of which trace a request is part, as the W3C's headers say: https://www.w3.org/TR/trace-context/. What is no traceparent counts as none.
+func (x *exchange) traced(req *ipc.Request) {
+	parent := x.r.Header.Get("Traceparent")
+	if _, ok := traceparent.Parse(parent); !ok {
+		return
 	}
-	for i := range len(s) {
-		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') && c != '-' {
-			return ""
+	req.TraceID = parent
+	if state := strings.Join(x.r.Header.Values("Tracestate"), ","); state != "" {
+		if req.Headers == nil {
+			req.Headers = map[string]string{}
 		}
+		req.Headers["tracestate"] = state
 	}
-	return s
+}
+
+// protocol names what the request came by, after the path that it was sent to.
+func (x *exchange) protocol() string {
+	switch {
+	case strings.HasSuffix(x.r.Pattern, "/rpc"):
+		return "jsonrpc"
+	case strings.Contains(x.r.Pattern, " /v1/"):
+		return "openai"
+	}
+	return "http"
 }
 
 // json answers with a status and a document.

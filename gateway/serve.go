@@ -40,7 +40,7 @@ func newServer(ctx context.Context, ln *Listener, backend Backend, cfg Config) *
 		clients: newClients(cfg, ln.door.uid), refused: newRefusals(cfg.Logger), parting: make(chan struct{}, maxParting),
 		meters: newMeters(),
 	}
-	s.handler = chain.New(backend.Call, logged(cfg.Logger), s.meters.link)
+	s.handler = chain.New(backend.Call, s.meters.link)
 	s.base, s.cut = context.WithCancelCause(context.WithoutCancel(ctx))
 	s.web = newWeb(s)
 	return s

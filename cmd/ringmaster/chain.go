@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/chain/trace"
 	"github.com/ringmasterd/ringmaster/internal/config"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -12,12 +13,20 @@ import (
 // callChain is what a request passes between the gateway and the supervisor: the links of package chain, with what the file says of each.
 type callChain struct {
 	handler chain.Handler
+	trace   *trace.Tracer
 }
 
 // newCallChain puts the links before a supervisor's Call, in the order a request meets them.
 func newCallChain(supervisor chain.Handler, file *config.File, log *slog.Logger) (*callChain, error) {
 	c := &callChain{}
-	c.handler = chain.New(supervisor)
+	var err error
+	if c.trace, err = trace.New(file.Tracing, log); err != nil {
+		return nil, err
+	}
+	c.handler = chain.New(supervisor,
+		c.trace.Link,
+		c.trace.Reach,
+	)
 	return c, c.configure(file)
 }
 
@@ -27,7 +36,9 @@ func (c *callChain) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, er
 }
 
 // configure has every link do what the file says now. An error changes nothing.
-func (c *callChain) configure(file *config.File) error { return nil }
+func (c *callChain) configure(file *config.File) error {
+	return c.trace.Configure(file.Tracing)
+}
 
 // close ends what the links have started and stores what they keep. Preconditions: no request is in the chain.
-func (c *callChain) close() error { return nil }
+func (c *callChain) close() error { return c.trace.Close() }

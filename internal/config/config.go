@@ -18,6 +18,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/ringmasterd/ringmaster/chain/trace"
 	"github.com/ringmasterd/ringmaster/gateway"
 	"github.com/ringmasterd/ringmaster/internal/address"
 	"github.com/ringmasterd/ringmaster/supervisor"
@@ -34,6 +35,7 @@ type File struct {
 	Socket      string // address to listen on
 	SocketGroup string // name or number
 	Log         Log
+	Tracing     trace.Config
 
 	at map[string]position // of every key that the file has
 }
@@ -45,8 +47,9 @@ type pool struct {
 
 // Log says how to log.
 type Log struct {
-	Level  string // debug, info, warn, error
-	Format string // text, json
+	Level    string // debug, info, warn, error
+	Format   string // text, json
+	Requests bool   // each request, at level info
 }
 
 // The keys of the file, by the object they are in.
@@ -72,6 +75,9 @@ var (
 		},
 		"drain_timeout": func(d *decoder, v value, f *File) { d.duration(v, &f.Supervisor.DrainTimeout, 1, "30s") },
 		"log":           func(d *decoder, v value, f *File) { object(d, v, logFields, &f.Log, "level and format") },
+		"tracing": func(d *decoder, v value, f *File) {
+			object(d, v, tracingFields, &f.Tracing, "otlp, file, sample and recent")
+		},
 	}
 	clientFields = fields[gateway.Limits]{
 		"connections": func(d *decoder, v value, l *gateway.Limits) { d.integer(v, &l.Connections, 1) },
@@ -80,6 +86,28 @@ var (
 	logFields = fields[Log]{
 		"level":  func(d *decoder, v value, l *Log) { d.oneOf(v, &l.Level, "debug", "info", "warn", "error") },
 		"format": func(d *decoder, v value, l *Log) { d.oneOf(v, &l.Format, "text", "json") },
+		"requests": func(d *decoder, v value, l *Log) {
+			var s string
+			if d.oneOf(v, &s, "true", "false") {
+				l.Requests = s == "true"
+			}
+		},
+	}
+	tracingFields = fields[trace.Config]{
+		"otlp": func(d *decoder, v value, c *trace.Config) {
+			d.text(v, &c.OTLP, "a collector's URL, as in http://127.0.0.1:4318")
+		},
+		"file": func(d *decoder, v value, c *trace.Config) { d.text(v, &c.File, "an absolute path") },
+		"sample": func(d *decoder, v value, c *trace.Config) {
+			if d.part(v, &c.Sample) && c.Sample == 0 {
+				c.Sample = -1 // none; the zero value is the default
+			}
+		},
+		"recent": func(d *decoder, v value, c *trace.Config) {
+			if d.integer(v, &c.Recent, 0) && c.Recent == 0 {
+				c.Recent = -1 // likewise
+			}
+		},
 	}
 	poolFields = fields[pool]{
 		"command": func(d *decoder, v value, p *pool) {
@@ -201,14 +229,22 @@ func Parse(path string, data []byte, lookup func(string) (string, bool)) (*File,
 	if err := f.Gateway.Validate(); err != nil {
 		return nil, f.Locate(err)
 	}
+	f.Tracing.Requests = f.Log.Requests
+	if err := f.Tracing.Validate(); err != nil {
+		return nil, f.Locate(err)
+	}
 	return f, nil
 }
 
-// Locate adds to a [*supervisor.FieldError] or [*gateway.FieldError] where in the file the field is. Other errors it returns as they are.
+// Locate adds to a package's FieldError, such as a [*supervisor.FieldError], where in the file the field is. Other errors it returns as they are.
 func (f *File) Locate(err error) error {
 	var front *gateway.FieldError
 	if errors.As(err, &front) {
 		return Errors{f.error(f.find(front.Field), front.Field, fmt.Sprint(front.Value), front.Want)}
+	}
+	var traced *trace.FieldError
+	if errors.As(err, &traced) {
+		return Errors{f.error(f.find(traced.Field), traced.Field, fmt.Sprint(traced.Value), traced.Want)}
 	}
 	var field *supervisor.FieldError
 	if !errors.As(err, &field) {

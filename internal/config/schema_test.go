@@ -45,6 +45,7 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 		{"the file", s, slices.Sorted(maps.Keys(fileFields))},
 		{"clients", s.Properties["clients"], slices.Sorted(maps.Keys(clientFields))},
 		{"log", s.Properties["log"], slices.Sorted(maps.Keys(logFields))},
+		{"tracing", s.Properties["tracing"], slices.Sorted(maps.Keys(tracingFields))},
 		{"a pool", pool, slices.Sorted(maps.Keys(poolFields))},
 		{"limits", pool.Properties["limits"], slices.Sorted(maps.Keys(limitFields))},
 		{"rlimits", pool.Properties["rlimits"], slices.Sorted(maps.Keys(rlimitFields))},
