@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
 	"github.com/ringmasterd/ringmaster/ipc"
@@ -22,6 +23,9 @@ type Config struct {
 	WriteTimeout   time.Duration // how long a client may take less than 64 KiB of what is written to it; 0: 10 s
 	DrainTimeout   time.Duration // how long requests in flight may take once ctx has ended; 0: 30 s
 	Logger         *slog.Logger  // nil: slog.Default()
+
+	Collectors []prometheus.Collector // of the call chain's links, for GET /metrics
+	Gauge      *MemoryGauge           // is told how much of Memory is taken; nil: nobody asks
 
 	helloTimeout time.Duration // how long a client may take to say hello; 0: 10 s
 }

@@ -40,6 +40,8 @@ func newServer(ctx context.Context, ln *Listener, backend Backend, cfg Config) *
 		clients: newClients(cfg, ln.door.uid), refused: newRefusals(cfg.Logger), parting: make(chan struct{}, maxParting),
 		meters: newMeters(),
 	}
+	s.meters.registry.MustRegister(cfg.Collectors...)
+	cfg.Gauge.of(s.clients.memory)
 	s.handler = chain.New(backend.Call, s.meters.link)
 	s.base, s.cut = context.WithCancelCause(context.WithoutCancel(ctx))
 	s.web = newWeb(s)

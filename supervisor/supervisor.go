@@ -41,6 +41,7 @@ type Supervisor struct {
 	spawner *spawner  // set by Run before any slot starts
 	guard   *guard    // likewise
 	vram    vramMeter // of the workers' processes
+	gpus    gpuMeter  // of the machine
 
 	reloading chan struct{}                    // capacity 1: held by Reload
 	pools     atomic.Pointer[map[string]*pool] // what it points to is immutable
@@ -71,6 +72,7 @@ func New(cfg Config) (*Supervisor, error) {
 	s.pools.Store(&pools)
 	s.vram.every = vramEvery
 	s.vram.launch = func(f func()) bool { return s.launch(func(context.Context) { f() }) }
+	s.gpus.launch = s.vram.launch
 	return s, nil
 }
 
@@ -117,6 +119,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	s.mu.Lock()
 	s.end = end
 	s.mu.Unlock()
+	s.gpus.look() // so that they are known when somebody asks
 	for _, p := range s.all() {
 		for _, sl := range p.all() {
 			p.begin(sl)
@@ -179,7 +182,10 @@ func (s *Supervisor) WaitReady(ctx context.Context) error {
 
 // Status describes every pool, in order of name.
 func (s *Supervisor) Status() Status {
-	st := Status{Version: version.Version, UptimeS: time.Since(s.begin).Seconds(), PID: os.Getpid(), Goroutines: runtime.NumGoroutine()}
+	st := Status{Version: version.Version, UptimeS: time.Since(s.begin).Seconds(), PID: os.Getpid(), Goroutines: runtime.NumGoroutine(), GPUs: s.gpus.look()}
+	if s.cfg.Memory != nil {
+		st.Memory.Used, st.Memory.Limit = s.cfg.Memory()
+	}
 	for _, p := range s.all() {
 		st.Pools = append(st.Pools, p.status())
 	}

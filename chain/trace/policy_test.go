@@ -75,6 +75,16 @@ func TestAccessLog(t *testing.T) {
 	if !strings.Contains(log.String(), "code=UNAVAILABLE reason=draining") {
 		t.Errorf("a failure: %s", log)
 	}
+	h := chain.New((&scripted{replies: []*ipc.Reply{{}, {}}}).call, tracer.Link, tracer.Reach)
+	replies, err := h(t.Context(), &ipc.Request{Pool: "p", Action: "given-up"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	replies.Cancel("disconnected")
+	replies.Cancel("disconnected")
+	if strings.Count(log.String(), "action=given-up") != 1 || !strings.Contains(log.String(), "code=CANCELLED reason=disconnected") {
+		t.Errorf("one that is cancelled: %s", log)
+	}
 	if err := tracer.Configure(Config{}); err != nil {
 		t.Fatal(err)
 	}
