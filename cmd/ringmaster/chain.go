@@ -4,6 +4,8 @@ import (
 	"context"
 	"log/slog"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/chain/trace"
 	"github.com/ringmasterd/ringmaster/internal/config"
@@ -42,3 +44,8 @@ func (c *callChain) configure(file *config.File) error {
 
 // close ends what the links have started and stores what they keep. Preconditions: no request is in the chain.
 func (c *callChain) close() error { return c.trace.Close() }
+
+// collectors are what the links have counted, for /metrics.
+func (c *callChain) collectors() []prometheus.Collector {
+	return []prometheus.Collector{c.trace}
+}

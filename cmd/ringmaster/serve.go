@@ -89,6 +89,8 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 		return fmt.Errorf("find this program's own file: %w", err)
 	}
 	reloads.base.Logger, reloads.base.OnReload = logger, reloads.reload
+	memory := &gateway.MemoryGauge{}
+	reloads.base.Memory = memory.Read
 	sup, err := supervisor.New(reloads.config(running))
 	if err != nil {
 		return running.file.Locate(err)
@@ -109,6 +111,8 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	s := &serving{app: a, sup: sup, links: links, ln: ln, log: logger, notify: notify, reloads: reloads, hangups: hangups, drain: running.drainTimeout()}
 	front := running.file.Gateway.WithMemory()
 	front.DrainTimeout, front.Logger = s.drain, logger
+	front.Gauge = memory
+	front.Collectors = links.collectors()
 	limitHeap(front)
 	return s.run(ctx, front)
 }
