@@ -17,6 +17,7 @@ import (
 	pb "go.opentelemetry.io/proto/otlp/trace/v1"
 
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/internal/collector"
 	"github.com/ringmasterd/ringmaster/internal/traceparent"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -97,7 +98,7 @@ func ask(t *testing.T, h chain.Handler, req *ipc.Request) error {
 const theirs = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 func TestSpansReachTheCollectorWithTheirParents(t *testing.T) {
-	c := newStandIn(t)
+	c := collector.New(t)
 	tracer := newTracer(t, Config{OTLP: c.URL, Sample: -1})
 	inner := func(next chain.Handler) chain.Handler {
 		return func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
@@ -117,53 +118,53 @@ func TestSpansReachTheCollectorWithTheirParents(t *testing.T) {
 	if err := ask(t, h, req); err != nil {
 		t.Fatal(err)
 	}
-	spans := c.await(t, "four spans", func(s []*pb.Span) bool { return len(s) == 4 })
-	request, cache, queue, work := named(t, spans, "chat smollm2"), named(t, spans, "cache"), named(t, spans, "queue"), named(t, spans, "worker")
-	if digitsOf(request.ParentSpanId) != "b7ad6b7169203331" || request.Kind != pb.Span_SPAN_KIND_SERVER || request.TraceState != "rojo=00f067aa0ba902b7" {
+	spans := c.Await(t, "four spans", func(s []collector.Span) bool { return len(s) == 4 })
+	request, cache, queue, work := collector.Named(t, spans, "chat smollm2"), collector.Named(t, spans, "cache"), collector.Named(t, spans, "queue"), collector.Named(t, spans, "worker")
+	if request.Parent() != "b7ad6b7169203331" || request.Kind != pb.Span_SPAN_KIND_SERVER || request.TraceState != "rojo=00f067aa0ba902b7" {
 		t.Errorf("the request's span: %v", request)
 	}
 	for _, s := range spans {
-		if digitsOf(s.TraceId) != "0af7651916cd43dd8448eb211c80319c" {
-			t.Errorf("%s is of another trace, %x", s.Name, s.TraceId)
+		if s.Trace() != "0af7651916cd43dd8448eb211c80319c" {
+			t.Errorf("%s is of another trace, %s", s.Name, s.Trace())
 		}
 		if s.StartTimeUnixNano < request.StartTimeUnixNano || s.EndTimeUnixNano > request.EndTimeUnixNano || s.EndTimeUnixNano < s.StartTimeUnixNano {
 			t.Errorf("%s is not within the request", s.Name)
 		}
 	}
-	if string(cache.ParentSpanId) != string(request.SpanId) || string(queue.ParentSpanId) != string(cache.SpanId) || string(work.ParentSpanId) != string(cache.SpanId) {
+	if cache.Parent() != request.ID() || queue.Parent() != cache.ID() || work.Parent() != cache.ID() {
 		t.Error("the tree is another one")
 	}
 	told, valid := traceparent.Parse(req.TraceID)
-	if !valid || digitsOf(told.Span[:]) != digitsOf(work.SpanId) || told.Flags != traceparent.Sampled {
-		t.Errorf("the worker was told %s; its span is %x", req.TraceID, work.SpanId)
+	if !valid || hexadecimal(told.Span[:]) != work.ID() || told.Flags != traceparent.Sampled {
+		t.Errorf("the worker was told %s; its span is %s", req.TraceID, work.ID())
 	}
 	for key, want := range map[string]any{
 		"gen_ai.operation.name": "chat", "gen_ai.request.model": "smollm2", "gen_ai.usage.input_tokens": int64(11), "gen_ai.usage.output_tokens": int64(3),
 		"ringmaster.pool": "smollm2", "ringmaster.protocol": "native", "ringmaster.client.uid": int64(7), "ringmaster.client.pid": int64(99), "ringmaster.chunks": int64(1),
 	} {
-		if got := attributesOf(request)[key]; got != want {
+		if got := request.Attributes[key]; got != want {
 			t.Errorf("%s is %v, want %v", key, got, want)
 		}
 	}
-	if got := attributesOf(work); got["ringmaster.worker.slot"] != int64(1) || got["ringmaster.worker.pid"] != int64(4711) || got["ringmaster.first_reply_ms"] == nil {
+	if got := work.Attributes; got["ringmaster.worker.slot"] != int64(1) || got["ringmaster.worker.pid"] != int64(4711) || got["ringmaster.first_reply_ms"] == nil {
 		t.Errorf("the worker's attributes: %v", got)
 	}
-	if attributesOf(cache)["ringmaster.cache"] != "miss" {
-		t.Errorf("the cache's attributes: %v", attributesOf(cache))
+	if cache.Attributes["ringmaster.cache"] != "miss" {
+		t.Errorf("the cache's attributes: %v", cache.Attributes)
 	}
 }
 
 func TestFailuresAreToldInSpans(t *testing.T) {
-	c := newStandIn(t)
+	c := collector.New(t)
 	tracer := newTracer(t, Config{OTLP: c.URL, Sample: 1})
 	backend := &scripted{err: ipc.Errorf(ipc.ResourceExhausted, "queue_full", "there is no room")}
 	if err := ask(t, chain.New(backend.call, tracer.Link, tracer.Reach), &ipc.Request{Pool: "p", Action: "a"}); err == nil {
 		t.Fatal("it went well")
 	}
-	spans := c.await(t, "two spans", func(s []*pb.Span) bool { return len(s) == 2 })
+	spans := c.Await(t, "two spans", func(s []collector.Span) bool { return len(s) == 2 })
 	for _, name := range []string{"p.a", "queue"} {
-		s := named(t, spans, name)
-		if s.Status.Code != pb.Status_STATUS_CODE_ERROR || attributesOf(s)["error.type"] != "RESOURCE_EXHAUSTED" || attributesOf(s)["ringmaster.reason"] != "queue_full" {
+		s := collector.Named(t, spans, name)
+		if s.Status.Code != pb.Status_STATUS_CODE_ERROR || s.Attributes["error.type"] != "RESOURCE_EXHAUSTED" || s.Attributes["ringmaster.reason"] != "queue_full" {
 			t.Errorf("%s: %v", name, s)
 		}
 	}
@@ -198,7 +199,7 @@ func TestWhoIsSampled(t *testing.T) {
 				}
 			case !valid || p.Flags != tt.want:
 				t.Errorf("the worker is told %q, want the flags %d", req.TraceID, tt.want)
-			case tt.given == theirs && digitsOf(p.Trace[:]) != theirs[3:35]:
+			case tt.given == theirs && hexadecimal(p.Trace[:]) != theirs[3:35]:
 				t.Errorf("the trace is another one, %s", p)
 			}
 		})
@@ -225,11 +226,11 @@ func TestSampleTakesItsPart(t *testing.T) {
 func TestCollectorThatIsDown(t *testing.T) {
 	for _, how := range []string{"gone", "broken"} {
 		t.Run(how, func(t *testing.T) {
-			c := newStandIn(t)
+			c := collector.New(t)
 			if how == "gone" {
 				c.Close()
 			} else {
-				c.fail = http.StatusInternalServerError
+				c.Fail(http.StatusInternalServerError)
 			}
 			log := &syncBuffer{}
 			tracer, err := New(Config{OTLP: c.URL, Sample: 1}, slog.New(slog.NewTextHandler(log, nil)))
@@ -272,7 +273,7 @@ func TestFileHasLinesOfOTLP(t *testing.T) {
 		t.Fatal(err)
 	}
 	spans := readLines(t, path)
-	if len(spans) != 3 || digitsOf(named(t, spans, "p.a").TraceId) != theirs[3:35] || digitsOf(named(t, spans, "p.a").ParentSpanId) != theirs[36:52] || !has(spans, "worker") {
+	if len(spans) != 3 || spans[0].Name != "worker" || spans[2].Name != "p.a" || hexadecimal(spans[2].TraceId) != theirs[3:35] || hexadecimal(spans[2].ParentSpanId) != theirs[36:52] {
 		t.Errorf("the file has %v", spans)
 	}
 	if _, err := New(Config{File: filepath.Join(path, "below-a-file")}, quiet()); err == nil || !strings.Contains(err.Error(), "tracing.file") {
