@@ -170,7 +170,7 @@ func (w *web) page(rw http.ResponseWriter, r *http.Request) {
 }
 
 // mostRows bounds what the page lists of each kind: a page of thousands is read by nobody.
-const mostRows = 512
+const mostRows, mostFailures = 512, 10
 
 func newPageView(status pageStatus, stats pageStats, now time.Time) pageView {
 	v := pageView{Now: now.UTC().Format("2006-01-02 15:04:05 UTC"), Version: status.Version, PID: status.PID, Uptime: shortTime(status.UptimeS), Pools: len(status.Pools)}
@@ -209,7 +209,7 @@ func newPageView(status pageStatus, stats pageStats, now time.Time) pageView {
 	for _, g := range status.GPUs {
 		v.GPUs = append(v.GPUs, pageGPU{g.Index, g.BusyPercent, g.Name, newPageShare(g.MemoryUsed, g.MemoryTotal), g.TemperatureC})
 	}
-	for _, e := range stats.Errors[:min(len(stats.Errors), mostRows)] {
+	for _, e := range stats.Errors[:min(len(stats.Errors), mostFailures)] {
 		when := e.Begin
 		if at, err := time.Parse(time.RFC3339Nano, e.Begin); err == nil {
 			when = at.Add(time.Duration(e.TookMS * float64(time.Millisecond))).UTC().Format("15:04:05")

@@ -8,7 +8,7 @@ import (
 	"os"
 	"time"
 
-	tea "github.com/charmbracelet/bubbletea"
+	tea "charm.land/bubbletea/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/ringmasterd/ringmaster/chain/trace"
@@ -86,10 +86,10 @@ func (a *app) top(ctx context.Context, c *client.Client, f topFlags) error {
 		if m.now.err != nil {
 			return m.now.err
 		}
-		_, err := fmt.Fprintln(a.out, m.whole(isTerminal(a.out)))
+		_, err := fmt.Fprintln(a.out, m.whole(isTerminal(a.out) && os.Getenv("NO_COLOR") == ""))
 		return err
 	}
-	p := tea.NewProgram(m, tea.WithContext(ctx), tea.WithInput(a.in), tea.WithOutput(a.out), tea.WithAltScreen(), tea.WithoutSignalHandler())
+	p := tea.NewProgram(m, tea.WithContext(ctx), tea.WithInput(a.in), tea.WithOutput(a.out), tea.WithoutSignalHandler())
 	last, err := p.Run()
 	switch {
 	case ctx.Err() != nil:

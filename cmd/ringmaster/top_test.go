@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	tea "github.com/charmbracelet/bubbletea"
+	tea "charm.land/bubbletea/v2"
 	"github.com/charmbracelet/x/ansi"
 	"github.com/creack/pty"
 
@@ -45,22 +45,9 @@ func aTop() topModel {
 func press(t *testing.T, m topModel, keys ...string) topModel {
 	t.Helper()
 	for _, k := range keys {
-		msg := tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune(k)}
-		switch k {
-		case "enter":
-			msg = tea.KeyMsg{Type: tea.KeyEnter}
-		case "esc":
-			msg = tea.KeyMsg{Type: tea.KeyEsc}
-		case "down":
-			msg = tea.KeyMsg{Type: tea.KeyDown}
-		case "up":
-			msg = tea.KeyMsg{Type: tea.KeyUp}
-		case "pgdown":
-			msg = tea.KeyMsg{Type: tea.KeyPgDown}
-		case "backspace":
-			msg = tea.KeyMsg{Type: tea.KeyBackspace}
-		case " ":
-			msg = tea.KeyMsg{Type: tea.KeySpace, Runes: []rune(" ")}
+		msg := tea.KeyPressMsg{Code: []rune(k)[0], Text: k}
+		if code, special := map[string]rune{"enter": tea.KeyEnter, "esc": tea.KeyEscape, "down": tea.KeyDown, "up": tea.KeyUp, "pgdown": tea.KeyPgDown, "backspace": tea.KeyBackspace, " ": tea.KeySpace}[k]; special {
+			msg = tea.KeyPressMsg{Code: code}
 		}
 		next, _ := m.Update(msg)
 		m = next.(topModel)
@@ -87,7 +74,7 @@ func TestTopFitsTheTerminal(t *testing.T) {
 	for _, size := range [][2]int{{80, 24}, {200, 60}, {40, 10}, {20, 5}, {1, 1}} {
 		next, _ := aTop().Update(tea.WindowSizeMsg{Width: size[0], Height: size[1]})
 		m := next.(topModel)
-		lines := strings.Split(m.View(), "\n")
+		lines := strings.Split(m.screen(), "\n")
 		if want := max(size[1], headLines+2); len(lines) != want {
 			t.Errorf("%v: %d lines", size, len(lines))
 		}
@@ -115,16 +102,16 @@ func TestTopKeys(t *testing.T) {
 	}
 	if m := press(t, m, "/", "q"); m.filter != "q" {
 		t.Error("q quits while the filter is typed")
-	} else if !strings.Contains(ansi.Strip(m.View()), "no pool's name has q in it") {
-		t.Errorf("nothing is found: %s", m.View())
+	} else if !strings.Contains(ansi.Strip(m.screen()), "no pool's name has q in it") {
+		t.Errorf("nothing is found: %s", m.screen())
 	}
 	if m := press(t, m, "w", "e"); strings.Contains(m.whole(false), "WORKER") || strings.Contains(m.whole(false), "FAILED") {
 		t.Error("workers and errors are shown still")
 	}
-	if m := press(t, m, " "); !m.paused || !strings.Contains(ansi.Strip(m.View()), "paused") {
+	if m := press(t, m, " "); !m.paused || !strings.Contains(ansi.Strip(m.screen()), "paused") {
 		t.Error("it goes on")
 	}
-	if _, cmd := m.Update(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("q")}); cmd == nil {
+	if _, cmd := m.Update(tea.KeyPressMsg{Code: 'q', Text: "q"}); cmd == nil {
 		t.Error("q does not quit")
 	}
 	small, _ := m.Update(tea.WindowSizeMsg{Width: 80, Height: 10})
@@ -141,7 +128,7 @@ func TestTopKeys(t *testing.T) {
 func TestTopWithoutAnAnswer(t *testing.T) {
 	next, cmd := aTop().Update(topLook{err: ipc.Errorf(ipc.DeadlineExceeded, "deadline", "late")})
 	m := next.(topModel)
-	if cmd == nil || m.fatal != nil || !strings.Contains(ansi.Strip(m.View()), "no answer since") || !strings.Contains(m.View(), "echo") {
+	if cmd == nil || m.fatal != nil || !strings.Contains(ansi.Strip(m.screen()), "no answer since") || !strings.Contains(m.screen(), "echo") {
 		t.Errorf("%+v", m.failing)
 	}
 	next, _ = m.Update(aLook())
@@ -152,7 +139,7 @@ func TestTopWithoutAnAnswer(t *testing.T) {
 	if m = next.(topModel); m.fatal == nil {
 		t.Error("it goes on without a server")
 	}
-	if m := (topModel{}); !strings.Contains(m.View(), "asking") {
+	if m := (topModel{}); !strings.Contains(m.screen(), "asking") {
 		t.Error("before the first look")
 	}
 	next, _ = topModel{}.Update(topLook{err: errors.New("no")})
@@ -275,6 +262,22 @@ func TestTopOnce(t *testing.T) {
 		if r := s.run(append([]string{"top"}, args...)...); r.code != 2 {
 			t.Errorf("%v: %+v", args, r)
 		}
+	}
+}
+
+// What is linked in for top must not make other commands ask the terminal for its colours, and wait for an answer.
+func TestOtherCommandsAskTheTerminalNothing(t *testing.T) {
+	cmd := exec.Command(binary, "version")
+	terminal, err := pty.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer terminal.Close()
+	defer func() { _ = cmd.Wait() }()
+	shown, done := &screen{}, make(chan struct{})
+	shown.read(terminal, done)
+	if !strings.HasPrefix(string(shown.b), "ringmaster ") || strings.Contains(string(shown.b), "\x1b") {
+		t.Errorf("version prints %q", shown.b)
 	}
 }
 

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"time"
 
-	tea "github.com/charmbracelet/bubbletea"
+	tea "charm.land/bubbletea/v2"
 
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -51,28 +51,13 @@ func (m topModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 			return m, m.tick()
 		}
 		return m, m.glance
-	case tea.KeyMsg:
-		return m.keys(msg)
+	case tea.KeyPressMsg:
+		if m.typing {
+			return m.typed(msg), nil
+		}
+		return m.pressed(msg)
 	}
 	return m, nil
-}
-
-// keys does what one key says, or several that came at once.
-func (m topModel) keys(msg tea.KeyMsg) (tea.Model, tea.Cmd) {
-	if msg.Type == tea.KeyRunes && len(msg.Runes) > 1 {
-		var last tea.Cmd
-		for _, r := range msg.Runes {
-			next, cmd := m.keys(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune{r}})
-			if m = next.(topModel); cmd != nil {
-				last = cmd
-			}
-		}
-		return m, last
-	}
-	if m.typing {
-		return m.typed(msg), nil
-	}
-	return m.pressed(msg)
 }
 
 func (m topModel) tick() tea.Cmd {
@@ -95,7 +80,7 @@ func (m topModel) looked(l topLook) (tea.Model, tea.Cmd) {
 }
 
 // pressed does what a key says.
-func (m topModel) pressed(key tea.KeyMsg) (tea.Model, tea.Cmd) {
+func (m topModel) pressed(key tea.KeyPressMsg) (tea.Model, tea.Cmd) {
 	switch key.String() {
 	case "q", "ctrl+c", "esc":
 		return m, tea.Quit
@@ -111,7 +96,7 @@ func (m topModel) pressed(key tea.KeyMsg) (tea.Model, tea.Cmd) {
 		m.workers = !m.workers
 	case "e":
 		m.errors = !m.errors
-	case " ":
+	case "space":
 		m.paused = !m.paused
 	case "/":
 		m.typing, m.before = true, m.filter
@@ -130,19 +115,19 @@ func (m topModel) pressed(key tea.KeyMsg) (tea.Model, tea.Cmd) {
 }
 
 // typed changes the filter.
-func (m topModel) typed(key tea.KeyMsg) topModel {
-	switch key.Type {
-	case tea.KeyEnter:
+func (m topModel) typed(key tea.KeyPressMsg) topModel {
+	switch key.String() {
+	case "enter":
 		m.typing = false
-	case tea.KeyEsc, tea.KeyCtrlC:
+	case "esc", "ctrl+c":
 		m.typing, m.filter = false, m.before
-	case tea.KeyBackspace:
+	case "backspace":
 		if r := []rune(m.filter); len(r) > 0 {
 			m.filter = string(r[:len(r)-1])
 		}
-	case tea.KeyRunes, tea.KeySpace:
+	default:
 		if len(m.filter) < 64 {
-			m.filter += string(key.Runes)
+			m.filter += key.Text
 		}
 	}
 	return m.scrolled(0)

@@ -3,13 +3,12 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
-	"github.com/charmbracelet/lipgloss"
+	tea "charm.land/bubbletea/v2"
+	"charm.land/lipgloss/v2"
 	"github.com/charmbracelet/x/ansi"
-	"github.com/muesli/termenv"
 
 	"github.com/ringmasterd/ringmaster/chain/trace"
 	"github.com/ringmasterd/ringmaster/supervisor"
@@ -59,7 +58,14 @@ func (m topModel) topPools() []topPool {
 }
 
 // View implements [tea.Model].
-func (m topModel) View() string {
+func (m topModel) View() tea.View {
+	v := tea.NewView(m.screen())
+	v.AltScreen = true
+	return v
+}
+
+// screen is what the terminal is to show.
+func (m topModel) screen() string {
 	if m.now.at.IsZero() {
 		return "asking the server …"
 	}
@@ -90,21 +96,13 @@ func (m topModel) fit(lines []string) string {
 	return strings.Join(lines, "\n")
 }
 
-// paint makes colours even where lipgloss would find no terminal: whoever prints a frame strips them.
-var paint = func() *lipgloss.Renderer {
-	r := lipgloss.NewRenderer(io.Discard)
-	r.SetColorProfile(termenv.ANSI)
-	r.SetHasDarkBackground(true)
-	return r
-}()
-
 var (
-	strong = paint.NewStyle().Bold(true)
-	faint  = paint.NewStyle().Faint(true)
-	good   = paint.NewStyle().Foreground(lipgloss.Color("2"))
-	warn   = paint.NewStyle().Foreground(lipgloss.Color("3"))
-	bad    = paint.NewStyle().Foreground(lipgloss.Color("1"))
-	title  = paint.NewStyle().Bold(true).Reverse(true)
+	strong = lipgloss.NewStyle().Bold(true)
+	faint  = lipgloss.NewStyle().Faint(true)
+	good   = lipgloss.NewStyle().Foreground(lipgloss.Green)
+	warn   = lipgloss.NewStyle().Foreground(lipgloss.Yellow)
+	bad    = lipgloss.NewStyle().Foreground(lipgloss.Red)
+	title  = lipgloss.NewStyle().Bold(true).Reverse(true)
 )
 
 // stateStyle is how a state is painted.
