@@ -39,11 +39,11 @@ type exporter struct {
 
 // newExporter makes one with the takers that cfg names.
 func newExporter(cfg Config, counts *counts, log *slog.Logger) (*exporter, error) {
-	var takers []sdk.TracerProviderOption
+	options := []sdk.TracerProviderOption{sdk.WithSampler(sdk.AlwaysSample()), sdk.WithIDGenerator(numbers{}), sdk.WithResource(self())}
 	add := func(name string, to sdk.SpanExporter) {
 		q := &queue{to: to, name: name, counts: counts, log: log}
 		q.SpanProcessor = sdk.NewBatchSpanProcessor(q, sdk.WithMaxQueueSize(maxPending), sdk.WithMaxExportBatchSize(maxBatch), sdk.WithBatchTimeout(batchEvery), sdk.WithExportTimeout(sendTimeout))
-		takers = append(takers, sdk.WithSpanProcessor(q))
+		options = append(options, sdk.WithSpanProcessor(q))
 	}
 	var file *lines
 	if cfg.File != "" {
@@ -67,7 +67,6 @@ func newExporter(cfg Config, counts *counts, log *slog.Logger) (*exporter, error
 	if file != nil {
 		add(cfg.File, file)
 	}
-	options := append(takers, sdk.WithSampler(sdk.AlwaysSample()), sdk.WithIDGenerator(numbers{}), sdk.WithResource(self()))
 	provider := sdk.NewTracerProvider(options...)
 	return &exporter{provider: provider, tracer: provider.Tracer("github.com/ringmasterd/ringmaster", otel.WithInstrumentationVersion(version.Version))}, nil
 }

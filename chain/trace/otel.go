@@ -17,13 +17,13 @@ import (
 func (r *record) emit(tracer otel.Tracer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	ctx := r.remote(context.Background())
-	contexts, made := make([]context.Context, len(r.spans)), make([]otel.Span, len(r.spans))
+	from := r.remote(context.Background())
+	made := make([]otel.Span, len(r.spans))
 	for i := range r.spans {
 		s := &r.spans[i]
-		above, kind := ctx, otel.SpanKindServer
+		within, kind := from, otel.SpanKindServer
 		if s.above >= 0 {
-			above, kind = contexts[s.above], otel.SpanKindInternal
+			within, kind = otel.ContextWithSpan(context.Background(), made[s.above]), otel.SpanKindInternal
 		}
 		if s.pid != 0 {
 			kind = otel.SpanKindClient
@@ -31,8 +31,8 @@ func (r *record) emit(tracer otel.Tracer) {
 		if s.id == ([8]byte{}) {
 			s.id = traceparent.NewSpan()
 		}
-		above = context.WithValue(above, givenKey{}, given{r.trace, s.id})
-		contexts[i], made[i] = tracer.Start(above, r.nameOf(i), otel.WithTimestamp(r.begin.Add(s.begin)), otel.WithSpanKind(kind), otel.WithAttributes(r.attributes(i)...))
+		numbered := context.WithValue(within, givenKey{}, given{r.trace, s.id})
+		_, made[i] = tracer.Start(numbered, r.nameOf(i), otel.WithTimestamp(r.begin.Add(s.begin)), otel.WithSpanKind(kind), otel.WithAttributes(r.attributes(i)...))
 		if s.err != nil {
 			made[i].SetStatus(codes.Error, s.err.Error())
 		}

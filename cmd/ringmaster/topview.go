@@ -203,7 +203,7 @@ func (m topModel) poolLines(pools []topPool) []string {
 		}
 		t = append(t, []string{printable(p.Name), stateStyle(p.State).Render(p.State), ready, fmt.Sprint(p.Queued), fmt.Sprint(p.InFlight), number(p.rates.PerSecond), failed, number(p.rates.P50MS), number(p.rates.P99MS), size(p.memory)})
 	}
-	lines := t.lines(m.width, 2)
+	lines := t.lines(m.width)
 	if len(pools) == 0 {
 		lines = append(lines, faint.Render("no pool's name has "+printable(m.filter)+" in it"))
 	}
@@ -224,7 +224,7 @@ func workerLines(pools []topPool) []string {
 			})
 		}
 	}
-	return t.lines(1000, 2)
+	return t.lines(1000)
 }
 
 func gpuLines(gpus []supervisor.GPU) []string {
@@ -238,7 +238,7 @@ func gpuLines(gpus []supervisor.GPU) []string {
 			fmt.Sprint(g.Index), printable(g.Name), bar(float64(g.BusyPercent)/100, 10), fmt.Sprintf("%d%%", g.BusyPercent), bar(share, 10), size(g.MemoryUsed) + " of " + size(g.MemoryTotal), fmt.Sprint(g.TemperatureC),
 		})
 	}
-	return t.lines(1000, 2)
+	return t.lines(1000)
 }
 
 // mostErrors is how many failures are shown.
@@ -251,7 +251,7 @@ func (m topModel) errorLines() []string {
 			t = append(t, []string{clock(e)[:8], printable(e.Pool), printable(e.Action), bad.Render(printable(e.Outcome)), e.TraceID[:min(8, len(e.TraceID))], printable(e.Message)})
 		}
 	}
-	return t.lines(1000, 2)
+	return t.lines(1000)
 }
 
 // foot is the last line: what can be done, or the filter that is being typed.
@@ -272,8 +272,11 @@ func (m topModel) foot(more int) string {
 // grid is a table; its first row is the head.
 type grid [][]string
 
+// gap is how many columns are between a table's.
+const gap = 2
+
 // lines aligns the columns, with a gap between them. Where that is too wide, the widest names of the first column are cut.
-func (g grid) lines(width, gap int) []string {
+func (g grid) lines(width int) []string {
 	widths := make([]int, len(g[0]))
 	total := 0
 	for _, row := range g {
