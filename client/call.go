@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"iter"
+	"maps"
 	"time"
 
 	"github.com/ringmasterd/ringmaster/ipc"
@@ -96,6 +97,11 @@ func (c *Client) Stream(ctx context.Context, pool, action string, body any, opts
 
 // start sends the request, on a new connection if the old one turns out to be dead before anything went out.
 func (c *Client) start(ctx context.Context, req *ipc.Request) (*ipc.Call, error) {
+	if _, said := req.Headers["authorization"]; c.token != "" && !said {
+		headers := map[string]string{"authorization": "Bearer " + c.token}
+		maps.Copy(headers, req.Headers) // the map is the caller's
+		req.Headers = headers
+	}
 	for attempt := 0; ; attempt++ {
 		conn, err := c.connected(ctx)
 		if err != nil {

@@ -10,10 +10,11 @@ import (
 
 // Client calls a server. It is safe for use by any number of goroutines.
 type Client struct {
-	path   string             // immutable
-	ring   uint64             // immutable: bytes of each ring to ask for; 0: none
-	ctx    context.Context    // immutable; ends with Close
-	cancel context.CancelFunc // immutable
+	network, path string             // immutable
+	token         string             // immutable: goes with each request; "": none
+	ring          uint64             // immutable: bytes of each ring to ask for; 0: none
+	ctx           context.Context    // immutable; ends with Close
+	cancel        context.CancelFunc // immutable
 
 	dialing chan struct{}  // capacity 1: held by whoever connects
 	runs    sync.WaitGroup // conn.run; added to under mu while not closed
@@ -33,11 +34,11 @@ func Dial(ctx context.Context, opts ...DialOption) (*Client, error) {
 	for _, o := range opts {
 		o(&cfg)
 	}
-	path, err := address.Resolve(cfg.address, "")
+	network, path, err := address.ForClient(cfg.address)
 	if err != nil {
 		return nil, ipc.Errorf(ipc.InvalidArgument, "invalid_argument", "%v", err)
 	}
-	c := &Client{path: path, ring: cfg.ring, dialing: make(chan struct{}, 1), conns: map[*conn]struct{}{}}
+	c := &Client{network: network, path: path, token: cfg.token, ring: cfg.ring, dialing: make(chan struct{}, 1), conns: map[*conn]struct{}{}}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if _, err := c.connected(ctx); err != nil {
 		c.cancel()

@@ -42,7 +42,7 @@ func dial(ctx context.Context, c *Client) (*conn, error) {
 	defer abort(nil)
 	defer context.AfterFunc(c.ctx, func() { abort(errClosed) })()
 
-	raw, err := connect(ctx, c.path)
+	raw, err := connect(ctx, c.network, c.path)
 	if err != nil {
 		return nil, err
 	}
@@ -82,10 +82,10 @@ func hello(sock *ipc.Socket, ring uint64) (*ipc.Ring, error) {
 }
 
 // connect reaches the socket. A server whose backlog is full is tried again until ctx ends.
-func connect(ctx context.Context, path string) (net.Conn, error) {
+func connect(ctx context.Context, network, path string) (net.Conn, error) {
 	var d net.Dialer
 	for {
-		raw, err := d.DialContext(ctx, "unix", path)
+		raw, err := d.DialContext(ctx, network, path)
 		switch {
 		case err == nil:
 			return raw, nil
@@ -95,7 +95,7 @@ func connect(ctx context.Context, path string) (net.Conn, error) {
 		case errors.Is(err, unix.ENOENT):
 			return nil, ipc.Errorf(ipc.Unavailable, "no_server", "there is no socket at %s; is `ringmaster serve` running?", path)
 		case errors.Is(err, unix.ECONNREFUSED):
-			return nil, ipc.Errorf(ipc.Unavailable, "no_server", "nobody serves the socket at %s; is `ringmaster serve` running?", path)
+			return nil, ipc.Errorf(ipc.Unavailable, "no_server", "nobody serves %s; is `ringmaster serve` running?", path)
 		case errors.Is(err, unix.EACCES):
 			return nil, ipc.Errorf(ipc.PermissionDenied, "peer", "no permission to use the socket at %s; join its group, or run as its owner", path)
 		case !errors.Is(err, unix.EAGAIN):

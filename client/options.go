@@ -18,11 +18,17 @@ type DialOption func(*dialConfig)
 type dialConfig struct {
 	address string
 	ring    uint64
+	token   string
 }
 
-// WithAddress names the server's socket, unix:///path or a plain path, instead of the one that $RINGMASTER_SOCKET or the host's conventions name.
+// WithAddress names the server's socket, unix:///path or a plain path, or its port, tcp://127.0.0.1:8080, instead of the one that $RINGMASTER_SOCKET or the host's conventions name.
 func WithAddress(address string) DialOption {
 	return func(c *dialConfig) { c.address = address }
+}
+
+// WithToken sends a token with each request, which the server then takes for who asks. By TCP it needs one.
+func WithToken(token string) DialOption {
+	return func(c *dialConfig) { c.token = token }
 }
 
 // ringCapacity is how large each of a client's rings is, unless [WithRing] says otherwise: docs/decisions/0010-client-rings.md has the measurements.

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"math"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -15,7 +17,7 @@ const connectPause = time.Second
 // clients knows who is connected, and keeps each client to its limits: whatever one opens, others find room.
 //
 // A client is a process, by the pid that the kernel recorded when it connected. A child that inherits a connection counts as its parent, as it should: it asks in its name. A pid that is used again while a
-// connection of its former bearer lives on, in such a child, makes two processes one client; they share limits, nothing else.
+// connection of its former bearer lives on, in such a child, makes two processes one client; they share limits, nothing else. By TCP, where nobody knows the process, it is an address.
 type clients struct {
 	limits  Limits // immutable
 	most    int    // immutable: connections of all
@@ -56,7 +58,9 @@ func (cs *clients) enter(p chain.Peer) (*client, *ipc.Error) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	id := ipc.Client{UID: p.UID, PID: p.PID}
-	if id.PID <= 0 {
+	if p.Address != "" {
+		id.PID = addressID(p.Address)
+	} else if id.PID <= 0 {
 		cs.unnamed--
 		if cs.unnamed > 0 { // it went round
 			cs.unnamed = -1
@@ -86,6 +90,19 @@ func (cs *clients) enter(p chain.Peer) (*client, *ipc.Error) {
 	u.connections++
 	c.connections++
 	return c, nil
+}
+
+// addressID stands for a client's address where a process has its pid: the last bytes of it, and no pid.
+func addressID(address string) int32 {
+	from, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return math.MinInt32
+	}
+	b, six := from.Addr().Unmap().As16(), int32(0)
+	if from.Addr().Unmap().Is6() {
+		six = 1 << 24
+	}
+	return math.MinInt32 | six | int32(b[13])<<16 | int32(b[14])<<8 | int32(b[15])
 }
 
 // leave ends what enter counted. Preconditions: no request of the connection is open.

@@ -24,6 +24,9 @@ type Config struct {
 	DrainTimeout   time.Duration // how long requests in flight may take once ctx has ended; 0: 30 s
 	Logger         *slog.Logger  // nil: slog.Default()
 
+	Gate    Gate     // who may come in and ask; nil: whoever the socket itself lets in, and nobody by TCP
+	Origins []string // of web pages that may ask by TCP, such as http://localhost:3000
+
 	Collectors []prometheus.Collector // of the call chain's links, for GET /metrics
 	Gauge      *MemoryGauge           // is told how much of Memory is taken; nil: nobody asks
 

@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/ringmasterd/ringmaster/chain"
@@ -20,10 +22,12 @@ import (
 //	    └───────────────────┴── hang-up, write timeout, cut off ────────────────▲
 type conn struct {
 	srv    *server
-	raw    *net.UnixConn
+	raw    stream
 	sock   *ipc.Socket
 	peer   chain.Peer
 	client *client
+	sure   bool        // immutable: the peer may ask without a token
+	proven atomic.Bool // it may not, and has shown one
 
 	mu       sync.Mutex
 	over     ipc.Transport // immutable once greeted: what messages travel over: sock, or a ring that came with the hello
@@ -35,9 +39,15 @@ type conn struct {
 	speaking sync.WaitGroup // drain, while it uses over; added to under mu while not gone
 }
 
-func newConn(srv *server, raw *net.UnixConn, peer chain.Peer, client *client) *conn {
+// stream is a connection of the kernel's.
+type stream interface {
+	net.Conn
+	syscall.Conn
+}
+
+func newConn(srv *server, raw stream, peer chain.Peer, sure bool, client *client) *conn {
 	sock := ipc.NewSocket(raw, ipc.MaxHello, srv.cfg.WriteTimeout)
-	return &conn{srv: srv, raw: raw, sock: sock, over: sock, peer: peer, client: client}
+	return &conn{srv: srv, raw: raw, sock: sock, over: sock, peer: peer, sure: sure, client: client}
 }
 
 // run serves the client until it is gone, and returns why.
@@ -45,6 +55,9 @@ func (c *conn) run() error {
 	defer c.close()
 	if err := c.raw.SetReadDeadline(time.Now().Add(c.srv.cfg.helloTimeout)); err != nil {
 		return err
+	}
+	if !c.sure {
+		defer time.AfterFunc(c.srv.cfg.helloTimeout, c.expel).Stop()
 	}
 	if overhear(c.raw) == speaksHTTP {
 		return c.srv.web.serve(c)
@@ -68,6 +81,7 @@ func (c *conn) run() error {
 		StallTimeout: c.srv.cfg.StallTimeout,
 		Draining:     c.srv.leaving,
 		Account:      c.client.account,
+		Crew:         c.srv.crew,
 		Refused:      func(e *ipc.Error) { c.srv.refused.log(c.peer, e) },
 	})
 }
@@ -120,6 +134,12 @@ func (c *conn) ServeRequest(ctx context.Context, req *ipc.Request, w *ipc.Respon
 	if draining {
 		_ = w.Fail(errDraining)
 		return
+	}
+	if !c.sure {
+		if e := c.prove(req.Headers[authorizationHeader]); e != nil {
+			_ = w.Fail(e)
+			return
+		}
 	}
 	req.Client, req.Protocol = c.client.id, "native"
 	native{c.srv.handler}.ServeRequest(ctx, req, w)

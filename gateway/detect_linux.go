@@ -1,13 +1,11 @@
 package gateway
 
 import (
-	"net"
-
 	"golang.org/x/sys/unix"
 )
 
 // overhear waits until it is clear what a client speaks, and takes none of its bytes. Whoever says too little before the connection's read deadline, or hangs up, is for the native protocol to deal with.
-func overhear(conn *net.UnixConn) protocol {
+func overhear(conn stream) protocol {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return speaksNative

@@ -2,10 +2,10 @@
 //
 //	Listen ─▶ Serve ─accept─▶ conn ─hello─▶ native ────────────────────▶ chain.Handler ─▶ … ─▶ Backend.Call
 //	                           │  └─capitals─▶ web ─▶ adapter ─▶ exchange ──▲ └ the call chain: small wrappers
-//	                           ├ who is it? (SO_PEERCRED)
+//	                           ├ who is it? (SO_PEERCRED, or a token: Gate)
 //	                           └ rings of its own come with the hello, if it asks (SCM_RIGHTS)
 //
-// Read in this order: config.go, listen.go (one server per path), inherit.go (or a socket that systemd made), peer.go (who may come in), clients.go (and how much of everything), serve.go (accept, drain), conn.go (one connection),
+// Read in this order: config.go, listen.go (one server per path), inherit.go (or a socket that systemd made), listentcp.go (or a port), peer.go (who may come in; cgroup_linux.go), prove.go and page.go (who must show a token, and which pages may ask), clients.go (and how much of everything), serve.go (accept, drain), conn.go (one connection),
 // detect.go (what it speaks), rings.go (the rings it may get), native.go (frames ⇄ the chain), http.go (connections of HTTP), exchange.go (what its adapters share), then the adapters, health.go and others, each of which translates one protocol and decides
 // nothing; handler.go (the chain), metered.go (its first link; metrics.go tells what it counted), refusals.go (what of all this is logged).
 //
@@ -14,12 +14,15 @@
 // The socket file has mode 0660, so the kernel lets in the server's own user, root, and the members of the socket's group. The same three are checked once more by the credentials that
 // the kernel recorded at connect, which also covers a socket whose mode was widened later. Anyone else gets PERMISSION_DENIED/peer.
 //
+// That is so as long as nobody says otherwise. A [Gate] (chain/auth) decides by roles instead, and may let in clients who are not sure: each of their requests needs a token, and who has shown none within helloTimeout is hung
+// up on. All who come by TCP are of that kind. What a request may do the call chain decides, not the door.
+//
 // # Goroutines
 //
 //	goroutine        wakes on            ends on                         joined by
 //	Serve itself     accept              ctx, a broken listener          its caller
 //	conn.run         frames              hang-up, drain, write timeout   Serve
-//	ipc.Serve's      a request           its END                         ipc.Serve, in conn.run
+//	a Crew's         a request           1 to 2 s without one; Serve      Serve
 //	a Ring's         its client's bell   hang-up                         conn.endRing, in conn.run
 //	conn.drain       once, at drain      its one frame is written        Serve
 //	turnAway         a refused client    its hello, or refuseTimeout     Serve

@@ -154,6 +154,12 @@ func (x *exchange) call(place *ipc.Place, req *ipc.Request) (replies ipc.Replies
 	}
 	req.Headers = toldBy(x.r.Header)
 	x.traced(req)
+	if a := x.r.Header.Get("Authorization"); a != "" && x.web.srv.cfg.Gate != nil { // who would else be the one to take it out again
+		if req.Headers == nil {
+			req.Headers = map[string]string{}
+		}
+		req.Headers[authorizationHeader] = a
+	}
 	req.Client, req.Protocol, req.Credit = x.conn.conn.client.id, x.protocol(), webCredit
 	place.Hold(req)
 	replies, err = x.web.srv.handler(ctx, req)
@@ -295,8 +301,11 @@ func (x *exchange) event(name string, data []byte) bool {
 
 // httpStatus is an error's status.
 func httpStatus(e *ipc.Error) int {
-	if e.Reason == "too_large" {
+	switch {
+	case e.Reason == "too_large":
 		return http.StatusRequestEntityTooLarge
+	case e.Code == ipc.PermissionDenied && e.Reason == "unauthenticated":
+		return http.StatusUnauthorized
 	}
 	switch e.Code {
 	case ipc.InvalidArgument:
@@ -322,8 +331,11 @@ func httpStatus(e *ipc.Error) int {
 	}
 }
 
-// retryAfter sets the headers that say when to try again, in whole seconds and, as some clients know it, in milliseconds.
+// retryAfter sets the headers that say when to try again, in whole seconds and, as some clients know it, in milliseconds, or that a token is wanted.
 func retryAfter(h http.Header, e *ipc.Error) {
+	if httpStatus(e) == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", `Bearer realm="ringmaster"`)
+	}
 	if e.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.FormatFloat(math.Ceil(e.RetryAfter.Seconds()), 'f', 0, 64))
 		h.Set("Retry-After-Ms", fmt.Sprint(e.RetryAfter.Milliseconds()))

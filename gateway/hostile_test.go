@@ -109,7 +109,8 @@ func TestHostileClients(t *testing.T) {
 	s := start(t, newFake(), Config{MaxMessage: 1 << 16, MaxInFlight: 64, StallTimeout: 200 * time.Millisecond, WriteTimeout: 200 * time.Millisecond, helloTimeout: 100 * time.Millisecond})
 	neighbour := dial(t, s.path)
 	neighbour.echo(t)
-	goroutines, fds := runtime.NumGoroutine(), openFDs(t)
+	working := func() int { return runtime.NumGoroutine() - s.crew.Waiting() }
+	goroutines, fds := working(), openFDs(t)
 
 	end := time.Now().Add(duration)
 	var attackers sync.WaitGroup
@@ -138,9 +139,9 @@ func TestHostileClients(t *testing.T) {
 	deadline := time.Now().Add(patience)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for runtime.NumGoroutine() > goroutines || openFDs(t) > fds {
+	for working() > goroutines || openFDs(t) > fds {
 		if time.Now().After(deadline) {
-			t.Fatalf("%d goroutines and %d descriptors, before %d and %d", runtime.NumGoroutine(), openFDs(t), goroutines, fds)
+			t.Fatalf("%d goroutines and %d descriptors, before %d and %d", working(), openFDs(t), goroutines, fds)
 		}
 		<-tick.C
 	}

@@ -67,7 +67,7 @@ func (w *web) start() {
 
 // routes says which adapter answers what.
 func (w *web) routes() {
-	w.mux.HandleFunc("GET /{$}", w.page)
+	w.mux.HandleFunc("GET /{$}", w.statusPage)
 	w.mux.HandleFunc("GET /healthz", w.healthz)
 	w.mux.HandleFunc("GET /readyz", w.readyz)
 	w.mux.HandleFunc("GET /metrics", w.metrics)
@@ -215,6 +215,13 @@ func (w *web) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler) // the connection has gone
 	}
 	defer c.end()
+	if c.conn.remote() && w.page(rw, r) {
+		return
+	}
+	if e := c.conn.prove(r.Header.Get("Authorization")); e != nil {
+		w.exchange(rw, r).refuse(e)
+		return
+	}
 	w.mux.ServeHTTP(rw, r)
 }
 

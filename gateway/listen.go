@@ -22,27 +22,31 @@ const (
 	lockWait   = 5 * time.Second // how long another server may take to bind beside us
 )
 
-// Listener is a Unix socket that this process alone serves. Close removes its file if [Listen] made it.
+// Listener is a Unix socket that this process alone serves, or a port of [ListenTCP]. Close removes its file if [Listen] made it.
 type Listener struct {
 	net.Listener
-	path string
-	door door
-	file os.FileInfo // the socket file, to remove no other; nil: it is somebody else's to remove
-	once sync.Once
-	err  error // of the one Close
+	path   string
+	remote bool // a port
+	door   door
+	file   os.FileInfo // the socket file, to remove no other; nil: it is somebody else's to remove
+	once   sync.Once
+	err    error // of the one Close
 }
 
 // Listen binds the socket at path with mode 0660. group, a name or a number, becomes the socket's group; "" leaves the process's own. A missing parent directory is made.
 //
 // A socket that somebody serves is left alone and reported; one whose server is gone is removed. From that look to the bind the parent directory is locked (flock), so that two servers
 // that start at once cannot remove each other's socket, and no lock file is left behind.
-func Listen(path, group string) (*Listener, error) {
+func Listen(path, group string) (*Listener, error) { return ListenMode(path, group, socketMode) }
+
+// ListenMode is [Listen] with another mode of the socket's file than 0660, such as 0666 where a [Gate] says who may come in. A parent directory that is made lets in whom the socket lets in.
+func ListenMode(path, group string, mode os.FileMode) (*Listener, error) {
 	gid, err := lookupGroup(group)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	dir := filepath.Dir(path)
-	if err := makeDir(dir, gid); err != nil {
+	if err := makeDir(dir, mode, gid); err != nil {
 		return nil, fmt.Errorf("listen on %s: %w; make the directory, or use another --socket", path, err)
 	}
 	unlock, err := lockDir(dir)
@@ -53,7 +57,7 @@ func Listen(path, group string) (*Listener, error) {
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
-	ln, err := bind(path, gid)
+	ln, err := bind(path, mode, gid)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
@@ -82,7 +86,7 @@ func (l *Listener) Close() error {
 }
 
 // bind makes the socket. It is born with mode 0600 at most (Linux takes a socket file's mode from the socket's own) and opened to its group only when it has that group.
-func bind(path string, gid int) (*Listener, error) {
+func bind(path string, mode os.FileMode, gid int) (*Listener, error) {
 	cfg := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		var chmodErr error
 		err := raw.Control(func(fd uintptr) { chmodErr = unix.Fchmod(int(fd), 0o600) })
@@ -98,7 +102,7 @@ func bind(path string, gid int) (*Listener, error) {
 		err = os.Lchown(path, -1, gid)
 	}
 	if err == nil {
-		err = os.Chmod(path, socketMode)
+		err = os.Chmod(path, mode)
 	}
 	if err != nil {
 		_ = os.Remove(path)
@@ -139,11 +143,11 @@ func removeStale(path string) error {
 	return fmt.Errorf("listen on %s: cannot tell whether it is served: %w", path, err)
 }
 
-func makeDir(dir string, gid int) error {
+func makeDir(dir string, mode os.FileMode, gid int) error {
 	if _, err := os.Stat(dir); err == nil {
 		return nil
 	}
-	if err := os.MkdirAll(dir, dirMode); err != nil {
+	if err := os.MkdirAll(dir, dirMode|mode&0o004|mode&0o004>>2); err != nil {
 		return err
 	}
 	if gid >= 0 {

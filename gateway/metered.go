@@ -26,12 +26,30 @@ type meters struct {
 	compute  *prometheus.HistogramVec // pool, action
 	sent     *prometheus.CounterVec   // pool
 	received *prometheus.CounterVec   // pool
-	known    sync.Map                 // of metered → struct{}; one of a pool alone has no action
+	known    sync.Map                 // of metered → *series; one of a pool alone has no action
+	others   func() *series           // of what is not known
 	names    atomic.Int64             // in known, or refused there
 }
 
 // metered is whose requests are counted together.
 type metered struct{ pool, action string }
+
+// series are the counters of a pool and an action, found once: to look each up by its labels would be a tenth of a small request's cost.
+type series struct {
+	metered
+	ok             func() prometheus.Counter // of requests; it is there once it has counted
+	queue          prometheus.Observer
+	compute        func() prometheus.Observer
+	sent, received prometheus.Counter
+}
+
+func (m *meters) series(of metered) *series {
+	return &series{
+		metered: of, queue: m.queue.WithLabelValues(of.pool), sent: m.sent.WithLabelValues(of.pool), received: m.received.WithLabelValues(of.pool),
+		ok:      sync.OnceValue(func() prometheus.Counter { return m.requests.WithLabelValues(of.pool, of.action, "OK") }),
+		compute: sync.OnceValue(func() prometheus.Observer { return m.compute.WithLabelValues(of.pool, of.action) }),
+	}
+}
 
 func newMeters() *meters {
 	m := &meters{
@@ -42,6 +60,7 @@ func newMeters() *meters {
 		received: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ringmaster_request_bytes_total", Help: "Bytes of the bodies and tensors of requests that went to a worker."}, []string{"pool"}),
 		sent:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ringmaster_reply_bytes_total", Help: "Bytes of the bodies and tensors of replies."}, []string{"pool"}),
 	}
+	m.others = sync.OnceValue(func() *series { return m.series(metered{}) })
 	m.registry.MustRegister(m.requests, m.queue, m.compute, m.sent, m.received, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -56,22 +75,21 @@ func (m *meters) learn(pool, action string) {
 			continue
 		}
 		if m.names.Add(1) <= maxNames {
-			m.known.Store(name, struct{}{})
+			m.known.LoadOrStore(name, m.series(name))
 		}
 	}
 }
 
 func nameable(s string) bool { return len(s) <= maxNameBytes && utf8.ValidString(s) }
 
-// labels are the labels of a pool and an action, as far as they are known.
-func (m *meters) labels(pool, action string) (string, string) {
-	if _, known := m.known.Load(metered{pool, action}); known {
-		return pool, action
+// of returns the counters of a pool and an action, as far as these are known.
+func (m *meters) of(pool, action string) *series {
+	for _, name := range []metered{{pool, action}, {pool: pool}} {
+		if s, known := m.known.Load(name); known {
+			return s.(*series)
+		}
 	}
-	if _, known := m.known.Load(metered{pool: pool}); known {
-		return pool, ""
-	}
-	return "", ""
+	return m.others()
 }
 
 // link counts every request and its replies. Those to the server itself are not counted.
@@ -89,10 +107,12 @@ func (m *meters) link(next chain.Handler) chain.Handler {
 			return nil, err
 		}
 		r.begin = time.Now()
-		m.learn(r.pool, "")
-		pool, _ := m.labels(r.pool, "")
-		m.queue.WithLabelValues(pool).Observe(r.begin.Sub(begin).Seconds())
-		m.received.WithLabelValues(pool).Add(size)
+		if r.counts = m.of(r.pool, r.action); r.counts.pool != r.pool {
+			m.learn(r.pool, "")
+			r.counts = m.of(r.pool, r.action)
+		}
+		r.counts.queue.Observe(r.begin.Sub(begin).Seconds())
+		r.counts.received.Add(size)
 		return r, nil
 	}
 }
@@ -112,7 +132,7 @@ type meteredReplies struct {
 	meters       *meters
 	pool, action string
 	begin        time.Time // when a worker had the request
-	learned      bool
+	counts       *series   // once a worker had it
 	ended        bool
 }
 
@@ -129,8 +149,7 @@ func (r *meteredReplies) Recv(ctx context.Context) (*ipc.Reply, error) {
 		r.end(e)
 	default:
 		r.learn()
-		pool, _ := r.meters.labels(r.pool, "")
-		r.meters.sent.WithLabelValues(pool).Add(weight(reply.Body, reply.Tensors))
+		r.counts.sent.Add(weight(reply.Body, reply.Tensors))
 		if reply.End {
 			r.end(nil)
 		}
@@ -146,29 +165,34 @@ func (r *meteredReplies) Cancel(reason string) {
 	}
 }
 
+// learn makes the action known, which has been found to exist.
 func (r *meteredReplies) learn() {
-	if !r.learned {
-		r.learned = true
+	if r.counts.action != r.action {
 		r.meters.learn(r.pool, r.action)
+		r.counts = r.meters.of(r.pool, r.action)
 	}
 }
 
 // end counts the request with its outcome; nil is OK.
 func (r *meteredReplies) end(e *ipc.Error) {
 	r.ended = true
-	pool, action := r.refused(e)
-	r.meters.compute.WithLabelValues(pool, action).Observe(time.Since(r.begin).Seconds())
+	r.refused(e)
+	r.counts.compute().Observe(time.Since(r.begin).Seconds())
 }
 
 // refused counts a request that has ended, perhaps before any worker had it.
-func (r *meteredReplies) refused(e *ipc.Error) (pool, action string) {
-	code := "OK"
-	if e != nil {
-		if code = string(e.Code); rpcCode[e.Code] == 0 { // a worker may send any
-			code = "UNKNOWN"
-		}
+func (r *meteredReplies) refused(e *ipc.Error) {
+	counts := r.counts
+	if counts == nil {
+		counts = r.meters.of(r.pool, r.action)
 	}
-	pool, action = r.meters.labels(r.pool, r.action)
-	r.meters.requests.WithLabelValues(pool, action, code).Inc()
-	return pool, action
+	if e == nil {
+		counts.ok().Inc()
+		return
+	}
+	code := string(e.Code)
+	if rpcCode[e.Code] == 0 { // a worker may send any
+		code = "UNKNOWN"
+	}
+	r.meters.requests.WithLabelValues(counts.pool, counts.action, code).Inc()
 }

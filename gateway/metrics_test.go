@@ -139,7 +139,7 @@ func TestNamesThatAreNoLabels(t *testing.T) {
 	m := newMeters()
 	for _, bad := range []metered{{"p", "\xf0"}, {"\xf0", "a"}, {"p", strings.Repeat("x", maxNameBytes+1)}} {
 		m.learn(bad.pool, bad.action)
-		if pool, action := m.labels(bad.pool, bad.action); pool == bad.pool && action == bad.action {
+		if got := m.of(bad.pool, bad.action); got.metered == (metered{bad.pool, bad.action}) {
 			t.Errorf("%.20q has a label", bad)
 		}
 	}
@@ -151,7 +151,7 @@ func TestNamesThatAreNoLabels(t *testing.T) {
 	if n > maxNames {
 		t.Errorf("%d names are known", n)
 	}
-	if pool, action := m.labels("p", "7"); pool != "p" || action != "7" {
-		t.Errorf("%q, %q", pool, action)
+	if got := m.of("p", "7"); got.metered != (metered{"p", "7"}) {
+		t.Errorf("%+v", got.metered)
 	}
 }

@@ -520,21 +520,16 @@ func (w *web) models(rw http.ResponseWriter, r *http.Request) {
 }
 
 func (x *exchange) modelNames() ([]string, *ipc.Error) {
-	body, e := x.control("status")
+	body, e := x.control("pools") // those that the client may use
 	if e != nil {
 		return nil, e
 	}
-	var status struct {
-		Pools []struct {
-			Name    string   `msgpack:"name"`
-			Actions []string `msgpack:"actions"`
-		} `msgpack:"pools"`
-	}
-	if err := body.Decode(&status); err != nil {
+	var list ipc.PoolList
+	if err := body.Decode(&list); err != nil {
 		return nil, ipc.AsError(err)
 	}
 	var names []string
-	for _, p := range status.Pools {
+	for _, p := range list.Pools {
 		if slices.ContainsFunc(p.Actions, func(a string) bool { return a == chatAction || a == completeAction || a == embedAction }) {
 			names = append(names, p.Name)
 		}

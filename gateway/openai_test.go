@@ -16,7 +16,7 @@ import (
 // parrot is a backend with a model m, which says what it was asked in two pieces and a last word; fails, which breaks off; and what babel has.
 func parrot(t testing.TB) Backend {
 	b := newBabel()
-	status := manager(b.fake, map[string]any{"status": map[string]any{"pools": []map[string]any{
+	status := manager(b.fake, map[string]any{"pools": map[string]any{"pools": []map[string]any{
 		{"name": "m", "actions": []string{"chat", "complete"}}, {"name": "e", "actions": []string{"embed"}}, {"name": "p", "actions": []string{"echo"}},
 	}}})
 	body := func(v any) ipc.Body {

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"unsafe"
 
@@ -11,13 +10,12 @@ import (
 	"github.com/ringmasterd/ringmaster/chain"
 )
 
-// peerOf asks the kernel who is at the other end.
-func peerOf(conn *net.UnixConn) (chain.Peer, error) {
+// peerOf asks the kernel who is at the other end, and in which control group it is if that is wanted; unknown says why that cannot be told.
+func peerOf(conn stream, wantsCGroup bool) (p chain.Peer, unknown, _ error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return chain.Peer{}, fmt.Errorf("peer credentials: %w", err)
+		return p, nil, fmt.Errorf("peer credentials: %w", err)
 	}
-	var p chain.Peer
 	var sysErr error
 	err = raw.Control(func(fd uintptr) {
 		var cred *unix.Ucred
@@ -25,15 +23,17 @@ func peerOf(conn *net.UnixConn) (chain.Peer, error) {
 			return
 		}
 		p = chain.Peer{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid}
-		p.Groups, sysErr = peerGroups(fd)
+		if p.Groups, sysErr = peerGroups(fd); sysErr == nil && wantsCGroup {
+			p.CGroup, unknown = peerCGroup(int(fd), cred.Pid)
+		}
 	})
 	if err == nil {
 		err = sysErr
 	}
 	if err != nil {
-		return chain.Peer{}, fmt.Errorf("peer credentials: %w", err)
+		return p, nil, fmt.Errorf("peer credentials: %w", err)
 	}
-	return p, nil
+	return p, unknown, nil
 }
 
 // peerGroups reads SO_PEERGROUPS, which x/sys has no wrapper for. The kernel answers ERANGE and the size it needs when the array is too small.

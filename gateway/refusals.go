@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"log/slog"
 	"sync"
 	"time"
@@ -32,8 +33,27 @@ func newRefusals(logger *slog.Logger) *refusals {
 
 // log logs a refusal, or counts it.
 func (r *refusals) log(p chain.Peer, e *ipc.Error) {
-	if n, now := r.due(e.Reason, time.Now()); now {
+	n, now := r.due(e.Reason, time.Now())
+	switch {
+	case !now:
+	case p.Standing == chain.Remote && p.Address != "":
+		r.logger.Warn("client refused", "address", p.Address, "why", e, "not_logged", n)
+	default:
 		r.logger.Warn("client refused", "pid", p.PID, "uid", p.UID, "gid", p.GID, "why", e, "not_logged", n)
+	}
+}
+
+// link logs what the call chain refuses a client because of who it is.
+func (r *refusals) link(next chain.Handler) chain.Handler {
+	return func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
+		replies, err := next(ctx, req)
+		if err != nil {
+			if e := ipc.AsError(err); e.Code == ipc.PermissionDenied || e.Reason == "rate_limited" {
+				peer, _ := chain.PeerFrom(ctx)
+				r.log(peer, e)
+			}
+		}
+		return replies, err
 	}
 }
 

@@ -50,7 +50,7 @@ func (cs *clients) returned(c *client, g shm.Geometry) {
 
 // rings makes the segment for a client that asked for one; nil if it did not, or has to do with the socket.
 func (c *conn) rings(theirs *ipc.Hello) *shm.Segment {
-	if theirs.Ring == 0 {
+	if theirs.Ring == 0 || c.remote() {
 		return nil
 	}
 	g, ok := c.srv.clients.lend(c.client, theirs.Ring)

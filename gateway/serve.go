@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,40 +24,53 @@ const (
 	maxParting    = 64
 	// cutting is how long requests that were cut off at the end of a drain have to tell their clients so.
 	cutting = time.Second
+	// waitingHands is how many goroutines wait for requests of all clients, with 4 to 8 KiB of stack each.
+	waitingHands = 512
 )
 
 var errDraining = ipc.Errorf(ipc.Unavailable, "draining", "the server is shutting down; try again when it is back")
 
 // Serve lets clients in until ctx ends; then it stops listening, tells every client to drain, answers what is in flight for up to DrainTimeout, and returns nil when every connection and
-// goroutine has ended. An error means that the listener broke; the drain happens all the same. ln is closed in any case.
-func Serve(ctx context.Context, ln *Listener, backend Backend, cfg Config) error {
-	return newServer(ctx, ln, backend, cfg.withDefaults()).run(ctx, ln)
+// goroutine has ended. An error means that a listener broke; the drain happens all the same. more are further listeners, of [ListenTCP]. All are closed in any case.
+func Serve(ctx context.Context, ln *Listener, backend Backend, cfg Config, more ...*Listener) error {
+	return newServer(ctx, ln, backend, cfg.withDefaults()).run(ctx, append(more, ln)...)
 }
 
 func newServer(ctx context.Context, ln *Listener, backend Backend, cfg Config) *server {
 	s := &server{
 		cfg: cfg, door: ln.door, leaving: make(chan struct{}), conns: map[*conn]struct{}{},
 		clients: newClients(cfg, ln.door.uid), refused: newRefusals(cfg.Logger), parting: make(chan struct{}, maxParting),
-		meters: newMeters(),
+		meters: newMeters(), crew: ipc.NewCrew(waitingHands),
 	}
 	s.meters.registry.MustRegister(cfg.Collectors...)
 	cfg.Gauge.of(s.clients.memory)
-	s.handler = chain.New(backend.Call, s.meters.link)
+	s.handler = chain.New(backend.Call, s.refused.link, s.meters.link)
 	s.base, s.cut = context.WithCancelCause(context.WithoutCancel(ctx))
 	s.web = newWeb(s)
 	return s
 }
 
-func (s *server) run(ctx context.Context, ln *Listener) error {
+func (s *server) run(ctx context.Context, lns ...*Listener) error {
 	defer s.cut(nil)
 	s.web.start()
 	defer s.web.stop()
-	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
-	err := s.accept(ctx, ln)
-	stop()
-	_ = ln.Close()
+	ctx, end := context.WithCancel(ctx) // when one listener breaks, all end
+	defer end()
+	errs := make([]error, len(lns))
+	var accepting sync.WaitGroup
+	for i, ln := range lns {
+		accepting.Go(func() {
+			defer end()
+			stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
+			errs[i] = s.accept(ctx, ln)
+			stop()
+			_ = ln.Close()
+		})
+	}
+	accepting.Wait()
 	s.drain()
-	return err
+	s.crew.Close()
+	return errors.Join(errs...)
 }
 
 type server struct {
@@ -65,6 +78,7 @@ type server struct {
 	door    door
 	handler chain.Handler
 	meters  *meters
+	crew    *ipc.Crew // handles what comes in frames
 	web     *web
 	base    context.Context // parent of every request's
 	cut     context.CancelCauseFunc
@@ -79,14 +93,14 @@ type server struct {
 }
 
 // accept lets clients in until ctx ends (nil) or the listener breaks. Running out of descriptors or memory is no reason to stop: it pauses and tries again.
-func (s *server) accept(ctx context.Context, ln net.Listener) error {
+func (s *server) accept(ctx context.Context, ln *Listener) error {
 	pause := time.Duration(0)
 	for ctx.Err() == nil {
 		raw, err := ln.Accept()
 		switch {
 		case err == nil:
 			pause = 0
-			s.welcome(raw.(*net.UnixConn))
+			s.welcome(raw.(stream), ln.remote)
 			continue
 		case ctx.Err() != nil:
 			continue
@@ -116,14 +130,13 @@ func passing(err error) bool {
 }
 
 // welcome starts a connection, or turns it away.
-func (s *server) welcome(raw *net.UnixConn) {
-	peer, err := peerOf(raw)
+func (s *server) welcome(raw stream, remote bool) {
+	peer, sure, refusal, err := s.meet(raw, remote)
 	if err != nil {
 		s.cfg.Logger.Warn("a client is turned away", "error", err)
 		_ = raw.Close()
 		return
 	}
-	refusal := s.door.admit(peer)
 	var client *client
 	if refusal == nil {
 		client, refusal = s.clients.enter(peer)
@@ -133,7 +146,7 @@ func (s *server) welcome(raw *net.UnixConn) {
 		s.turnAway(raw, refusal)
 		return
 	}
-	c := newConn(s, raw, peer, client)
+	c := newConn(s, raw, peer, sure, client)
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
 	s.mu.Unlock()
@@ -147,9 +160,32 @@ func (s *server) welcome(raw *net.UnixConn) {
 	})
 }
 
+// meet finds out who has connected, and whether they may stay.
+func (s *server) meet(raw stream, remote bool) (peer chain.Peer, sure bool, refusal *ipc.Error, _ error) {
+	gate := s.cfg.Gate
+	if remote {
+		return chain.Peer{UID: chain.NoID, GID: chain.NoID, Standing: chain.Remote, Address: raw.RemoteAddr().String(), Memo: new(atomic.Value)}, false, nil, nil
+	}
+	peer, unknown, err := peerOf(raw, gate != nil && gate.WantsCGroup())
+	if err != nil {
+		return peer, false, nil, err
+	}
+	if unknown != nil {
+		if n, now := s.refused.due("cgroup", time.Now()); now {
+			s.cfg.Logger.Warn("a client's control group cannot be told; it has no role by it", "pid", peer.PID, "error", unknown, "not_logged", n)
+		}
+	}
+	peer.Standing, peer.Memo = s.door.standing(peer), new(atomic.Value)
+	if refusal = s.door.admit(peer); gate == nil {
+		return peer, true, refusal, nil
+	}
+	sure, refusal = gate.Admit(peer, refusal)
+	return peer, sure, refusal, nil
+}
+
 // turnAway tells a client why it may not stay, once it has said hello, so that it is ready to read. Where too many are being told already it is only shown the door: whoever
 // knocks as fast as he can must not fill the house.
-func (s *server) turnAway(raw *net.UnixConn, why *ipc.Error) {
+func (s *server) turnAway(raw stream, why *ipc.Error) {
 	select {
 	case s.parting <- struct{}{}:
 	default:

@@ -50,6 +50,9 @@ type Request struct {
 	Batch   uint64 // of which call it is one, if it is held; told by [Caller.AppendOpen], does not travel
 	Client  Client // set by whoever accepted the request; does not travel
 
+	// Principal is who asks, such as "user 1000" or "token robot", where chain/auth has looked; "": the Client's user is all that is known. It stays the same for as long as somebody has a role, and does not travel.
+	Principal string
+
 	Protocol string // by which it came, such as native; set by whoever accepted it, does not travel
 	Times    *Times // where its way is noted; does not travel
 
@@ -124,4 +127,16 @@ type Hello struct {
 type Ping struct {
 	ID     uint64
 	Answer bool
+}
+
+// PoolList is the answer to the control action pools.
+type PoolList struct {
+	Pools []PoolEntry `json:"pools" msgpack:"pools"`
+}
+
+// PoolEntry is a pool that its reader may use, and what of it.
+type PoolEntry struct {
+	Name    string   `json:"name" msgpack:"name"`
+	State   string   `json:"state" msgpack:"state"`
+	Actions []string `json:"actions" msgpack:"actions"`
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ringmasterd/ringmaster/internal/budget"
+	"github.com/ringmasterd/ringmaster/internal/deadline"
 )
 
 // Handler answers requests, each on a goroutine of its own. ctx ends when the requester cancels, the request's deadline passes or the connection dies. ServeRequest must end the request
@@ -28,6 +29,9 @@ type ServeConfig struct {
 	// for it. What is too much is refused with RESOURCE_EXHAUSTED/memory_full, /too_many_requests or /slow_reader.
 	Account *budget.Account
 
+	// Crew, if not nil, runs the handlers; its owner closes it after Serve. nil: Serve has one of its own.
+	Crew *Crew
+
 	Refused func(*Error) // a request was refused for want of room; called on Serve's goroutine, must not block
 
 	// Draining, once closed, makes Serve return nil as soon as no request is open. Requests that arrive while others are open are served.
@@ -45,14 +49,24 @@ func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 		cfg.MaxInFlight = 1024
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
+	if cfg.Crew == nil {
+		cfg.Crew = NewCrew(ownCrew)
+		defer cfg.Crew.Close()
+	}
 	s := &server{t: t, h: h, cfg: cfg, ctx: ctx, open: map[uint64]*Responder{}, room: admission{account: cfg.Account}}
 	s.batches, _ = h.(BatchHandler)
 	s.room.watch(t)
 	if cfg.Draining != nil {
 		s.handlers.Go(s.awaitDraining)
 	}
+	cancelled := make(chan struct{})
+	context.AfterFunc(ctx, func() {
+		s.cancelAll()
+		close(cancelled)
+	})
 	err := s.run()
 	cancel(Errorf(Cancelled, "disconnected", "the connection to the requester is gone"))
+	<-cancelled
 	_ = t.Close() // or a handler could wait for ever for a peer that does not read
 	if s.drained.Load() {
 		err = nil
@@ -64,6 +78,9 @@ func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 	s.handlers.Wait()
 	return err
 }
+
+// ownCrew is how many goroutines wait for requests where [ServeConfig] does not say.
+const ownCrew = 64
 
 type server struct {
 	t        Transport
@@ -140,7 +157,7 @@ func (s *server) run() error {
 				break
 			}
 			if w := s.lookup(m.ID); w != nil {
-				w.cancel(cancelCause(m.Reason))
+				w.ctx.Cancel(cancelCause(m.Reason))
 			}
 		case Credit:
 			if w := s.lookup(m.ID); w != nil {
@@ -165,6 +182,15 @@ func (s *server) run() error {
 	}
 }
 
+// cancelAll ends the contexts of all open requests with ours.
+func (s *server) cancelAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range s.open {
+		w.ctx.Cancel(s.ctx.Err())
+	}
+}
+
 func (s *server) lookup(id uint64) *Responder {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -177,15 +203,12 @@ func (s *server) start(req *Request) error {
 		return s.hangUp(Errorf(InvalidArgument, "bad_message", "a request's id must be at least 1"))
 	}
 	w := &Responder{s: s, id: req.ID, credit: req.Credit, held: req.Held && s.batches != nil}
-	var ctx context.Context
+	var due time.Time
 	if req.Timeout > 0 {
-		var stop context.CancelFunc
-		ctx, stop = context.WithTimeout(s.ctx, req.Timeout)
-		ctx, w.cancel = context.WithCancelCause(ctx)
-		w.stop = stop
-	} else {
-		ctx, w.cancel = context.WithCancelCause(s.ctx)
+		due = time.Now().Add(req.Timeout)
 	}
+	w.ctx.Owned()
+	w.ctx.Begin(s.ctx, due)
 	refusal := s.room.begin(req)
 	s.mu.Lock()
 	_, dup := s.open[req.ID]
@@ -215,18 +238,21 @@ func (s *server) start(req *Request) error {
 		}
 		return s.refuse(req.ID, refusal)
 	}
+	if err := s.ctx.Err(); err != nil {
+		w.ctx.Cancel(err) // cancelAll may not have seen it
+	}
 	s.room.hand(req, &w.charge)
 	if w.held {
-		s.hold(Member{ctx, req, w})
+		s.hold(Member{&w.ctx, req, w})
 		return nil
 	}
 	s.active.Add(1)
 	s.handlers.Add(1)
-	go s.handle(ctx, req, w)
+	s.cfg.Crew.handle(job{s, req, w})
 	return nil
 }
 
-func (s *server) handle(ctx context.Context, req *Request, w *Responder) {
+func (s *server) handle(req *Request, w *Responder) {
 	defer func() {
 		if !w.ended {
 			_ = w.End(&Reply{})
@@ -236,7 +262,7 @@ func (s *server) handle(ctx context.Context, req *Request, w *Responder) {
 		s.returned(1)
 		s.handlers.Done()
 	}()
-	s.h.ServeRequest(ctx, req, w)
+	s.h.ServeRequest(&w.ctx, req, w)
 }
 
 func (s *server) malformed(m any, err *Error) error {
@@ -289,8 +315,7 @@ func cancelCause(reason string) error {
 type Responder struct {
 	s      *server
 	id     uint64
-	cancel context.CancelCauseFunc
-	stop   context.CancelFunc // the deadline's timer; may be nil
+	ctx    deadline.Context // the request's
 	ended  bool
 	held   bool          // immutable: its request waited, or waits, for a batch
 	charge budget.Charge // until the handler has returned
@@ -375,9 +400,4 @@ func (w *Responder) grant(n uint32) {
 }
 
 // release frees what the request's context holds.
-func (w *Responder) release() {
-	w.cancel(context.Canceled)
-	if w.stop != nil {
-		w.stop()
-	}
-}
+func (w *Responder) release() { w.ctx.Cancel(context.Canceled) }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ringmasterd/ringmaster/internal/deadline"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -39,9 +40,9 @@ func (s *Supervisor) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, e
 		timeout = p.config().Timeout
 	}
 	a := &answer{pool: p, req: *req, parent: ctx}
-	a.ctx, a.stop = context.WithTimeout(ctx, timeout)
-	if err := a.send(a.ctx, false, false); err != nil {
-		a.stop()
+	a.ctx.Begin(ctx, time.Now().Add(timeout))
+	if err := a.send(&a.ctx, false, false); err != nil {
+		a.ctx.Cancel(context.Canceled)
 		return nil, err
 	}
 	return a, nil
@@ -80,8 +81,7 @@ type answer struct {
 	pool    *pool
 	req     ipc.Request
 	parent  context.Context
-	ctx     context.Context // parent with the request's deadline
-	stop    context.CancelFunc
+	ctx     deadline.Context // parent with the request's deadline
 	waiter  waiter
 	lease   *lease
 	call    *ipc.Call
@@ -168,9 +168,9 @@ func died(err error) bool { return errors.Is(err, io.ErrClosedPipe) || errors.Is
 // Recv implements [ipc.Replies]. The request ends when ctx or the context given to Call ends.
 func (a *answer) Recv(ctx context.Context) (*ipc.Reply, error) {
 	if ctx == a.parent {
-		ctx = a.ctx
+		ctx = &a.ctx
 	} else {
-		merged, cancel := context.WithCancelCause(a.ctx)
+		merged, cancel := context.WithCancelCause(&a.ctx)
 		defer cancel(nil)
 		recv := ctx
 		defer context.AfterFunc(recv, func() { cancel(context.Cause(recv)) })()
@@ -263,7 +263,7 @@ func (a *answer) acquit() {
 // finish ends the request.
 func (a *answer) finish() {
 	a.ended = true
-	a.stop()
+	a.ctx.Cancel(context.Canceled)
 }
 
 // Cancel implements [ipc.Replies].

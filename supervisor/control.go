@@ -34,6 +34,8 @@ func (s *Supervisor) control(ctx context.Context, req *ipc.Request) (ipc.Replies
 	switch req.Action {
 	case "status":
 		result = s.Status()
+	case "pools":
+		result = s.poolList()
 	case "version":
 		result = map[string]any{"version": version.Version}
 	case "health":
@@ -55,7 +57,7 @@ func (s *Supervisor) control(ctx context.Context, req *ipc.Request) (ipc.Replies
 		}
 		result, err = s.cfg.OnReload(ctx)
 	default:
-		return nil, ipc.Errorf(ipc.NotFound, "unknown_action", "pool %s has no action %q; it has drain, health, reload, restart, status, version", ControlPool, req.Action)
+		return nil, ipc.Errorf(ipc.NotFound, "unknown_action", "pool %s has no action %q; it has drain, health, pools, reload, restart, status, version", ControlPool, req.Action)
 	}
 	if err != nil {
 		return nil, err
@@ -65,6 +67,15 @@ func (s *Supervisor) control(ctx context.Context, req *ipc.Request) (ipc.Replies
 		return nil, err
 	}
 	return &single{body: body}, nil
+}
+
+// poolList says which pools there are and what they can do; links on its way leave out what is not the asker's.
+func (s *Supervisor) poolList() ipc.PoolList {
+	list := ipc.PoolList{Pools: []ipc.PoolEntry{}}
+	for _, p := range s.Status().Pools {
+		list.Pools = append(list.Pools, ipc.PoolEntry{Name: p.Name, State: p.State, Actions: p.Actions})
+	}
+	return list
 }
 
 // ReloadAnswer is the answer to a reload request.

@@ -43,27 +43,32 @@ func runClient(ctx context.Context, arg string) (err error) {
 	if err := json.Unmarshal([]byte(arg), &spec); err != nil {
 		return err
 	}
-	c, err := dial(ctx, spec.Transport, spec.Socket)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, c.close()) }()
-	call := func(ctx context.Context, payload []byte) ([]byte, error) { return c.call(ctx, spec.Action, payload) }
-	check := checkOf(spec.Action)
-	if spec.Cell.Clients > 0 {
-		p := load.NewPayload(spec.Cell.Size, 0)
-		answer, err := call(ctx, p.Bytes)
+	var calls []load.Call
+	for range max(1, spec.Cell.Connections) {
+		c, err := dial(ctx, spec.Transport, spec.Socket)
 		if err != nil {
 			return err
 		}
-		if err := check(p, answer, true); err != nil {
-			return err
+		defer func() { err = errors.Join(err, c.close()) }()
+		calls = append(calls, func(ctx context.Context, payload []byte) ([]byte, error) { return c.call(ctx, spec.Action, payload) })
+	}
+	check := checkOf(spec.Action)
+	if spec.Cell.Clients > 0 {
+		p := load.NewPayload(spec.Cell.Size, 0)
+		for _, call := range calls {
+			answer, err := call(ctx, p.Bytes)
+			if err != nil {
+				return err
+			}
+			if err := check(p, answer, true); err != nil {
+				return err
+			}
 		}
 		return standBy()
 	}
 	in := bufio.NewReader(os.Stdin)
 	r, err := load.Run(ctx, load.Config{
-		Calls: []load.Call{call}, Size: spec.Cell.Size, Outstanding: spec.Cell.Outstanding, Rate: spec.Cell.Rate, Check: check,
+		Calls: calls, Size: spec.Cell.Size, Outstanding: spec.Cell.Outstanding, Rate: spec.Cell.Rate, Check: check,
 		Warmup: seconds(spec.WarmUp), Duration: seconds(spec.Measure),
 		Begin: func() error {
 			fmt.Println("ready")

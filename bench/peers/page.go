@@ -31,6 +31,8 @@ var chapters = []struct {
 	{[]string{"echo"}, "Echo", "The payload goes to the worker and comes back. Closed loop: so many requests are under way at a time."},
 	{[]string{"sparse", "handler-100us", "frame"}, "As it is used", "`sparse` is one request of 64 B a millisecond, open loop, a request's time counted from when it was due. `handler-100us` computes for 100 µs, one request at a time, as a model on one device does. `frame` takes 6 MiB (a picture of 1920 × 1080), reads every cache line and answers 64 B."},
 	{[]string{"idle"}, "Idle", "Four workers and 16 connected clients that ask for nothing."},
+	{[]string{"scale"}, "As the work grows", "64 B, 256 requests outstanding, spread over so many connections and so many worker processes: what a request costs should stay what it is, as far as there are processors for the workers."},
+	{[]string{"many-clients"}, "Clients that are idle", "256 connections with rings, each of which has asked once: the memory of the server's own that one takes. Its rings are shared with it and come on top."},
 	{[]string{"python-echo", "python-frame", "python-model"}, "Python", "Client and worker in Python, one worker process, one client thread for each request outstanding. `python-model` is a perceptron of 784, 1024, 1024 and 10 in NumPy, in one thread. `mp-pool` is `multiprocessing.Pool`, one hop and no server: what one writes by hand. `litserve` gets its bytes as base64 in JSON, as its requests are JSON; the others get them as they are."},
 }
 
@@ -50,11 +52,16 @@ func (r *report) tables() string {
 			continue
 		}
 		fmt.Fprintf(&b, "\n### %s\n\n%s\n\n", chapter.title, chapter.words)
-		if chapter.scenarios[0] == "idle" {
+		switch chapter.scenarios[0] {
+		case "idle":
 			writeIdle(&b, rows)
-			continue
+		case "scale":
+			writeScale(&b, rows)
+		case "many-clients":
+			writeClients(&b, rows)
+		default:
+			writeRows(&b, rows)
 		}
-		writeRows(&b, rows)
 	}
 	if len(r.Missing) > 0 {
 		b.WriteString("\n### Not run\n\n")
@@ -89,6 +96,20 @@ func writeIdle(b *strings.Builder, rows []row) {
 	b.WriteString("| transport | processes | CPU, % of one | wake-ups/s |\n|---|--:|--:|--:|\n")
 	for _, w := range rows {
 		fmt.Fprintf(b, "| %s | %d | %.3f | %s |\n", w.Transport, w.Processes, w.CPUPercent, short(w.WakeUps))
+	}
+}
+
+func writeScale(b *strings.Builder, rows []row) {
+	b.WriteString("| workers | connections | req/s | p50 | p99 | CPU/request | others |\n|--:|--:|--:|--:|--:|--:|--:|\n")
+	for _, w := range rows {
+		fmt.Fprintf(b, "| %d | %d | %s | %s | %s | %s | %.0f %% |\n", w.Workers, w.Clients, short(w.PerSecond), drive.Micros(w.P50), w.tail(99, w.P99), drive.Micros(w.CPU), 100*w.Others)
+	}
+}
+
+func writeClients(b *strings.Builder, rows []row) {
+	b.WriteString("| transport | connections | memory of one | CPU of all, % of one | wake-ups/s |\n|---|--:|--:|--:|--:|\n")
+	for _, w := range rows {
+		fmt.Fprintf(b, "| %s | %d | %.1f KiB | %.3f | %s |\n", w.Transport, w.Clients, w.PerClient/1024, w.CPUPercent, short(w.WakeUps))
 	}
 }
 
@@ -160,6 +181,24 @@ func (r *report) drawings() map[string][]byte {
 		}
 		if len(c.Series) > 0 {
 			all[l.file+".svg"] = plot.SVG(c)
+		}
+	}
+	for _, y := range []struct {
+		file, title, label string
+		of                 func(row) float64
+	}{
+		{"scale-throughput", "throughput", "requests/s", func(w row) float64 { return w.PerSecond }},
+		{"scale-cpu", "CPU for a request", "µs", func(w row) float64 { return w.CPU }},
+	} {
+		c := plot.Chart{Title: "as the work grows: " + y.title, X: plot.Axis{Label: "connections", Log: true}, Y: plot.Axis{Label: y.label, Log: true}}
+		for _, w := range r.of("scale") {
+			if !slices.ContainsFunc(c.X.Ticks, func(t plot.Tick) bool { return t.Label == strconv.Itoa(w.Clients) }) {
+				c.X.Ticks = append(c.X.Ticks, plot.Tick{Value: float64(w.Clients), Label: strconv.Itoa(w.Clients)})
+			}
+			add(&c, fmt.Sprintf("%d workers", w.Workers), plot.Point{X: float64(w.Clients), Y: y.of(w)})
+		}
+		if len(c.Series) > 0 {
+			all[y.file+".svg"] = plot.SVG(c)
 		}
 	}
 	return all

@@ -54,8 +54,11 @@ var peers = []peer{
 	{name: "triton", hops: 2, server: true, python: true, needs: "pytriton"},
 }
 
-// applies reports whether a transport is measured in a cell: an app that holds the workers itself has no clients.
+// applies reports whether a transport is measured in a cell: an app that holds the workers itself has no clients, and how cost grows is a question to ourselves.
 func (p *peer) applies(c cell) bool {
+	if c.Connections > 0 {
+		return p.name == "ringmaster" && !p.python
+	}
 	return p.python == strings.HasPrefix(c.Scenario, "python-") && (p.server || c.Clients == 0)
 }
 

@@ -72,8 +72,8 @@ func TestEveryPeerInEveryScenario(t *testing.T) {
 			switch {
 			case !ok:
 				t.Errorf("%s, %s: not measured", q.name, c.name())
-			case c.Clients > 0:
-				if want += c.Workers + c.Clients - 2; row.Processes != want {
+			case c.Clients > 0, c.Connections > 0:
+				if want += c.Workers + max(1, c.Clients) - 2; row.Processes != want {
 					t.Errorf("%s, %s: %d processes, want %d", q.name, c.name(), row.Processes, want)
 				}
 			case row.Requests == 0 || row.CPU <= 0 || row.P50 <= 0 || row.P99 < row.P50:
@@ -93,7 +93,7 @@ func TestEveryPeerInEveryScenario(t *testing.T) {
 		t.Fatal(err)
 	}
 	text, _ := os.ReadFile(page)
-	for _, want := range []string{"by hand\n", "\nby hand, too\n", "| 6MiB × 8 | grpc-uds | 2 |", "| sparse, 64B | ringmaster-embedded |", "| frame, 6MiB × 1 | zmq |", "](img/throughput-64B.svg)"} {
+	for _, want := range []string{"by hand\n", "\nby hand, too\n", "| 6MiB × 8 | grpc-uds | 2 |", "| sparse, 64B | ringmaster-embedded |", "| frame, 6MiB × 1 | zmq |", "](img/throughput-64B.svg)", "](img/scale-cpu.svg)", "\n| 16 | 256 |", "\n| ringmaster | 256 |"} {
 		if !bytes.Contains(text, []byte(want)) {
 			t.Errorf("the page lacks %q:\n%s", want, text)
 		}

@@ -17,10 +17,11 @@ type cell struct {
 	Rate        float64 `json:"rate"`        // open loop: requests a second; 0: closed loop
 	Clients     int     `json:"clients"`     // idle: client processes that are connected and ask for nothing; 0: one that asks
 	Workers     int     `json:"workers"`     // worker processes
+	Connections int     `json:"connections"` // of each client; 0: 1
 }
 
 // The workers' actions are echo; frame: every cache line read, 64 bytes answered; spin: 100 µs of computing, one request at a time, and an echo. In Python beside the first two: model.
-var actions = map[string]string{"echo": "echo", "sparse": "echo", "idle": "echo", "handler-100us": "spin", "frame": "frame", "python-echo": "echo", "python-frame": "frame", "python-model": "model"}
+var actions = map[string]string{"echo": "echo", "sparse": "echo", "idle": "echo", "scale": "echo", "many-clients": "echo", "handler-100us": "spin", "frame": "frame", "python-echo": "echo", "python-frame": "frame", "python-model": "model"}
 
 func closed(scenario string, size int, outstanding ...int) []cell {
 	var cs []cell
@@ -30,7 +31,20 @@ func closed(scenario string, size int, outstanding ...int) []cell {
 	return cs
 }
 
+// scale is the same load on so many workers, each time from 1, 16 and 256 connections.
+func scale(workers ...int) []cell {
+	var cs []cell
+	for _, n := range workers {
+		for _, connections := range []int{1, 16, maxConnections} {
+			cs = append(cs, cell{Scenario: "scale", Size: 64, Outstanding: maxConnections, Workers: n, Connections: connections})
+		}
+	}
+	return cs
+}
+
 const (
+	maxConnections = 256 // of one client
+
 	frameSize = 6 << 20 // an RGB picture of 1920 × 1080
 	modelSize = 784     // a picture of 28 × 28
 )
@@ -47,6 +61,8 @@ func cells() []cell {
 		closed("handler-100us", 64, 1, 8),
 		closed("frame", frameSize, 1, 8),
 		{{Scenario: "idle", Size: 64, Outstanding: 1, Clients: 16, Workers: 4}},
+		scale(1, 4, 16),
+		{{Scenario: "many-clients", Size: 64, Outstanding: 1, Clients: 1, Workers: 1, Connections: maxConnections}},
 		closed("python-echo", 64, 1, 8),
 		closed("python-frame", frameSize, 1, 8),
 		closed("python-model", modelSize, 1, 8),
@@ -114,6 +130,9 @@ func (p *plan) duration(c cell) time.Duration {
 
 // name is how -only calls a load.
 func (c cell) name() string {
+	if c.Connections > 0 {
+		return fmt.Sprintf("%s/%s/%d/%d/%d", c.Scenario, sizeName(c.Size), c.Outstanding, c.Workers, c.Connections)
+	}
 	return fmt.Sprintf("%s/%s/%d", c.Scenario, sizeName(c.Size), c.Outstanding)
 }
 

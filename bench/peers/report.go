@@ -47,7 +47,10 @@ type row struct {
 	WakeUps    float64     `json:"wake_ups_s"`  // likewise
 	Others     float64     `json:"others"`      // share of the machine that other programs took
 	Requests   int         `json:"requests"`    // in all runs together
-	Ratio      *spread     `json:"req_s_ratio"` // to the control's, repeat by repeat; null for the control itself
+	Workers    int         `json:"workers"`
+	Clients    int         `json:"clients,omitempty"`    // scale, many-clients: connections
+	PerClient  float64     `json:"per_client,omitempty"` // many-clients: bytes of the server's own memory
+	Ratio      *spread     `json:"req_s_ratio"`          // to the control's, repeat by repeat; null for the control itself
 	CPURatio   *spread     `json:"cpu_ratio"`
 	Curve      [][]float64 `json:"curve,omitempty"` // percentile, µs
 }
@@ -102,10 +105,14 @@ func (r *report) row(t *peer, c cell) (row, bool) {
 	m := func(f func(*sample) float64) float64 { return digits(median(values(samples, f))) }
 	w := row{
 		Scenario: c.Scenario, Transport: t.name, Size: c.Size, Outstanding: c.Outstanding, Hops: t.hops, Runs: len(samples), Processes: samples[0].Processes,
+		Workers: c.Workers, Clients: c.Connections,
 		PerSecond: m(perSecond), P50: m(p50), P99: m(p99), P999: m(p999), CPU: m(cpu), CPUPercent: m(cpuPercent), WakeUps: m(wakeUps), Others: m(others),
 	}
 	for _, s := range samples {
 		w.Requests += s.Requests
+	}
+	if c.Scenario == "many-clients" {
+		w.PerClient = m(func(s *sample) float64 { return float64(s.Private-s.Alone) / float64(c.Connections) })
 	}
 	w.Ratio, w.CPURatio = r.ratio(t, c, perSecond), r.ratio(t, c, cpu)
 	for i, point := range samples[0].Curve {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/ringmasterd/ringmaster/client"
@@ -20,6 +21,7 @@ import (
 
 // serveRingmaster is what `ringmaster serve` does.
 func serveRingmaster(ctx context.Context, socket string, pool supervisor.PoolConfig) error {
+	debug.SetGCPercent(400) // as in its heap.go
 	ctx, stop := context.WithCancel(ctx)
 	sup, ended, err := startSupervisor(ctx, pool)
 	if err != nil {
@@ -32,7 +34,9 @@ func serveRingmaster(ctx context.Context, socket string, pool supervisor.PoolCon
 		return errors.Join(err, <-ended)
 	}
 	closed := make(chan error, 1)
-	go func() { closed <- gateway.Serve(ctx, ln, sup, gateway.Config{Logger: logger()}) }()
+	go func() {
+		closed <- gateway.Serve(ctx, ln, sup, gateway.Config{Logger: logger(), Clients: gateway.Limits{Connections: maxConnections}})
+	}()
 	err = standBy()
 	stop()
 	return errors.Join(err, <-closed, <-ended)

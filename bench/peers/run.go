@@ -94,6 +94,7 @@ func (h *harness) keep(r *report, s *sample, repeat int) {
 func (h *harness) measure(ctx context.Context, p plan, t *peer, c cell) (_ *sample, err error) {
 	spec := h.spec(p, t, c)
 	pids := 0
+	var alone int64 // bytes of the server's own without a client
 	if t.server {
 		server, err := start(ctx, nil, nil, h.exe, "server", t.name, spec.Socket, strconv.Itoa(c.Workers))
 		if err != nil {
@@ -101,12 +102,19 @@ func (h *harness) measure(ctx context.Context, p plan, t *peer, c cell) (_ *samp
 		}
 		defer func() { err = errors.Join(err, server.end()) }()
 		pids = server.pid()
+		if alone, err = usage.Private(pids); err != nil {
+			return nil, err
+		}
 	}
 	arg, err := json.Marshal(spec)
 	if err != nil {
 		return nil, err
 	}
-	return sampleOf(ctx, p, t, c, pids, []string{h.exe, "client", string(arg)}, nil, nil)
+	s, err := sampleOf(ctx, p, t, c, pids, []string{h.exe, "client", string(arg)}, nil, nil)
+	if s != nil {
+		s.Alone = alone
+	}
+	return s, err
 }
 
 func (h *harness) spec(p plan, t *peer, c cell) clientSpec {
@@ -160,6 +168,11 @@ func sampleOf(ctx context.Context, p plan, t *peer, c cell, server int, client [
 	if err != nil {
 		return nil, err
 	}
+	if server != 0 {
+		if s.Private, err = usage.Private(server); err != nil {
+			return nil, err
+		}
+	}
 	s.use(after.Since(before), elapsed)
 	return s, nil
 }
@@ -202,7 +215,9 @@ type sample struct {
 	CPUPercent float64 `json:"cpu_percent_of_one_cpu"` // all processes together
 	WakeUps    float64 `json:"wake_ups_per_s"`         // likewise
 	Processes  int     `json:"processes"`
-	Others     float64 `json:"others"` // share of the machine that other programs took meanwhile
+	Others     float64 `json:"others"`  // share of the machine that other programs took meanwhile
+	Alone      int64   `json:"alone"`   // bytes of memory that were the server's own before there was a client
+	Private    int64   `json:"private"` // and at the end
 }
 
 // use fills in what the processes used in a measurement.

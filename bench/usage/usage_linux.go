@@ -59,6 +59,21 @@ func sleepsOf(pid int) uint64 {
 	return sum
 }
 
+// Private is how many bytes of memory a process has for itself: what it shares with others, such as rings, is not counted.
+func Private(pid int) (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "RssAnon:"); ok {
+			n, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(v), " kB"), 10, 64)
+			return n << 10, err
+		}
+	}
+	return 0, fmt.Errorf("/proc/%d/status has no RssAnon", pid)
+}
+
 // machineBusy is how long the processors have worked since boot, for anybody.
 func machineBusy() (time.Duration, error) {
 	f, err := os.Open("/proc/stat")

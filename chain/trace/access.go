@@ -75,12 +75,17 @@ func (a *access) admit(failed bool, now time.Time) (leftOut int, ok bool) {
 
 func accessLine(r *record, leftOut int) []slog.Attr {
 	line := make([]slog.Attr, 0, 20)
+	line = append(line, slog.String("pool", r.pool), slog.String("action", r.action))
 	if r.traced {
 		line = append(line, slog.String("trace_id", hexadecimal(r.trace[:])))
 	}
-	line = append(line, slog.String("pool", r.pool), slog.String("action", r.action), slog.Uint64("uid", uint64(r.client.UID)), slog.Int("pid", int(r.client.PID)))
-	if r.token != "" {
-		line = append(line, slog.String("token", r.token))
+	if r.address != "" {
+		line = append(line, slog.String("address", r.address))
+	} else {
+		line = append(line, slog.Uint64("uid", uint64(r.client.UID)), slog.Int("pid", int(r.client.PID)))
+	}
+	if r.principal != "" {
+		line = append(line, slog.String("principal", r.principal))
 	}
 	line = append(line, slog.String("protocol", r.protocol), slog.String("code", codeOf(r.outcome)))
 	if r.outcome != nil {

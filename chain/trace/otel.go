@@ -82,13 +82,17 @@ func (r *record) attributes(i int) []attribute.KeyValue {
 	}
 	list = append(list,
 		attribute.String("ringmaster.pool", r.pool), attribute.String("ringmaster.action", r.action), attribute.String("ringmaster.protocol", r.protocol),
-		attribute.Int64("ringmaster.client.uid", int64(r.client.UID)), attribute.Int64("ringmaster.client.pid", int64(r.client.PID)),
 		attribute.Int64("ringmaster.bytes_in", int64(r.in)), attribute.Int64("ringmaster.bytes_out", int64(r.out)), attribute.Float64("ringmaster.queue_ms", milliseconds(r.queue)))
+	if r.address != "" {
+		list = append(list, attribute.String("client.address", r.address))
+	} else {
+		list = append(list, attribute.Int64("ringmaster.client.uid", int64(r.client.UID)), attribute.Int64("ringmaster.client.pid", int64(r.client.PID)))
+	}
 	if r.chunks > 0 {
 		list = append(list, attribute.Int64("ringmaster.chunks", int64(r.chunks)))
 	}
-	if r.token != "" {
-		list = append(list, attribute.String("ringmaster.token", r.token))
+	if r.principal != "" {
+		list = append(list, attribute.String("ringmaster.principal", r.principal))
 	}
 	if r.dropped > 0 {
 		list = append(list, attribute.String("ringmaster.spans_left_out", strconv.Itoa(r.dropped)))

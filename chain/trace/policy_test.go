@@ -64,7 +64,7 @@ func TestAccessLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"level=INFO msg=request trace_id=0af7651916cd43dd8448eb211c80319c pool=p action=a uid=7 pid=99 protocol=native code=OK bytes_in=5 bytes_out=3 chunks=1 queue_ms=", "took_ms=", "worker=p/1 worker_pid=4711",
+		"level=INFO msg=request pool=p action=a trace_id=0af7651916cd43dd8448eb211c80319c uid=7 pid=99 protocol=native code=OK bytes_in=5 bytes_out=3 chunks=1 queue_ms=", "took_ms=", "worker=p/1 worker_pid=4711",
 	} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("it lacks %q: %s", want, log)

@@ -32,23 +32,24 @@ type record struct {
 	action   string
 	protocol string
 	client   ipc.Client
-	in       int // bytes
+	address  string // of a client by TCP
+	in       int    // bytes
 
-	mu       sync.Mutex
-	spans    []span        // guarded by mu; the first is the request's own
-	few      [4]span       // guarded by mu: what spans begins with
-	dropped  int           // guarded by mu: spans beyond maxSpans
-	reaches  []*reach      // guarded by mu: its calls of the supervisor
-	token    string        // guarded by mu: the token by which its peer was known
-	ended    bool          // guarded by mu; nothing changes any more
-	took     time.Duration // guarded by mu
-	queue    time.Duration // guarded by mu: what it waited for workers, in all
-	outcome  *ipc.Error    // guarded by mu; nil: OK
-	last     ipc.Try       // guarded by mu: the last try; its PID is 0 if no worker had it
-	attempts int           // guarded by mu: how many tries had a worker
-	out      int           // guarded by mu: bytes
-	chunks   int           // guarded by mu: replies before the END
-	usage    usage         // guarded by mu
+	mu        sync.Mutex
+	spans     []span        // guarded by mu; the first is the request's own
+	few       [4]span       // guarded by mu: what spans begins with
+	dropped   int           // guarded by mu: spans beyond maxSpans
+	reaches   []*reach      // guarded by mu: its calls of the supervisor
+	principal string        // guarded by mu: who asks, as chain/auth found out
+	ended     bool          // guarded by mu; nothing changes any more
+	took      time.Duration // guarded by mu
+	queue     time.Duration // guarded by mu: what it waited for workers, in all
+	outcome   *ipc.Error    // guarded by mu; nil: OK
+	last      ipc.Try       // guarded by mu: the last try; its PID is 0 if no worker had it
+	attempts  int           // guarded by mu: how many tries had a worker
+	out       int           // guarded by mu: bytes
+	chunks    int           // guarded by mu: replies before the END
+	usage     usage         // guarded by mu
 }
 
 // span is a step on a request's way.
@@ -132,19 +133,19 @@ func (s Span) End(err error) {
 	if s.record == nil {
 		return
 	}
-	var e *ipc.Error
-	if err != nil {
+	e, ours := err.(*ipc.Error) //nolint:errorlint // a nil *ipc.Error is none
+	if !ours && err != nil {
 		e = ipc.AsError(err)
 	}
 	s.record.close(s.index, e)
 }
 
-// SetToken says by which token the peer of ctx's request was known, for the access log.
-func SetToken(ctx context.Context, name string) {
+// SetPrincipal says who asks, such as "token robot", where that has been found out.
+func SetPrincipal(ctx context.Context, name string) {
 	if c := within(ctx); c != nil {
 		c.record.mu.Lock()
 		defer c.record.mu.Unlock()
-		c.record.token = name
+		c.record.principal = name
 	}
 }
 
@@ -161,10 +162,8 @@ func newRecord(ctx context.Context, req *ipc.Request, now time.Time) *record {
 	r := &record{
 		begin: now, pool: name(req.Pool), action: name(req.Action), protocol: req.Protocol, client: req.Client, in: weight(req.Body, req.Tensors),
 	}
-	if r.client == (ipc.Client{}) {
-		if peer, ok := chain.PeerFrom(ctx); ok {
-			r.client = ipc.Client{UID: peer.UID, PID: peer.PID}
-		}
+	if peer, ok := chain.PeerFrom(ctx); ok {
+		r.client, r.address = ipc.Client{UID: peer.UID, PID: peer.PID}, peer.Address
 	}
 	r.spans = append(r.few[:0], span{above: -1, end: -1})
 	return r

@@ -8,24 +8,25 @@ import (
 
 // Summary is what is told of a request that has ended.
 type Summary struct {
-	TraceID  string  `json:"trace_id" msgpack:"trace_id"`
-	Begin    string  `json:"begin" msgpack:"begin"` // in UTC
-	TookMS   float64 `json:"took_ms" msgpack:"took_ms"`
-	QueueMS  float64 `json:"queue_ms" msgpack:"queue_ms"`
-	Pool     string  `json:"pool" msgpack:"pool"`
-	Action   string  `json:"action" msgpack:"action"`
-	Protocol string  `json:"protocol" msgpack:"protocol"`
-	UID      uint32  `json:"uid" msgpack:"uid"`
-	PID      int32   `json:"pid" msgpack:"pid"`
-	Token    string  `json:"token" msgpack:"token"`
-	Outcome  string  `json:"outcome" msgpack:"outcome"` // OK, or CODE/reason
-	Message  string  `json:"message" msgpack:"message"` // of an error
-	Worker   string  `json:"worker" msgpack:"worker"`   // pool/slot that had it last; "": none
-	Attempts int     `json:"attempts" msgpack:"attempts"`
-	BytesIn  int     `json:"bytes_in" msgpack:"bytes_in"`
-	BytesOut int     `json:"bytes_out" msgpack:"bytes_out"`
-	Chunks   int     `json:"chunks" msgpack:"chunks"`
-	Sampled  bool    `json:"sampled" msgpack:"sampled"`
+	TraceID   string  `json:"trace_id" msgpack:"trace_id"`
+	Begin     string  `json:"begin" msgpack:"begin"` // in UTC
+	TookMS    float64 `json:"took_ms" msgpack:"took_ms"`
+	QueueMS   float64 `json:"queue_ms" msgpack:"queue_ms"`
+	Pool      string  `json:"pool" msgpack:"pool"`
+	Action    string  `json:"action" msgpack:"action"`
+	Protocol  string  `json:"protocol" msgpack:"protocol"`
+	UID       uint32  `json:"uid" msgpack:"uid"`
+	PID       int32   `json:"pid" msgpack:"pid"`
+	Address   string  `json:"address" msgpack:"address"`     // of a client by TCP, whose uid and pid nobody knows
+	Principal string  `json:"principal" msgpack:"principal"` // who asked, where there are roles; "": uid is all that is known
+	Outcome   string  `json:"outcome" msgpack:"outcome"`     // OK, or CODE/reason
+	Message   string  `json:"message" msgpack:"message"`     // of an error
+	Worker    string  `json:"worker" msgpack:"worker"`       // pool/slot that had it last; "": none
+	Attempts  int     `json:"attempts" msgpack:"attempts"`
+	BytesIn   int     `json:"bytes_in" msgpack:"bytes_in"`
+	BytesOut  int     `json:"bytes_out" msgpack:"bytes_out"`
+	Chunks    int     `json:"chunks" msgpack:"chunks"`
+	Sampled   bool    `json:"sampled" msgpack:"sampled"`
 }
 
 // Trace is a request's way.
@@ -54,7 +55,7 @@ func (r *record) summary() Summary {
 	defer r.mu.Unlock()
 	s := Summary{
 		TraceID: hexadecimal(r.trace[:]), Begin: moment(r.begin), TookMS: milliseconds(r.took), QueueMS: milliseconds(r.queue), Pool: r.pool, Action: r.action, Protocol: r.protocol,
-		UID: r.client.UID, PID: r.client.PID, Token: r.token, Outcome: outcomeOf(r.outcome), Attempts: r.attempts, BytesIn: r.in, BytesOut: r.out, Chunks: r.chunks, Sampled: r.sampled,
+		UID: r.client.UID, PID: r.client.PID, Address: r.address, Principal: r.principal, Outcome: outcomeOf(r.outcome), Attempts: r.attempts, BytesIn: r.in, BytesOut: r.out, Chunks: r.chunks, Sampled: r.sampled,
 	}
 	if r.outcome != nil {
 		s.Message = r.outcome.Message[:min(len(r.outcome.Message), maxMessage)]

@@ -18,7 +18,10 @@ func listen(s *settings, log *slog.Logger) (*gateway.Listener, error) {
 	files := activation.Files(true)
 	switch len(files) {
 	case 0:
-		return gateway.Listen(s.socket, s.file.SocketGroup)
+		if s.file.SocketMode == 0 {
+			return gateway.Listen(s.socket, s.file.SocketGroup)
+		}
+		return gateway.ListenMode(s.socket, s.file.SocketGroup, s.file.SocketMode)
 	case 1:
 	default:
 		return nil, tooMany(files)
@@ -34,7 +37,22 @@ func listen(s *settings, log *slog.Logger) (*gateway.Listener, error) {
 	if s.file.SocketGroup != "" {
 		log.Warn("socket_group has no effect on a socket that systemd made; use SocketGroup= in ringmaster.socket", "socket_group", s.file.SocketGroup)
 	}
+	if s.file.SocketMode != 0 {
+		log.Warn("socket_mode has no effect on a socket that systemd made; use SocketMode= in ringmaster.socket", "socket_mode", s.file.SocketMode)
+	}
 	return ln, nil
+}
+
+// listenTCP listens on the port that the file names, if it names one.
+func listenTCP(s *settings) ([]*gateway.Listener, error) {
+	if s.file.Listen == "" {
+		return nil, nil
+	}
+	ln, err := gateway.ListenTCP(s.file.Listen)
+	if err != nil {
+		return nil, err
+	}
+	return []*gateway.Listener{ln}, nil
 }
 
 // tooMany closes what it cannot use.

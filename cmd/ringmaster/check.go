@@ -18,6 +18,9 @@ func (a *app) check(file *config.File, socket string) error {
 			return file.Locate(err)
 		}
 	}
+	if file.Listen != "" {
+		socket += ", and by TCP " + file.Listen + ","
+	}
 	fmt.Fprintf(a.out, "%s is valid. It would serve %s with\n", file.Path, socket)
 	for _, p := range file.Supervisor.Pools {
 		what := strings.Join(p.Command, " ")

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	if out, err := exec.Command("go", "build", fmt.Sprintf("-race=%v", raceFlag), "-o", binary, ".").CombinedOutput(); err != nil {
 		log.Fatalf("go build: %v\n%s", err, out)
 	}
-	for _, name := range []string{"RINGMASTER_SOCKET", "RINGMASTER_CONFIG", "RINGMASTER_LOG_LEVEL", "RINGMASTER_LOG_FORMAT", "RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"} {
+	for _, name := range []string{"RINGMASTER_SOCKET", "RINGMASTER_TOKEN", "RINGMASTER_CONFIG", "RINGMASTER_LOG_LEVEL", "RINGMASTER_LOG_FORMAT", "RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"} {
 		_ = os.Unsetenv(name)
 	}
 	_ = os.Setenv("GORACE", "atexit_sleep_ms=0") // an exit takes a second otherwise

@@ -57,7 +57,12 @@ func (r *reloader) apply(ctx context.Context) (answer supervisor.ReloadAnswer, e
 	if err != nil {
 		return answer, err
 	}
+	undo, err := r.links.admit(next.file)
+	if err != nil {
+		return answer, next.file.Locate(err)
+	}
 	if answer.Reloaded, err = r.sup.Reload(ctx, r.config(next)); err != nil {
+		undo()
 		return answer, next.file.Locate(err)
 	}
 	if err := r.links.configure(next.file); err != nil {
@@ -120,9 +125,10 @@ new values, and the others are left alone. No request is lost.
 
 A pool whose new workers do not come up goes on as it was; that is told, and the exit
 status is 1. A file with mistakes changes nothing: they are printed with their lines, and the exit
-status is 2. Keys that a running server cannot change (socket, socket_group, max_message,
-memory, clients, drain_timeout, log.format) are named if they differ; they count from its
-next start. The log's level counts at once. ${VAR} in the file stands for what it stood
+status is 2. Keys that a running server cannot change (socket, socket_group, socket_mode,
+listen, listen_origins, max_message, memory, clients, drain_timeout, log.format) are named
+if they differ; they count from its next start. The log's level and who may do what (auth)
+count at once. ${VAR} in the file stands for what it stood
 for at the start.
 
 "systemctl reload ringmaster" and SIGHUP do the same, with the outcome in the log.`,

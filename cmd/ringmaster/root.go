@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -16,6 +19,7 @@ type app struct {
 	out, err io.Writer
 
 	socket string
+	token  string // the file that has one
 	json   bool
 	ran    bool // the command line was understood: an error is not one of usage
 }
@@ -27,6 +31,7 @@ those models like a local function: over a Unix socket, and through shared memor
 talk to it. All find the socket in the same way: --socket, else $RINGMASTER_SOCKET,
 else $RUNTIME_DIRECTORY/ringmaster.sock, else
 $XDG_RUNTIME_DIR/ringmaster/ringmaster.sock, else /run/ringmaster/ringmaster.sock.
+They send the token in --token-file, else in $RINGMASTER_TOKEN, if there is one.
 
 Exit status: 0 success, 1 failed, 2 usage or configuration, 3 unavailable,
 4 deadline exceeded, 128+N ended by signal N. Errors go to stderr as
@@ -58,7 +63,9 @@ func (a *app) rootCommand() *cobra.Command {
 	root.SetErr(a.err)
 	root.SetVersionTemplate("ringmaster {{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usagef(cmd, "%v", err) })
-	root.PersistentFlags().StringVar(&a.socket, "socket", "", "the server's socket, a path or unix:///path")
+	root.PersistentFlags().StringVar(&a.socket, "socket", "", "the server's socket, a path or unix:///path, or its port, tcp://127.0.0.1:8080")
+	root.PersistentFlags().StringVar(&a.token, "token-file", "", "a file with the token to send (default: $RINGMASTER_TOKEN)")
+	_ = root.MarkPersistentFlagFilename("token-file")
 	_ = root.MarkPersistentFlagFilename("socket")
 	root.AddCommand(
 		a.serveCommand(),
@@ -70,6 +77,7 @@ func (a *app) rootCommand() *cobra.Command {
 		a.restartCommand(),
 		a.drainCommand(),
 		a.reloadCommand(),
+		a.authCommand(),
 		a.benchCommand(),
 		a.versionCommand(),
 		a.workerCommand(),
@@ -98,7 +106,15 @@ func (a *app) withClient(ctx context.Context, f func(*client.Client) error) erro
 	if a.socket != "" {
 		opts = append(opts, client.WithAddress(a.socket))
 	}
-	c, err := client.Dial(ctx, opts...)
+	token := os.Getenv("RINGMASTER_TOKEN")
+	if a.token != "" {
+		b, err := os.ReadFile(a.token)
+		if err != nil {
+			return fmt.Errorf("--token-file: %w", err)
+		}
+		token = strings.TrimSpace(string(b))
+	}
+	c, err := client.Dial(ctx, append(opts, client.WithToken(token))...)
 	if err != nil {
 		return err
 	}

@@ -108,11 +108,14 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	if err != nil {
 		return errors.Join(err, links.close())
 	}
-	s := &serving{app: a, sup: sup, links: links, ln: ln, log: logger, notify: notify, reloads: reloads, hangups: hangups, drain: running.drainTimeout()}
+	port, err := listenTCP(running)
+	if err != nil {
+		return errors.Join(err, ln.Close(), links.close())
+	}
+	s := &serving{app: a, sup: sup, links: links, ln: ln, port: port, log: logger, notify: notify, reloads: reloads, hangups: hangups, drain: running.drainTimeout()}
 	front := running.file.Gateway.WithMemory()
 	front.DrainTimeout, front.Logger = s.drain, logger
-	front.Gauge = memory
-	front.Collectors = links.collectors()
+	front.Gate, front.Gauge, front.Collectors = links.auth, memory, links.collectors()
 	limitHeap(front)
 	return s.run(ctx, front)
 }
@@ -123,6 +126,7 @@ type serving struct {
 	sup     *supervisor.Supervisor
 	links   *callChain
 	ln      *gateway.Listener
+	port    []*gateway.Listener // for TCP; none: there is none
 	log     *slog.Logger
 	notify  *notifier
 	reloads *reloader
@@ -133,6 +137,9 @@ type serving struct {
 // run runs the pools and the gateway in front of them. When ctx ends the gateway drains first: what it lets finish needs the pools. The service manager hears of it all, until the last process is gone.
 func (s *serving) run(ctx context.Context, cfg gateway.Config) error {
 	s.log.Info("serving", "socket", s.ln.Path(), "version", version.Version, "pid", os.Getpid(), "memory_mib", cfg.Memory>>20)
+	for _, port := range s.port {
+		s.log.Info("serving those with a token", "listen", port.Path())
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	poolsCtx, stopPools := context.WithCancel(context.WithoutCancel(ctx))
@@ -154,7 +161,7 @@ func (s *serving) run(ctx context.Context, cfg gateway.Config) error {
 	var beats sync.WaitGroup
 	beats.Go(func() { s.heart().run(ctx, gone) })
 
-	err := gateway.Serve(ctx, s.ln, s.links, cfg)
+	err := gateway.Serve(ctx, s.ln, s.links, cfg, s.port...)
 	cancel(nil)
 	err = errors.Join(err, s.links.close())
 	stopPools()

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ringmasterd/ringmaster/chain/auth"
 	"github.com/ringmasterd/ringmaster/internal/address"
 	"github.com/ringmasterd/ringmaster/internal/config"
 	"github.com/ringmasterd/ringmaster/supervisor"
@@ -26,6 +27,9 @@ func (a *app) settings(f serveFlags) (*settings, error) {
 	}
 	if err := checkBuiltins(file); err != nil {
 		return nil, err
+	}
+	if err := auth.Check(file.Auth); err != nil {
+		return nil, file.Locate(err)
 	}
 	unusable := func(err error) error { return &usageError{message: err.Error(), command: "ringmaster serve"} }
 	s := &settings{file: file, logFormat: firstSet(f.logFormat, "RINGMASTER_LOG_FORMAT", file.Log.Format, "text")}
@@ -50,13 +54,16 @@ func (s *settings) drainTimeout() time.Duration {
 func needsRestart(running, now *settings) []string {
 	keys := []string{}
 	for key, differs := range map[string]bool{
-		"socket":        running.socket != now.socket,
-		"socket_group":  running.file.SocketGroup != now.file.SocketGroup,
-		"max_message":   running.file.Supervisor.MaxMessage != now.file.Supervisor.MaxMessage,
-		"memory":        running.file.Gateway.Memory != now.file.Gateway.Memory,
-		"clients":       running.file.Gateway.Clients != now.file.Gateway.Clients,
-		"drain_timeout": running.drainTimeout() != now.drainTimeout(),
-		"log.format":    running.logFormat != now.logFormat,
+		"socket":         running.socket != now.socket,
+		"socket_group":   running.file.SocketGroup != now.file.SocketGroup,
+		"socket_mode":    running.file.SocketMode != now.file.SocketMode,
+		"listen":         running.file.Listen != now.file.Listen,
+		"max_message":    running.file.Supervisor.MaxMessage != now.file.Supervisor.MaxMessage,
+		"memory":         running.file.Gateway.Memory != now.file.Gateway.Memory,
+		"clients":        running.file.Gateway.Clients != now.file.Gateway.Clients,
+		"drain_timeout":  running.drainTimeout() != now.drainTimeout(),
+		"listen_origins": !slices.Equal(running.file.Gateway.Origins, now.file.Gateway.Origins),
+		"log.format":     running.logFormat != now.logFormat,
 	} {
 		if differs {
 			keys = append(keys, key)

@@ -186,9 +186,13 @@ func printTrace(out io.Writer, t trace.Trace) error {
 	if t.Message != "" {
 		fmt.Fprintf(out, "  %s\n", printable(t.Message))
 	}
-	fmt.Fprintf(out, "  %s by %s from uid %d, pid %d", t.Begin, dash(t.Protocol), t.UID, t.PID)
-	if t.Token != "" {
-		fmt.Fprintf(out, ", token %s", printable(t.Token))
+	from := fmt.Sprintf("uid %d, pid %d", t.UID, t.PID)
+	if t.Address != "" {
+		from = t.Address
+	}
+	fmt.Fprintf(out, "  %s by %s from %s", t.Begin, dash(t.Protocol), from)
+	if t.Principal != "" {
+		fmt.Fprintf(out, " (%s)", printable(t.Principal))
 	}
 	fmt.Fprintf(out, "; %s in, %s out", size(uint64(t.BytesIn)), size(uint64(t.BytesOut)))
 	if t.Chunks > 0 {

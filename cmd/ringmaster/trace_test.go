@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -115,4 +117,25 @@ func TestRequestsAreLogged(t *testing.T) {
 			t.Errorf("%s is %v", key, line[key])
 		}
 	}
+}
+
+// Where roles say who may do what, a trace tells who asked and how long it took to find out, also of what was refused.
+func TestTraceTellsWhoAsked(t *testing.T) {
+	s := serve(t, `
+auth:
+  owner: false
+  roles: {app: {allow: [{pools: [echo], actions: [echo]}, {pools: [ringmaster], actions: ["*"]}]}}
+  users: {`+fmt.Sprint(os.Getuid())+`: [app]}
+pools: {echo: {builtin: echo}}
+`)
+	if _, err := s.client.Call(t.Context(), "echo", "echo", "hi", client.WithTraceID(aParent)); err != nil {
+		t.Fatal(err)
+	}
+	r := s.run("trace", "0af7")
+	contains(t, "the tree", r.out, "├ auth", "├ queue", "└ worker", "(user ")
+	if _, err := s.client.Call(t.Context(), "echo", "count", nil, client.WithTraceID(strings.Replace(aParent, "0af", "1af", 1))); err == nil {
+		t.Fatal("it was allowed")
+	}
+	r = s.run("trace", "1af7")
+	contains(t, "the tree of one that was refused", r.out, "PERMISSION_DENIED/denied", "└ auth  PERMISSION_DENIED/denied")
 }

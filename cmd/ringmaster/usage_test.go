@@ -76,7 +76,7 @@ func TestWithoutServer(t *testing.T) {
 		{"bench --chaos --seconds 0", 2, "", "--seconds is 0; use 1 or more"},
 		{"bench --chaos --clients 0", 2, "", "--clients is 0; use 1 to 200"},
 		{"bench client", 1, "", "read what to do from stdin"},
-		{"status --socket tcp://x", 1, "", "INVALID_ARGUMENT/invalid_argument: address \"tcp://x\": only Unix sockets are served"},
+		{"status --socket tcp://x", 1, "", "INVALID_ARGUMENT/invalid_argument: \"x\" is no address with a port; use one such as 127.0.0.1:8080"},
 		{"serve", 2, "", "there is no configuration: neither ringmaster.yaml nor /etc/ringmaster/ringmaster.yaml exists; write one, or name it with --config"},
 		{"serve --config none.yaml", 2, "", "configuration: open none.yaml: no such file or directory"},
 		{"serve --config bad.yaml", 2, "", "ringmaster: bad.yaml:4:5: pools.echo.wokrers: unknown key: did you mean workers?\nringmaster: bad.yaml:5:14: pools.echo.timeout: 60: use a number with a unit (ms, s, m, h), such as 60s\n"},

@@ -1,8 +1,10 @@
-// Package address decides which Unix socket a server listens on and a client connects to, so that both come to the same answer.
+// Package address decides where a server listens and a client connects to, so that both come to the same answer.
 package address
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,6 +43,40 @@ func Resolve(flag, file string) (string, error) {
 		return filepath.Join(dir, "ringmaster", name), nil
 	}
 	return filepath.Join("/run/ringmaster", name), nil
+}
+
+// ForClient returns the network and the address to connect to: as Resolve, or what tcp://HOST:PORT names in the flag or in $RINGMASTER_SOCKET.
+func ForClient(flag string) (network, addr string, err error) {
+	for _, s := range []string{flag, os.Getenv("RINGMASTER_SOCKET")} {
+		if rest, tcp := strings.CutPrefix(s, "tcp://"); tcp {
+			at, err := ParseTCP(rest)
+			return "tcp", at.String(), err
+		}
+		if s != "" {
+			break
+		}
+	}
+	addr, err = Resolve(flag, "")
+	return "unix", addr, err
+}
+
+// ParseTCP reads the address of a port of this machine's own interface. Others are refused: there is no TLS.
+func ParseTCP(addr string) (netip.AddrPort, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%q is no address with a port; use one such as 127.0.0.1:8080", addr)
+	}
+	if host == "localhost" {
+		host = "127.0.0.1"
+	}
+	at, err := netip.ParseAddrPort(net.JoinHostPort(host, port))
+	switch {
+	case err != nil:
+		return at, fmt.Errorf("%q is no IP address with a port; use one such as 127.0.0.1:8080 or [::1]:8080", addr)
+	case !at.Addr().IsLoopback():
+		return at, fmt.Errorf("%s is not this machine's own interface, and without TLS no other can be used; use 127.0.0.1:%d, and for other machines a proxy with TLS before it", at.Addr(), at.Port())
+	}
+	return at, nil
 }
 
 // Parse reads an address, unix:///path or a plain path, and returns the path.

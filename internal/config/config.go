@@ -3,7 +3,7 @@
 // Every mistake in the file is reported at once, each as file:line:column, key, value and what would be right. Values may use ${VAR} and ${VAR:-default}; keys may not.
 // The syntax is that of docs/ringmaster.schema.json; a test keeps the two alike.
 //
-// Read in this order: config.go (the file's keys), decode.go (walking YAML), value.go (durations, sizes), expand.go (${VAR}), suggest.go (did you mean), error.go.
+// Read in this order: config.go (the file's keys), auth.go (those of `auth`), decode.go (walking YAML), value.go (durations, sizes), expand.go (${VAR}), suggest.go (did you mean), error.go.
 package config
 
 import (
@@ -18,6 +18,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/ringmasterd/ringmaster/chain/auth"
 	"github.com/ringmasterd/ringmaster/chain/trace"
 	"github.com/ringmasterd/ringmaster/gateway"
 	"github.com/ringmasterd/ringmaster/internal/address"
@@ -32,12 +33,17 @@ type File struct {
 	Path        string
 	Supervisor  supervisor.Config
 	Gateway     gateway.Config
-	Socket      string // address to listen on
-	SocketGroup string // name or number
+	Auth        auth.Config
+	Socket      string      // address to listen on
+	SocketGroup string      // name or number
+	SocketMode  os.FileMode // 0: the usual one
+	Listen      string      // address of a port; "": none
 	Log         Log
 	Tracing     trace.Config
 
 	at map[string]position // of every key that the file has
+
+	elsewhere *File // tokens_file: the keys that are there
 }
 
 // pool is what the file says of a pool: to the supervisor, and to the links of the call chain.
@@ -55,9 +61,16 @@ type Log struct {
 // The keys of the file, by the object they are in.
 var (
 	fileFields = fields[File]{
-		"pools":        (*decoder).pools,
-		"socket":       (*decoder).socket,
-		"socket_group": func(d *decoder, v value, f *File) { d.text(v, &f.SocketGroup, "a group's name or number") },
+		"pools":          (*decoder).pools,
+		"socket":         (*decoder).socket,
+		"socket_group":   func(d *decoder, v value, f *File) { d.text(v, &f.SocketGroup, "a group's name or number") },
+		"socket_mode":    (*decoder).socketMode,
+		"listen":         (*decoder).listen,
+		"listen_origins": (*decoder).origins,
+		"auth": func(d *decoder, v value, f *File) {
+			f.Auth.Given = true
+			object(d, v, authFields, &f.Auth, "keys such as roles and users")
+		},
 		"max_message": func(d *decoder, v value, f *File) {
 			var n uint64
 			if d.size(v, &n) {
@@ -229,6 +242,12 @@ func Parse(path string, data []byte, lookup func(string) (string, bool)) (*File,
 	if err := f.Gateway.Validate(); err != nil {
 		return nil, f.Locate(err)
 	}
+	if err := f.Auth.Validate(); err != nil {
+		return nil, f.Locate(err)
+	}
+	if f.Listen != "" && len(f.Auth.Tokens) == 0 {
+		return nil, Errors{f.error(f.find("listen"), "listen", f.Listen, "there is no token, and each request by TCP needs one; `ringmaster auth token NAME` makes one for `auth.tokens`")}
+	}
 	f.Tracing.Requests = f.Log.Requests
 	if err := f.Tracing.Validate(); err != nil {
 		return nil, f.Locate(err)
@@ -238,6 +257,16 @@ func Parse(path string, data []byte, lookup func(string) (string, bool)) (*File,
 
 // Locate adds to a package's FieldError, such as a [*supervisor.FieldError], where in the file the field is. Other errors it returns as they are.
 func (f *File) Locate(err error) error {
+	var access *auth.FieldError
+	if errors.As(err, &access) {
+		if key, ok := strings.CutPrefix(access.Field, "auth.tokens."); ok && f.elsewhere != nil {
+			name, _, _ := strings.Cut(key, ".")
+			if _, there := f.elsewhere.at["auth.tokens."+name]; there {
+				return Errors{f.elsewhere.error(f.elsewhere.find(access.Field), access.Field, fmt.Sprint(access.Value), access.Want)}
+			}
+		}
+		return Errors{f.error(f.find(access.Field), access.Field, fmt.Sprint(access.Value), access.Want)}
+	}
 	var front *gateway.FieldError
 	if errors.As(err, &front) {
 		return Errors{f.error(f.find(front.Field), front.Field, fmt.Sprint(front.Value), front.Want)}

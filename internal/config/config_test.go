@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ringmasterd/ringmaster/chain/auth"
 	"github.com/ringmasterd/ringmaster/chain/trace"
 	"github.com/ringmasterd/ringmaster/gateway"
 	"github.com/ringmasterd/ringmaster/supervisor"
@@ -50,11 +51,28 @@ func TestDesignExample(t *testing.T) {
 func TestEveryKey(t *testing.T) {
 	f := parseFile(t, "full.yaml")
 	if f.Socket != "unix:///run/rm.sock" || f.SocketGroup != "models" || f.Log != (Log{"debug", "json", true}) || f.Supervisor.MaxMessage != 128<<20 || f.Supervisor.DrainTimeout != 2*time.Minute ||
-		!reflect.DeepEqual(f.Gateway, gateway.Config{MaxMessage: 128 << 20, Memory: 2 << 30, Clients: gateway.Limits{Connections: 8, InFlight: 100}}) {
+		!reflect.DeepEqual(f.Gateway, gateway.Config{MaxMessage: 128 << 20, Memory: 2 << 30, Clients: gateway.Limits{Connections: 8, InFlight: 100}, Origins: []string{"http://localhost:3000"}}) {
+		t.Errorf("got %+v", f)
+	}
+	if f.SocketMode != 0o666 || f.Listen != "localhost:8080" {
 		t.Errorf("got %+v", f)
 	}
 	if want := (trace.Config{OTLP: "http://127.0.0.1:4318", File: "/var/log/traces.jsonl", Sample: 0.5, Recent: -1, Requests: true}); f.Tracing != want {
 		t.Errorf("got  %+v\nwant %+v", f.Tracing, want)
+	}
+	if access := (auth.Config{
+		Given: true, NoOwner: true,
+		Roles: map[string]auth.Role{
+			"app":     {Allow: []auth.Rule{{Pools: []string{"a", "embed-*"}, Actions: []string{"*"}}, {Pools: []string{"b"}, Actions: []string{"rank"}, Weight: 5}}, Rate: 1.5, Burst: 10, InFlight: 16, Cost: 3 << 19},
+			"monitor": {Allow: []auth.Rule{{Pools: []string{"ringmaster"}, Actions: []string{"status"}}}},
+		},
+		Users: map[string][]string{"alice": {"app", "monitor"}, "1000": {"app"}, "*": {"monitor"}}, Groups: map[string][]string{"video": {"app"}}, CGroups: map[string][]string{"/system.slice/robot.service": {"app"}},
+		Tokens: map[string]auth.Token{
+			"robot": {Hash: "sha256:" + strings.Repeat("a1", 32), Roles: []string{"app"}, Expires: time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)},
+			"ci":    {Hash: "sha256:" + strings.Repeat("b2", 32), Roles: []string{"monitor"}, Expires: f.Auth.Tokens["ci"].Expires},
+		},
+	}); !reflect.DeepEqual(f.Auth, access) || !f.Auth.Tokens["ci"].Expires.Equal(time.Date(2027, 1, 1, 11, 0, 0, 0, time.UTC)) {
+		t.Errorf("got  %+v\nwant %+v", f.Auth, access)
 	}
 	b := supervisor.PoolConfig{Name: "b", Builtin: "echo", Devices: supervisor.Devices{None: true}, Queue: 7, CPUs: []int{2, 0},
 		Actions: map[string]supervisor.ActionConfig{"embed": {Batch: supervisor.Batch{Max: 32, Delay: 2 * time.Millisecond}}, "rank": {Batch: supervisor.Batch{Max: 8}}}}
@@ -77,6 +95,14 @@ func TestEveryKey(t *testing.T) {
 // Each mistake is told in full: place, key, value, and what would be right.
 func TestErrors(t *testing.T) {
 	for _, tt := range []struct{ name, yaml, want string }{
+		{"a role's keys", "auth: {roles: {a: {alow: []}}}", "f:1:20: auth.roles.a.alow: unknown key: did you mean allow?"},
+		{"a rate", "auth: {roles: {a: {rate: 50}}}", "f:1:26: auth.roles.a.rate: 50: use a number of requests in a time, such as 50/s, 100/m or 3000/h"},
+		{"no rate", "auth: {roles: {a: {rate: 0/s}}}", "f:1:26: auth.roles.a.rate: 0/s: use a number of requests in a time, such as 50/s, 100/m or 3000/h"},
+		{"a cost", "auth: {roles: {a: {cost: 1MB/s}}}", "f:1:26: auth.roles.a.cost: 1MB/s: use bytes a second, such as 20MiB/s (units: KiB, MiB, GiB)"},
+		{"an expiry", "auth: {tokens: {a: {expires: soon}}}", "f:1:30: auth.tokens.a.expires: soon: use a date such as 2027-01-01, or a time such as 2027-01-01T12:00:00Z"},
+		{"no list of roles", "auth: {users: {a: app}}", "f:1:19: auth.users.a: app: expected a list of roles, as in [app]"},
+		{"an owner", "auth: {owner: maybe}", "f:1:15: auth.owner: maybe: use true or false"},
+		{"an origin", "listen_origins: [localhost:3000]", "f:1:18: listen_origins: localhost:3000: use the origin of a page, http:// or https:// and its host, without a path, such as http://localhost:3000"},
 		{"empty", "", "f:1:1: pools: (none): the file is empty; a configuration begins with `pools:`"},
 		{"only a comment", "# x\n", "f:1:1: pools: (none): the file is empty; a configuration begins with `pools:`"},
 		{"null", "~\n", "f:1:1: pools: (none): the file is empty; a configuration begins with `pools:`"},
@@ -204,6 +230,7 @@ func TestLocate(t *testing.T) {
 	}{
 		{&supervisor.FieldError{Pool: "a", Field: "limits.rss", Value: 1, Want: "w"}, "full.yaml:25:12: pools.a.limits.rss: 1: w"},
 		{&supervisor.FieldError{Pool: "b", Field: "command", Value: "(none)", Want: "w"}, "full.yaml:35:6: pools.b.command: (none): w"},
+		{&auth.FieldError{Field: "auth.tokens.ci.hash", Value: "x", Want: "w"}, "testdata/tokens.yaml:2:12: auth.tokens.ci.hash: x: w"},
 		{&supervisor.FieldError{Field: "nonsense", Value: 1, Want: "w"}, "full.yaml:1:1: nonsense: 1: w"},
 		{errors.New("other"), "other"},
 	} {

@@ -44,6 +44,10 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 	}{
 		{"the file", s, slices.Sorted(maps.Keys(fileFields))},
 		{"clients", s.Properties["clients"], slices.Sorted(maps.Keys(clientFields))},
+		{"auth", s.Properties["auth"], slices.Sorted(maps.Keys(authFields))},
+		{"a role", s.Defs["role"], slices.Sorted(maps.Keys(roleFields))},
+		{"a rule", s.Defs["rule"], slices.Sorted(maps.Keys(ruleFields))},
+		{"a token", s.Defs["token"], slices.Sorted(maps.Keys(tokenFields))},
 		{"log", s.Properties["log"], slices.Sorted(maps.Keys(logFields))},
 		{"tracing", s.Properties["tracing"], slices.Sorted(maps.Keys(tracingFields))},
 		{"a pool", pool, slices.Sorted(maps.Keys(poolFields))},
@@ -71,6 +75,7 @@ func TestSchemaWordsLoad(t *testing.T) {
 	s := readSchema(t)
 	pool := s.Defs["pool"].Properties
 	words := map[string][]string{
+		"socket_mode: %\npools: {a: {builtin: echo}}":                       s.Properties["socket_mode"].Enum,
 		"log: {level: %}\npools: {a: {builtin: echo}}":                      s.Properties["log"].Properties["level"].Enum,
 		"log: {format: %}\npools: {a: {builtin: echo}}":                     s.Properties["log"].Properties["format"].Enum,
 		"pools: {a: {builtin: echo, devices: %}}":                           pool["devices"].AnyOf[0].Enum,

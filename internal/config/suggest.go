@@ -8,7 +8,7 @@ var elsewhere = map[string]string{
 	"replicas": "workers", "instances": "workers", "count": "workers", "num_workers": "workers",
 	"gpus": "devices", "gpu": "devices", "environment": "env", "cwd": "dir", "workdir": "dir", "working_dir": "dir",
 	"deadline": "timeout", "load_timeout": "start_timeout", "startup_timeout": "start_timeout",
-	"max_queue_size": "queue", "models": "pools", "listen": "socket", "logging": "log", "memory": "rss", "ttl": "lifetime", "max_requests": "requests",
+	"max_queue_size": "queue", "models": "pools", "logging": "log", "memory": "rss", "ttl": "lifetime", "max_requests": "requests",
 }
 
 // suggest says what an unknown key may have been meant to be.

@@ -87,6 +87,16 @@ func (d *decoder) size(v value, into *uint64) bool {
 	if !d.text(v, &s, "a size such as 512MiB") {
 		return false
 	}
+	n, ok := parseSize(s)
+	if !ok {
+		d.fail(v, s, "use a size such as 4GiB, 512MiB or a number of bytes (units: KiB, MiB, GiB, TiB)")
+		return false
+	}
+	*into = n
+	return true
+}
+
+func parseSize(s string) (uint64, bool) {
 	number, unit := s, 1.0
 	for _, u := range units {
 		if rest, ok := strings.CutSuffix(s, u.name); ok {
@@ -97,11 +107,9 @@ func (d *decoder) size(v value, into *uint64) bool {
 	bytes, err := strconv.ParseFloat(number, 64)
 	bytes *= unit
 	if err != nil || !(bytes >= 0 && bytes < math.MaxInt64) || bytes != math.Trunc(bytes) || strings.ContainsAny(number, "eExXpP_+") {
-		d.fail(v, s, "use a size such as 4GiB, 512MiB or a number of bytes (units: KiB, MiB, GiB, TiB)")
-		return false
+		return 0, false
 	}
-	*into = uint64(bytes)
-	return true
+	return uint64(bytes), true
 }
 
 // positive reports whether a size is more than nothing, where nothing would be taken for the default.
