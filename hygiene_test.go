@@ -21,10 +21,10 @@ import (
 const module = "github.com/ringmasterd/ringmaster"
 
 // layers says what of this module each layer may import, tests aside. internal/config reads the file that configures the layers beside it;
-// every other package under internal is a detail: anybody may import it, and it knows at most messages. What is not listed here (examples, bench)
+// every other package under internal is a detail: anybody may import it, and it knows at most messages and shared memory. What is not listed here (examples, bench)
 // may import whatever is public.
 var layers = map[string][]string{
-	"detail":          {"detail", "ipc"},
+	"detail":          {"detail", "shm", "ipc"},
 	"shm":             {"detail"},
 	"ipc":             {"detail", "shm"},
 	"worker":          {"detail", "shm", "ipc"},

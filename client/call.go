@@ -95,32 +95,44 @@ func (c *Client) Stream(ctx context.Context, pool, action string, body any, opts
 	}
 }
 
-// start sends the request, on a new connection if the old one turns out to be dead before anything went out.
-func (c *Client) start(ctx context.Context, req *ipc.Request) (*ipc.Call, error) {
+// start sends the request.
+func (c *Client) start(ctx context.Context, req *ipc.Request) (*exchange, error) {
 	if _, said := req.Headers["authorization"]; c.token != "" && !said {
 		headers := map[string]string{"authorization": "Bearer " + c.token}
 		maps.Copy(headers, req.Headers) // the map is the caller's
 		req.Headers = headers
 	}
+	call, named, err := c.send(ctx, req, c.knownInline(req.Pool))
+	if err != nil {
+		return nil, err
+	}
+	return &exchange{client: c, req: req, call: call, named: named}, nil
+}
+
+// send sends the request, on a new connection if the old one turns out to be dead before anything went out. inline says that it is to name no arenas; named, that it does.
+func (c *Client) send(ctx context.Context, req *ipc.Request, inline bool) (call *ipc.Call, named bool, err error) {
 	for attempt := 0; ; attempt++ {
 		conn, err := c.connected(ctx)
 		if err != nil {
-			return nil, err
+			return nil, false, err
+		}
+		if !inline {
+			conn.readyArena(ctx, req)
 		}
 		if err := ctx.Err(); err != nil {
-			return nil, ipc.AsError(context.Cause(ctx))
+			return nil, false, ipc.AsError(context.Cause(ctx))
 		}
 		if deadline, ok := ctx.Deadline(); ok {
 			req.Timeout = max(time.Until(deadline), time.Microsecond)
 		}
-		call, sent, err := conn.start(req)
+		call, named, sent, err := conn.start(req, inline)
 		switch {
 		case err == nil:
-			return call, nil
+			return call, named, nil
 		case sent:
-			return nil, err
+			return nil, false, err
 		case attempt > 0:
-			return nil, conn.unsent(err)
+			return nil, false, conn.unsent(err)
 		}
 		c.retire(conn)
 	}
@@ -131,6 +143,7 @@ func newRequest(pool, action string, body any, opts []CallOption) (*ipc.Request,
 	for _, o := range opts {
 		o(&cfg)
 	}
+	cfg.req.Tensors = inline(cfg.req.Tensors) // where the bytes lie is found out by looking
 	for i := range cfg.req.Tensors {
 		if err := cfg.req.Tensors[i].Validate(); err != nil {
 			return nil, 0, err

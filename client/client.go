@@ -2,6 +2,9 @@ package client
 
 import (
 	"context"
+	"errors"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/ringmasterd/ringmaster/internal/address"
@@ -13,6 +16,7 @@ type Client struct {
 	network, path string             // immutable
 	token         string             // immutable: goes with each request; "": none
 	ring          uint64             // immutable: bytes of each ring to ask for; 0: none
+	arena         uint64             // immutable: bytes of the arena that a connection asks for when it has a large tensor; 0: none
 	ctx           context.Context    // immutable; ends with Close
 	cancel        context.CancelFunc // immutable
 
@@ -22,6 +26,8 @@ type Client struct {
 	mu     sync.Mutex
 	conn   *conn              // guarded by mu; the one that new calls use; nil: the next call connects
 	conns  map[*conn]struct{} // guarded by mu; all that live
+	arenas map[*Arena]bool    // guarded by mu; all that are mapped
+	inline map[string]bool    // guarded by mu; pools whose workers cannot do arenas
 	closed bool               // guarded by mu
 }
 
@@ -38,7 +44,7 @@ func Dial(ctx context.Context, opts ...DialOption) (*Client, error) {
 	if err != nil {
 		return nil, ipc.Errorf(ipc.InvalidArgument, "invalid_argument", "%v", err)
 	}
-	c := &Client{network: network, path: path, token: cfg.token, ring: cfg.ring, dialing: make(chan struct{}, 1), conns: map[*conn]struct{}{}}
+	c := &Client{network: network, path: path, token: cfg.token, ring: cfg.ring, arena: cfg.arena, dialing: make(chan struct{}, 1), conns: map[*conn]struct{}{}, arenas: map[*Arena]bool{}}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if _, err := c.connected(ctx); err != nil {
 		c.cancel()
@@ -47,7 +53,7 @@ func Dial(ctx context.Context, opts ...DialOption) (*Client, error) {
 	return c, nil
 }
 
-// Close ends every open call with CANCELLED/client_closed and hangs up. It returns when all goroutines of the client have ended.
+// Close ends every open call with CANCELLED/client_closed and hangs up. It returns when all goroutines of the client have ended, and unmaps its arenas: nobody may use their tensors' bytes any more.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.closed = true
@@ -57,7 +63,19 @@ func (c *Client) Close() error {
 	c.mu.Unlock()
 	c.cancel()
 	c.runs.Wait()
-	return nil
+	return c.unmapArenas()
+}
+
+// unmapArenas closes what is still open of arenas. Preconditions: there is no connection any more.
+func (c *Client) unmapArenas() error {
+	c.mu.Lock()
+	arenas := slices.Collect(maps.Keys(c.arenas))
+	c.mu.Unlock()
+	var errs []error
+	for _, a := range arenas {
+		errs = append(errs, a.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // connected returns the connection that new calls use, after connecting if there is none. One goroutine connects at a time; the others wait for it.

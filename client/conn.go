@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/ringmasterd/ringmaster/internal/version"
 	"github.com/ringmasterd/ringmaster/ipc"
+	"github.com/ringmasterd/ringmaster/shm"
 )
 
 const (
@@ -26,11 +28,19 @@ type conn struct {
 	client *Client
 	over   ipc.Transport // immutable: the ring, or the socket if the server gave none
 	ring   *ipc.Ring     // immutable; nil: none
+	lends  bool          // immutable: the server gives arenas
 	caller *ipc.Caller
+
+	opening chan struct{} // capacity 1: held by whoever opens an arena by itself
 
 	mu      sync.Mutex
 	open    int  // guarded by mu: calls the server has not finished with
 	drained bool // guarded by mu: the server is about to go; hang up after the last call
+
+	arenas []*Arena // guarded by mu: those that can be named, and have room for the client's own use
+	own    *Arena   // guarded by mu: of them, the one that the client opened by itself
+	asked  bool     // guarded by mu: it has tried to open that
+	dead   bool     // guarded by mu: nothing can be named any more
 }
 
 // dial connects and exchanges hellos.
@@ -48,7 +58,7 @@ func dial(ctx context.Context, c *Client) (*conn, error) {
 	}
 	sock := ipc.NewSocket(raw, ipc.DefaultMaxMessage, writeTimeout)
 	interrupt := context.AfterFunc(ctx, func() { _ = raw.SetReadDeadline(time.Unix(1, 0)) })
-	ring, err := hello(sock, c.ring)
+	said, ring, err := hello(sock, c.ring)
 	var refused *ipc.Error
 	switch ended := !interrupt(); {
 	case errors.As(err, &refused):
@@ -58,9 +68,9 @@ func dial(ctx context.Context, c *Client) (*conn, error) {
 	case err != nil:
 		err = ipc.Errorf(ipc.Unavailable, "connection_lost", "the server at %s hung up before its hello: %v", c.path, err)
 	}
-	conn := &conn{client: c, over: sock, ring: ring}
+	conn := &conn{client: c, over: sock, ring: ring, opening: make(chan struct{}, 1)}
 	if ring != nil {
-		conn.over = ring
+		conn.over, conn.lends = ring, said.Arena > 0
 	}
 	if err != nil {
 		conn.hangUp()
@@ -72,13 +82,12 @@ func dial(ctx context.Context, c *Client) (*conn, error) {
 }
 
 // hello exchanges hellos, and asks for rings unless their size is 0.
-func hello(sock *ipc.Socket, ring uint64) (*ipc.Ring, error) {
+func hello(sock *ipc.Socket, ring uint64) (*ipc.Hello, *ipc.Ring, error) {
 	if ring == 0 {
-		_, err := ipc.ClientHello(sock, version.SDK())
-		return nil, err
+		said, err := ipc.ClientHello(sock, version.SDK())
+		return said, nil, err
 	}
-	_, r, err := ipc.ClientHelloRing(sock, version.SDK(), ring)
-	return r, err
+	return ipc.ClientHelloRing(sock, version.SDK(), ring)
 }
 
 // connect reaches the socket. A server whose backlog is full is tried again until ctx ends.
@@ -115,6 +124,7 @@ func (c *conn) run() {
 	c.client.forget(c)
 	end := c.lost(err)
 	c.caller.Close(end, func(uint64) *ipc.Error { return end })
+	c.endArenas()
 	c.free() // nobody sends any more
 }
 
@@ -140,21 +150,33 @@ func (c *conn) unsent(err error) *ipc.Error {
 	return ipc.Errorf(ipc.Unavailable, "connection_lost", "the server at %s hangs up before it takes the request (%v); try again", c.client.path, err)
 }
 
-// start sends a request. sent is false if the connection is unusable and nothing went out.
-func (c *conn) start(req *ipc.Request) (call *ipc.Call, sent bool, err error) {
+// start sends a request, which names arenas unless it is to go inline. sent is false if the connection is unusable and nothing went out.
+func (c *conn) start(req *ipc.Request, inline bool) (call *ipc.Call, named, sent bool, err error) {
 	c.mu.Lock()
 	c.open++
 	c.mu.Unlock()
-	call, err = c.caller.Start(req, func(*ipc.Error) { c.ended() })
-	if err == nil {
-		return call, true, nil
+	var p placed
+	if inline {
+		r := *req
+		r.Outputs = nil
+		req = &r
+	} else {
+		req, p = c.place(req)
 	}
+	call, err = c.caller.Start(req, func(*ipc.Error) {
+		p.over()
+		c.ended()
+	})
+	if err == nil {
+		return call, len(p.uses) > 0, true, nil
+	}
+	p.over()
 	c.ended()
 	var e *ipc.Error
 	if errors.As(err, &e) && e.Reason == "too_large" {
-		return nil, true, err
+		return nil, false, true, err
 	}
-	return nil, false, fmt.Errorf("send: %w", err)
+	return nil, false, false, fmt.Errorf("send: %w", err)
 }
 
 func (c *conn) ended() {
@@ -185,5 +207,103 @@ func (c *conn) hangUp() { _ = c.over.Close() }
 func (c *conn) free() {
 	if c.ring != nil {
 		_ = c.ring.Free() // fails only if it was not mapped
+	}
+}
+
+// openArena asks the server for an arena.
+func (c *conn) openArena(ctx context.Context, bytes uint64) (*Arena, error) {
+	if !c.lends {
+		return nil, ipc.Errorf(ipc.Unimplemented, "arena", "the server gives this connection no arenas: it is an older one, says `arenas: {client: 0}`, or had no rings to give; send tensors as they are")
+	}
+	region, size, file, err := c.caller.Attach(ctx, bytes)
+	if err != nil {
+		return nil, ipc.AsError(err)
+	}
+	memory, err := shm.OpenArena(int(file.Fd()), size)
+	_ = file.Close()
+	if err != nil {
+		c.caller.Detach(region)
+		return nil, ipc.Errorf(ipc.Unavailable, "arena", "the arena cannot be used: %v", err)
+	}
+	a := &Arena{conn: c, region: region, memory: memory, ranges: newRanges(size)}
+	c.client.mu.Lock()
+	if c.client.closed {
+		c.client.mu.Unlock()
+		_ = memory.Close()
+		return nil, errClosed
+	}
+	c.client.arenas[a] = true
+	c.client.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dead {
+		a.lost = true
+	} else {
+		c.arenas = append(c.arenas, a)
+	}
+	return a, nil
+}
+
+// readyArena opens the arena that the client opens by itself, if the request is worth it and it has not been tried. What comes of it shows where the request is placed.
+func (c *conn) readyArena(ctx context.Context, req *ipc.Request) {
+	if c.client.arena == 0 || !c.lends || !large(req) || c.hasAsked() {
+		return
+	}
+	select {
+	case c.opening <- struct{}{}:
+		defer func() { <-c.opening }()
+	case <-ctx.Done():
+		return
+	}
+	if c.hasAsked() {
+		return
+	}
+	a, err := c.openArena(ctx, c.client.arena)
+	if err != nil && ctx.Err() != nil {
+		return // the next one may try
+	}
+	c.mu.Lock()
+	c.own, c.asked = a, true
+	dead := c.dead
+	c.mu.Unlock()
+	if dead && a != nil {
+		_ = a.Close()
+	}
+}
+
+func (c *conn) hasAsked() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.asked
+}
+
+// openArenas returns the arenas that a request may name.
+func (c *conn) openArenas() []*Arena {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.arenas)
+}
+
+// dropArena forgets an arena that is being closed.
+func (c *conn) dropArena(a *Arena) {
+	c.client.mu.Lock()
+	delete(c.client.arenas, a)
+	c.client.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.arenas = slices.DeleteFunc(c.arenas, func(other *Arena) bool { return other == a })
+}
+
+// endArenas says that nothing can be named any more, and closes what nobody else has. Preconditions: every call has ended.
+func (c *conn) endArenas() {
+	c.mu.Lock()
+	arenas, own := c.arenas, c.own
+	c.arenas, c.own, c.dead = nil, nil, true
+	c.mu.Unlock()
+	for _, a := range arenas {
+		a.end()
+	}
+	if own != nil {
+		_ = own.Close()
 	}
 }

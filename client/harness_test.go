@@ -13,10 +13,10 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/ringmasterd/ringmaster/client"
+	"github.com/ringmasterd/ringmaster/internal/arena"
 	"github.com/ringmasterd/ringmaster/ipc"
 	"github.com/ringmasterd/ringmaster/shm"
 	"github.com/ringmasterd/ringmaster/supervisor"
-	"github.com/ringmasterd/ringmaster/worker"
 )
 
 // TestMain lets this test's binary stand in for ringmaster's: a supervisor starts its builtin workers and its guard from it.
@@ -24,11 +24,12 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "worker":
-			actions, _ := worker.Builtin(os.Args[3])
-			if err := worker.Serve(context.Background(), actions); err != nil {
+			if err := serveTestWorker(os.Args[3]); err != nil {
 				os.Exit(1)
 			}
 			os.Exit(0)
+		case "borrower":
+			borrow(os.Args[2:])
 		case "guard":
 			supervisor.RunGuard(os.Stdin)
 			os.Exit(0)
@@ -46,6 +47,7 @@ type server struct {
 	t      *testing.T
 	path   string
 	handle func(ctx context.Context, req *ipc.Request, w *ipc.Responder)
+	store  *arena.Store // what it lends
 
 	ln   net.Listener
 	wg   sync.WaitGroup
@@ -58,6 +60,7 @@ type server struct {
 func newServer(t *testing.T, handle func(ctx context.Context, req *ipc.Request, w *ipc.Responder)) *server {
 	t.Helper()
 	s := &server{t: t, path: filepath.Join(t.TempDir(), "rm.sock"), handle: handle, open: map[ipc.Transport]bool{}}
+	s.store = arena.New(arena.Limits{Client: 4 << 20, Total: 4 << 20, Regions: 4, Files: 4})
 	s.start()
 	t.Cleanup(s.stop)
 	return s
@@ -132,7 +135,7 @@ func (s *server) serve(conn net.Conn) {
 			return
 		}
 	}
-	err = ipc.AnswerHello(sock, theirs, ipc.Hello{MaxMessage: 1 << 20}, seg)
+	err = ipc.AnswerHello(sock, theirs, ipc.Hello{MaxMessage: 1 << 20, Arena: uint64(s.store.Most())}, seg)
 	if seg == nil {
 		if err == nil {
 			_ = ipc.Serve(context.Background(), sock, s, ipc.ServeConfig{})
@@ -142,7 +145,9 @@ func (s *server) serve(conn net.Conn) {
 	ring := ipc.ServerRing(seg, sock, patience, patience)
 	if err == nil && s.enter(ring, false) {
 		s.leave(sock) // nobody is to speak over it any more
-		_ = ipc.Serve(context.Background(), ring, s, ipc.ServeConfig{})
+		set := s.store.Client().Set()
+		_ = ipc.Serve(context.Background(), ring, s, ipc.ServeConfig{Arenas: set})
+		set.Close()
 		s.leave(ring)
 	}
 	_ = ring.Close()
@@ -220,7 +225,7 @@ func await[T any](t *testing.T, ch <-chan T, what string) (v T) {
 }
 
 // eventually polls a condition that another goroutine is about to make true.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	tick := time.NewTicker(time.Millisecond)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/internal/arena"
 	"github.com/ringmasterd/ringmaster/internal/budget"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -24,6 +25,7 @@ type clients struct {
 	spared  int    // immutable: of those, how many are kept for root and the server's own user
 	own     uint32 // immutable: the server's own user
 	memory  *budget.Budget
+	lent    *arena.Store
 	mu      sync.Mutex
 	open    int                    // guarded by mu: connections of all
 	rings   int64                  // guarded by mu: bytes of all connections' rings
@@ -37,6 +39,7 @@ type client struct {
 	id          ipc.Client // immutable
 	owner       *owner     // immutable
 	account     *budget.Account
+	arenas      *arena.Client
 	connections int // guarded by clients.mu
 }
 
@@ -49,7 +52,7 @@ type owner struct {
 func newClients(cfg Config, own uint32) *clients {
 	return &clients{
 		limits: cfg.Clients, most: cfg.MaxConnections, spared: min(16, cfg.MaxConnections/16), own: own,
-		memory: budget.New(cfg.Memory), byID: map[ipc.Client]*client{}, byUID: map[uint32]*owner{},
+		memory: budget.New(cfg.Memory), lent: cfg.Lent, byID: map[ipc.Client]*client{}, byUID: map[uint32]*owner{},
 	}
 }
 
@@ -83,7 +86,7 @@ func (cs *clients) enter(p chain.Peer) (*client, *ipc.Error) {
 		cs.byUID[id.UID] = u
 	}
 	if c == nil {
-		c = &client{id: id, owner: u, account: u.account.Account(cs.limits.InFlight)}
+		c = &client{id: id, owner: u, account: u.account.Account(cs.limits.InFlight), arenas: cs.lent.Client()}
 		cs.byID[id] = c
 	}
 	cs.open++

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
+	"github.com/ringmasterd/ringmaster/internal/arena"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -18,6 +19,8 @@ type Config struct {
 	MaxInFlight    int           // open requests per connection; 0: 1024
 	MaxConnections int           // at a time; 0: 1024, or half of the descriptors this process may open if that is less
 	Clients        Limits        // of each client
+	Arenas         Arenas        // shared memory for large tensors
+	Lent           *arena.Store  // keeps them; nil: NewArenas'
 	StallTimeout   time.Duration // how long a client may leave its replies unread; 0: 10 s
 	ReadTimeout    time.Duration // how long a client that has begun a frame may go on with less than 64 KiB; 0: 10 s
 	WriteTimeout   time.Duration // how long a client may take less than 64 KiB of what is written to it; 0: 10 s
@@ -65,7 +68,7 @@ func (c Config) Validate() error {
 	case c.Clients.InFlight < 0:
 		return &FieldError{"clients.in_flight", c.Clients.InFlight, "use a number of 1 or more"}
 	}
-	return nil
+	return c.Arenas.validate()
 }
 
 // WithMemory returns the configuration with Memory filled in.
@@ -97,6 +100,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Clients.InFlight == 0 {
 		c.Clients.InFlight = 4096
+	}
+	if c.Lent == nil {
+		c.Lent = c.NewArenas()
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()

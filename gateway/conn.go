@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/internal/arena"
 	"github.com/ringmasterd/ringmaster/internal/version"
 	"github.com/ringmasterd/ringmaster/ipc"
 	"github.com/ringmasterd/ringmaster/shm"
@@ -67,10 +68,13 @@ func (c *conn) run() error {
 		return err
 	}
 	c.sock.SetReadTimeout(c.srv.cfg.ReadTimeout)
+	var arenas *arena.Set
 	if seg != nil {
 		ring := ipc.ServerRing(seg, c.sock, c.srv.cfg.ReadTimeout, c.srv.cfg.WriteTimeout)
 		defer c.endRing(ring, seg.Geometry())
 		c.over = ring
+		arenas = c.client.arenas.Set()
+		defer arenas.Close()
 	}
 	if err := c.open(); err != nil {
 		return err
@@ -82,6 +86,7 @@ func (c *conn) run() error {
 		Draining:     c.srv.leaving,
 		Account:      c.client.account,
 		Crew:         c.srv.crew,
+		Arenas:       arenas,
 		Refused:      func(e *ipc.Error) { c.srv.refused.log(c.peer, e) },
 	})
 }
@@ -100,6 +105,7 @@ func (c *conn) greet() (*shm.Segment, error) {
 		SDK:         version.SDK(),
 		MaxMessage:  uint64(c.srv.cfg.MaxMessage),
 		MaxInFlight: uint64(min(c.srv.cfg.MaxInFlight, c.srv.cfg.Clients.InFlight)),
+		Arena:       c.srv.lends(seg != nil),
 	}, seg)
 	if seg != nil {
 		err = errors.Join(err, seg.CloseFile())

@@ -24,6 +24,7 @@
 //	conn.run         frames              hang-up, drain, write timeout   Serve
 //	a Crew's         a request           1 to 2 s without one; Serve      Serve
 //	a Ring's         its client's bell   hang-up                         conn.endRing, in conn.run
+//	a release        a worker's end      hang-up                         ipc.Serve, in conn.run; one for each request that is leased
 //	conn.drain       once, at drain      its one frame is written        Serve
 //	turnAway         a refused client    its hello, or refuseTimeout     Serve
 //	http.Server's    a request by HTTP   its connection's end            web.serve, in conn.run; the server's own by web.stop
@@ -43,6 +44,9 @@
 //	does not read its socket, or its ring       WriteTimeout                               nothing, hung up on
 //	writes anything into its ring, or rings     each word is read once and checked; its    nothing, hung up on
 //	like mad                                    own connection's goroutine
+//	asks for arenas                             Arenas, a number of regions; what it keeps     RESOURCE_EXHAUSTED/arena_quota
+//	                                            after a detach is emptied
+//	names what is not its own, or overlaps      its connection's set; Request.ValidateArenas   INVALID_ARGUMENT/bad_region
 //	asks for large rings                        ringCapacity, its share of Memory          nothing: it gets smaller ones, or none
 //	sends pings, cancels, credits without end   its own connection's reader: one           nothing
 //	                                            goroutine, which waits for it to read

@@ -119,9 +119,9 @@ func (m *meters) link(next chain.Handler) chain.Handler {
 
 // weight is how many bytes a message's contents have.
 func weight(body ipc.Body, tensors []ipc.Tensor) float64 {
-	n := len(body)
+	n := uint64(len(body))
 	for i := range tensors {
-		n += len(tensors[i].Data)
+		n += tensors[i].Size()
 	}
 	return float64(n)
 }

@@ -106,11 +106,14 @@ var (
 	processes    = gauge("clients", "Processes that have a connection open.")
 	memoryUsed   = gauge("client_memory_bytes", "Memory that clients' requests and waiting replies hold.")
 	memoryLimit  = gauge("client_memory_limit_bytes", "Memory that they may hold.")
+	arenas       = gauge("arenas", "Arenas that clients have: shared memory for large tensors.")
+	arenaBytes   = gauge("arena_bytes", "Memory of all arenas.")
+	arenaLimit   = gauge("arena_limit_bytes", "Memory that all arenas may take.")
 )
 
 // Describe implements [prometheus.Collector].
 func (snapshot) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{buildInfo, inFlight, queued, workers, workerMemory, exits, restarts, batchSizes, connections, processes, memoryUsed, memoryLimit} {
+	for _, d := range []*prometheus.Desc{buildInfo, inFlight, queued, workers, workerMemory, exits, restarts, batchSizes, connections, processes, memoryUsed, memoryLimit, arenas, arenaBytes, arenaLimit} {
 		ch <- d
 	}
 }
@@ -152,5 +155,9 @@ func (s snapshot) Collect(ch chan<- prometheus.Metric) {
 	tell(processes, float64(by))
 	tell(memoryUsed, float64(s.srv.clients.memory.Used()))
 	tell(memoryLimit, float64(s.srv.clients.memory.Size()))
+	lent := s.srv.cfg.Lent.Usage()
+	tell(arenas, float64(lent.Regions))
+	tell(arenaBytes, float64(lent.Bytes))
+	tell(arenaLimit, float64(lent.Limit))
 	tell(buildInfo, 1, version.Version)
 }

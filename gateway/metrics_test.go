@@ -105,6 +105,8 @@ func TestMetrics(t *testing.T) {
 		"ringmaster_worker_resident_memory_bytes{p,0}":   1000,
 		"ringmaster_clients{}":                           1,
 		"ringmaster_client_memory_limit_bytes{}":         1 << 30,
+		"ringmaster_arenas{}":                            0,
+		"ringmaster_arena_bytes{}":                       0,
 	} {
 		if v, there := got[name]; !there || v != want {
 			t.Errorf("%s: %v, want %v", name, v, want)
@@ -119,7 +121,7 @@ func TestMetrics(t *testing.T) {
 	if series > 50 {
 		t.Errorf("%d series: %v", series, got)
 	}
-	if got["ringmaster_connections{}"] < 2 || got["ringmaster_client_memory_bytes{}"] <= 0 || got["process_open_fds{}"] <= 0 {
+	if got["ringmaster_connections{}"] < 2 || got["ringmaster_client_memory_bytes{}"] <= 0 || got["process_open_fds{}"] <= 0 || got["ringmaster_arena_limit_bytes{}"] <= 0 {
 		t.Errorf("%v", got)
 	}
 }

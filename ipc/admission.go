@@ -111,7 +111,8 @@ func (a *admission) hand(req *Request, c *budget.Charge) {
 func decodedSize(req *Request) int64 {
 	n := len(req.Headers) * 96
 	for i := range req.Tensors {
-		n += 96 + 8*len(req.Tensors[i].Shape)
+		n += 120 + 8*len(req.Tensors[i].Shape)
 	}
+	n += len(req.Outputs) * 72
 	return int64(n)
 }

@@ -21,6 +21,8 @@ type Caller struct {
 	mu     sync.Mutex
 	nextID uint64           // guarded by mu
 	open   map[uint64]*Call // guarded by mu; nil once closed
+	leased map[uint64]*Call // guarded by mu; ended for their requester, but the peer still uses the arena memory that they named
+	asked  map[uint64]chan<- attached
 	pings  map[uint64]chan<- struct{}
 	closed *Error // guarded by mu; why, once closed
 
@@ -36,7 +38,7 @@ type Events struct {
 
 // NewCaller makes a Caller; it does nothing until Run.
 func NewCaller(t Transport, events Events) *Caller {
-	return &Caller{t: t, events: events, open: map[uint64]*Call{}, pings: map[uint64]chan<- struct{}{}}
+	return &Caller{t: t, events: events, open: map[uint64]*Call{}, leased: map[uint64]*Call{}, asked: map[uint64]chan<- attached{}, pings: map[uint64]chan<- struct{}{}}
 }
 
 // Replies is the answer to one request, as its receiver sees it. [Call] is the one that comes from another process.
@@ -55,6 +57,7 @@ type Call struct {
 	charge *budget.Charge // immutable: holds the bytes of replies that are here; may be nil
 	done   func(*Error)   // called once by Run or Close when the call has ended on the peer's side; nil if nobody cares
 	batch  uint64         // immutable: of which held requests it is one; 0: of none
+	slots  []Output       // immutable: where its replies may have tensors
 	due    time.Time      // immutable: until when the peer has to have read so much that the request can be sent; zero: no limit
 	sent   atomic.Bool
 
@@ -82,7 +85,7 @@ const replyOverhead = 512
 const maxWindow = 1024
 
 // Start sends a request and returns its call; req.ID is set, req.Credit limited to 1024 (and to less for the beginning where a client is charged for the replies, see window), and the rest of req may be
-// reused. done, if not nil, is called once, on some other goroutine or this one, when the peer has finished with the request (which may be long after the caller lost interest): with nil if the peer has
+// reused. done, if not nil, is called once, on some other goroutine or this one, when the peer has finished with the request and with what it names of arenas (which may be long after the caller lost interest): with nil if the peer has
 // ended it, else with what [Caller.Close] ended it with. It must not block. An error means that nothing was sent and done is not called.
 func (c *Caller) Start(req *Request, done func(*Error)) (*Call, error) {
 	for i := range req.Tensors {
@@ -93,6 +96,7 @@ func (c *Caller) Start(req *Request, done func(*Error)) (*Call, error) {
 	most := min(max(1, req.Credit), maxWindow)
 	call := &Call{caller: c, queue: make(chan arrival, most+1), charge: req.charge, window: newWindow(most, req.charge != nil), done: done}
 	call.granted = uint64(call.window.size)
+	call.slots = req.Outputs
 	if req.Held {
 		call.batch = req.Batch
 	}
@@ -329,6 +333,12 @@ func (c *Caller) Run() error {
 			if c.events.Hello != nil {
 				c.events.Hello(m)
 			}
+		case *Attach:
+			if err := c.attached(m); err != nil {
+				return err
+			}
+		case Release:
+			c.released(m.ID)
 		case Ping:
 			c.pong(m)
 		case Kind:
@@ -350,11 +360,20 @@ func (c *Caller) deliver(r *Reply, size int) error {
 	c.mu.Lock()
 	call := c.open[r.ID]
 	if call == nil {
+		c.refused(r)
 		c.mu.Unlock()
 		return nil
 	}
+	if err := settle(call.slots, r); err != nil {
+		c.mu.Unlock()
+		return err
+	}
+	leased := r.End && r.Leased && c.borrows()
 	if r.End {
 		delete(c.open, r.ID)
+		if leased {
+			c.leased[r.ID] = call
+		}
 	} else {
 		call.received++
 	}
@@ -365,7 +384,7 @@ func (c *Caller) deliver(r *Reply, size int) error {
 	if breach {
 		return protocolErrorf("the peer sent more replies to request %d than it was granted", r.ID)
 	}
-	if r.End && call.done != nil {
+	if r.End && call.done != nil && !leased {
 		call.done(nil) // first: whoever sees the END may count on it
 	}
 	switch {
@@ -436,9 +455,15 @@ func (c *Caller) Close(refuse *Error, end func(sent uint64) *Error) {
 	c.sending.Wait() // whoever is sending finds the transport closed; whoever comes now is refused
 
 	c.mu.Lock()
-	open := c.open
-	c.open = nil
+	open, leased := c.open, c.leased
+	c.open, c.leased = nil, nil
+	c.unasked(refuse)
 	c.mu.Unlock()
+	for _, call := range leased {
+		if call.done != nil {
+			call.done(end(call.end))
+		}
+	}
 	for _, call := range open {
 		reply := &Reply{ID: call.id, End: true, Err: end(call.end)}
 		if call.done != nil {

@@ -13,7 +13,7 @@ import (
 
 func (e *encoder) request(m *Request) {
 	n := lastSet(m.Pool != "", m.Action != "", m.TraceID != "", len(m.Context) > 0, m.Timeout > 0, m.Credit > 1,
-		len(m.Headers) > 0, m.Body.set(), len(m.Tensors) > 0, m.Held)
+		len(m.Headers) > 0, m.Body.set(), len(m.Tensors) > 0, m.Held, len(m.Outputs) > 0)
 	e.array(n)
 	e.uint(uint64(KindRequest))
 	e.uint(m.ID)
@@ -49,17 +49,25 @@ func (e *encoder) request(m *Request) {
 		e.tensors(m.Tensors)
 	}
 	if n > 11 {
-		e.uint(flagHeld)
+		var flags uint64
+		if m.Held {
+			flags = flagHeld
+		}
+		e.uint(flags)
+	}
+	if n > 12 {
+		e.outputs(m.Outputs)
 	}
 }
 
 const (
-	flagEnd  = 1 // of a reply
-	flagHeld = 1 // of a request
+	flagEnd    = 1 // of a reply
+	flagLeased = 2 // of a reply
+	flagHeld   = 1 // of a request
 )
 
 func (e *encoder) reply(m *Reply) {
-	n := lastSet(m.End, len(m.Headers) > 0, m.Body.set(), len(m.Tensors) > 0, m.Err != nil)
+	n := lastSet(m.End || m.Leased, len(m.Headers) > 0, m.Body.set(), len(m.Tensors) > 0, m.Err != nil)
 	e.array(n)
 	e.uint(uint64(KindReply))
 	e.uint(m.ID)
@@ -67,6 +75,9 @@ func (e *encoder) reply(m *Reply) {
 		var flags uint64
 		if m.End {
 			flags = flagEnd
+		}
+		if m.Leased {
+			flags |= flagLeased
 		}
 		e.uint(flags)
 	}
@@ -111,6 +122,9 @@ func (e *encoder) credit(m Credit) {
 
 func (e *encoder) hello(m *Hello) {
 	limits := map[string]uint64{}
+	if m.Arena > 0 {
+		limits["arena"] = m.Arena
+	}
 	if m.MaxInFlight > 0 {
 		limits["max_in_flight"] = m.MaxInFlight
 	}
@@ -180,6 +194,35 @@ func (e *encoder) batch(m *Batch) {
 	}
 }
 
+func (e *encoder) attach(m *Attach) {
+	n := lastSet(m.Bytes > 0, m.Region > 0)
+	e.array(n)
+	e.uint(uint64(KindAttach))
+	e.uint(m.ID)
+	if n > 2 {
+		e.uint(m.Bytes)
+	}
+	if n > 3 {
+		e.uint(m.Region)
+	}
+}
+
+func (e *encoder) detach(m Detach) {
+	n := lastSet(m.Region > 0)
+	e.array(n)
+	e.uint(uint64(KindDetach))
+	e.uint(0)
+	if n > 2 {
+		e.uint(m.Region)
+	}
+}
+
+func (e *encoder) release(m Release) {
+	e.array(2)
+	e.uint(uint64(KindRelease))
+	e.uint(m.ID)
+}
+
 func (e *encoder) headers(h map[string]string) {
 	e.mapping(len(h))
 	if len(h) == 0 {
@@ -217,15 +260,39 @@ func (e *encoder) tensors(ts []Tensor) {
 	e.array(len(ts))
 	for i := range ts {
 		t := &ts[i]
-		e.array(4)
+		n := 4
+		if t.At.Region != 0 {
+			n = 7
+		}
+		e.array(n)
 		e.str(t.Name)
 		e.str(t.DType)
 		e.array(len(t.Shape))
 		for _, n := range t.Shape {
 			e.uint(n)
 		}
-		e.bin(t.Data)
+		if t.At.Region == 0 {
+			e.bin(t.Data)
+			continue
+		}
+		e.buf = append(e.buf, codeNil)
+		e.place(t.At)
 	}
+}
+
+func (e *encoder) outputs(os []Output) {
+	e.array(len(os))
+	for i := range os {
+		e.array(4)
+		e.str(os[i].Name)
+		e.place(os[i].At)
+	}
+}
+
+func (e *encoder) place(r Range) {
+	e.uint(r.Region)
+	e.uint(r.Offset)
+	e.uint(r.Length)
 }
 
 func (b Body) set() bool { return len(b) > 1 || len(b) == 1 && b[0] != codeNil }
@@ -254,7 +321,7 @@ func (a Action) flags() uint64 {
 	return f
 }
 
-// Decode decodes one message: a *Request, *Reply, Cancel, Credit, *Hello, Ping, *Batch or a bare Kind (drain, stop, and kinds this version does not know). The message aliases b.
+// Decode decodes one message: a *Request, *Reply, Cancel, Credit, *Hello, Ping, *Batch, *Attach, Detach, Release or a bare Kind (drain, stop, and kinds this version does not know). The message aliases b.
 // Errors are INVALID_ARGUMENT/bad_message (or bad_tensor) and say what is wrong; the message returned beside one is a *Request or *Reply if at least kind and id could be
 // read, so that the error can be answered, and nil otherwise.
 func Decode(b []byte) (any, error) {
@@ -338,11 +405,15 @@ func decodeFields(r *reader, s *scanner, k Kind, id uint64, n int) any {
 		if n > 9 {
 			m.Held = r.uint()&flagHeld != 0
 		}
+		if n > 10 {
+			m.Outputs = r.outputs()
+		}
 		return m
 	case KindReply:
 		m := &Reply{ID: id}
 		if n > 0 {
-			m.End = r.uint()&flagEnd != 0
+			flags := r.uint()
+			m.End, m.Leased = flags&flagEnd != 0, flags&flagLeased != 0
 		}
 		if n > 1 {
 			m.Headers = r.headers()
@@ -383,6 +454,23 @@ func decodeFields(r *reader, s *scanner, k Kind, id uint64, n int) any {
 			m.IDs = r.ids()
 		}
 		return m
+	case KindAttach:
+		m := &Attach{ID: id}
+		if n > 0 {
+			m.Bytes = r.uint()
+		}
+		if n > 1 {
+			m.Region = r.uint()
+		}
+		return m
+	case KindDetach:
+		m := Detach{}
+		if n > 0 {
+			m.Region = r.uint()
+		}
+		return m
+	case KindRelease:
+		return Release{ID: id}
 	}
 	return k
 }
@@ -425,6 +513,8 @@ func (r *reader) hello(n int) *Hello {
 				m.MaxInFlight = r.uint()
 			case "ring":
 				m.Ring = r.uint()
+			case "arena":
+				m.Arena = r.uint()
 			default:
 				r.skip(1)
 			}
@@ -523,13 +613,55 @@ func (r *reader) tensors() []Tensor {
 			}
 		}
 		t.Data = r.bin()
-		r.skip(k - 4)
+		t.At = r.place(k - 4)
+		r.skip(k - 7)
+		switch {
+		case r.err != nil:
+		case t.At.Region == 0:
+			t.At = Range{}
+		case len(t.Data) > 0:
+			r.err = fmt.Errorf("tensor %q is said to be in an arena, and brings data", t.Name)
+		default:
+			t.Data = nil
+		}
 		if r.err != nil {
 			return nil
 		}
 		ts = append(ts, t)
 	}
 	return ts
+}
+
+// outputs reads where a requester would like tensors.
+func (r *reader) outputs() []Output {
+	n := r.most(r.array(), maxOutputs, "outputs")
+	if n == 0 {
+		return nil
+	}
+	os := make([]Output, 0, min(n, 64))
+	for range n {
+		k := r.array()
+		if k < 4 && r.err == nil {
+			r.fail("an output of four positions")
+		}
+		o := Output{Name: r.str(), At: r.place(3)}
+		r.skip(k - 4)
+		if r.err != nil {
+			return nil
+		}
+		os = append(os, o)
+	}
+	return os
+}
+
+// place reads as many of region, offset and length as there are.
+func (r *reader) place(n int) (at Range) {
+	for i, p := range []*uint64{&at.Region, &at.Offset, &at.Length} {
+		if i < n {
+			*p = r.uint()
+		}
+	}
+	return at
 }
 
 func microseconds(us uint64) time.Duration {

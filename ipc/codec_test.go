@@ -205,7 +205,7 @@ func TestDecodeIgnoresPositionsItDoesNotKnow(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Fill up to the last position that is known, with nil, which stands for every default; then two more.
-		known := map[Kind]int{KindRequest: 12, KindReply: 7, KindCancel: 3, KindCredit: 3, KindHello: 7, KindDrain: 2, KindStop: 2, KindPing: 3, KindBatch: 3}[Kind(b[1])]
+		known := map[Kind]int{KindRequest: 13, KindReply: 7, KindCancel: 3, KindCredit: 3, KindHello: 7, KindDrain: 2, KindStop: 2, KindPing: 3, KindBatch: 3, KindAttach: 4, KindDetach: 3, KindRelease: 2}[Kind(b[1])]
 		have := int(b[0] & 0x0f)
 		b[0] = 0x90 + byte(known+2)
 		b = append(b, bytes.Repeat([]byte{codeNil}, known-have)...)
@@ -227,14 +227,29 @@ func TestDecodeReadsWhatLaterVersionsMaySend(t *testing.T) {
 	}{
 		{"a kind that does not exist yet", "9363 01 a178", Kind(99)},
 		{"a kind beyond 8 bits", "92 cd0102 01", Kind(255)},
-		{"a reserved kind", "94 09 01 c0 c0", Kind(9)},
-		{"a tensor with three more positions", "9b 01 01 c0c0c0c0c0c0c0c0 91 97 a178 a5 75696e7438 9101 c40107 01 00 cc80",
-			&Request{ID: 1, Credit: 1, Tensors: []Tensor{{"x", "uint8", []uint64{1}, []byte{7}}}}},
+		{"a reserved kind", "94 0b 01 c0 c0", Kind(11)},
+		{"an attach with one more position", "95 09 01 02 03 c0", &Attach{1, 2, 3}},
+		{"a detach with one more position", "94 0a 00 03 c0", Detach{3}},
+		{"a release with one more position", "93 0d 07 c0", Release{7}},
+		{"a tensor with four more positions, whose region is 0", "9b 01 01 c0c0c0c0c0c0c0c0 91 98 a178 a5 75696e7438 9101 c40107 00 40 01 c3",
+			&Request{ID: 1, Credit: 1, Tensors: []Tensor{{Name: "x", DType: "uint8", Shape: []uint64{1}, Data: []byte{7}}}}},
+		{"a tensor in an arena, with one more position", "9b 01 01 c0c0c0c0c0c0c0c0 91 98 a178 a5 75696e7438 9101 c0 05 40 01 c3",
+			&Request{ID: 1, Credit: 1, Tensors: []Tensor{{Name: "x", DType: "uint8", Shape: []uint64{1}, At: Range{5, 64, 1}}}}},
+		{"a tensor in an arena, without offset and length", "9b 01 01 c0c0c0c0c0c0c0c0 91 95 a178 a5 75696e7438 9100 c0 05",
+			&Request{ID: 1, Credit: 1, Tensors: []Tensor{{Name: "x", DType: "uint8", Shape: []uint64{0}, At: Range{5, 0, 0}}}}},
+		{"a tensor in an arena, that brings data", "9b 01 01 c0c0c0c0c0c0c0c0 91 97 a178 a5 75696e7438 9101 c40107 05 40 01", nil},
+		{"a tensor in an arena, of another length", "9b 01 01 c0c0c0c0c0c0c0c0 91 97 a178 a5 75696e7438 9102 c0 05 40 01", nil},
+		{"a tensor in an arena, whose shape overflows", "9b 01 01 c0c0c0c0c0c0c0c0 91 97 a178 a5 75696e7438 92 cf8000000000000000 02 c0 05 40 00", nil},
+		{"an output with one more position", "9d 01 01 c0c0c0c0c0c0c0c0c0c0 91 95 a179 05 40 08 c0",
+			&Request{ID: 1, Credit: 1, Outputs: []Output{{Name: "y", At: Range{5, 64, 8}}}}},
+		{"an output of three positions", "9d 01 01 c0c0c0c0c0c0c0c0c0c0 91 93 a179 05 40", nil},
+		{"1025 outputs", "9d 01 01 c0c0c0c0c0c0c0c0c0c0 dc0401" + strings.Repeat("90", 1025), nil},
+		{"an end that is leased", "93 02 01 03", &Reply{ID: 1, End: true, Leased: true}},
 		{"an error with one more position", "97 02 01 01 c0c0c0 96 a143 a152 a14d 05 80 c3", &Reply{ID: 1, End: true, Err: &Error{"C", "R", "M", 5 * time.Millisecond, nil}}},
 		{"an action with one more position and a flag", "97 05 00 01 01 a0 91 93 a161 cc83 c0 80", &Hello{MinVersion: 1, MaxVersion: 1, Actions: []Action{{"a", true, true, false}}}},
 		{"a limit that does not exist yet", "97 05 00 01 01 a0 90 82 a2 7a7a 93010203 ab 6d61785f6d657373616765 07", &Hello{MinVersion: 1, MaxVersion: 1, MaxMessage: 7}},
 		{"flags that are negative", "93 02 01 ff", nil},
-		{"reply flags that do not exist yet", "93 02 01 7f", &Reply{ID: 1, End: true}},
+		{"reply flags that do not exist yet", "93 02 01 7d", &Reply{ID: 1, End: true}},
 		{"ping flags that do not exist yet", "93 08 01 02", Ping{ID: 1}},
 		{"an array header that is longer than needed", "dd00000002 0601", KindDrain},
 		{"a number that is longer than needed", "93 04 cf0000000000000001 d3 0000000000000002", Credit{1, 2}},
@@ -357,7 +372,7 @@ func TestLargeBlobsAreNotCopiedIntoTheEnvelope(t *testing.T) {
 	blob := bytes.Repeat([]byte{7}, inlineBlob+1)
 	e := newEncoder()
 	defer e.free()
-	e.request(&Request{ID: 1, Context: blob, Body: append(Body{0xc5, 0x10, 0x01}, blob...), Tensors: []Tensor{{"x", "uint8", []uint64{uint64(len(blob))}, blob}}})
+	e.request(&Request{ID: 1, Context: blob, Body: append(Body{0xc5, 0x10, 0x01}, blob...), Tensors: []Tensor{{Name: "x", DType: "uint8", Shape: []uint64{uint64(len(blob))}, Data: blob}}})
 	parts, size := e.message()
 	shared := 0
 	for _, p := range parts {

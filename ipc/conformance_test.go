@@ -33,7 +33,7 @@ func TestManyCallersShareATransport(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					tensor := Tensor{"x", "uint8", []uint64{uint64(size)}, bytes.Repeat([]byte{byte(g)}, size)}
+					tensor := Tensor{Name: "x", DType: "uint8", Shape: []uint64{uint64(size)}, Data: bytes.Repeat([]byte{byte(g)}, size)}
 					got, err := unary(ctx, c.Caller, &Request{Action: "echo", Headers: map[string]string{"g": fmt.Sprint(g)}, Body: body, Tensors: []Tensor{tensor}})
 					if err != nil {
 						t.Errorf("call %d of %d: %v", i, g, err)
@@ -59,7 +59,7 @@ func TestMessagesLargerThanTheTransport(t *testing.T) {
 		for i := range data {
 			data[i] = byte(i * 7 >> 3)
 		}
-		got, err := unary(bounded(t), c.Caller, &Request{Tensors: []Tensor{{"frame", "uint8", []uint64{1080, 1, uint64(len(data)) / 1080 / 1}, data[:len(data)/1080*1080]}}})
+		got, err := unary(bounded(t), c.Caller, &Request{Tensors: []Tensor{{Name: "frame", DType: "uint8", Shape: []uint64{1080, 1, uint64(len(data)) / 1080 / 1}, Data: data[:len(data)/1080*1080]}}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -369,7 +369,7 @@ func TestAnAbsurdCreditIsLimited(t *testing.T) {
 func TestStartRefusesBadTensors(t *testing.T) {
 	onEach(t, pairOptions{}, func(t *testing.T, p pair) {
 		c := ask(t, p.asking, Events{})
-		_, err := c.Start(&Request{Tensors: []Tensor{{"x", "float32", []uint64{2}, make([]byte, 7)}}}, func(*Error) { t.Error("done was called") })
+		_, err := c.Start(&Request{Tensors: []Tensor{{Name: "x", DType: "float32", Shape: []uint64{2}, Data: make([]byte, 7)}}}, func(*Error) { t.Error("done was called") })
 		wantError(t, err, InvalidArgument, "bad_tensor")
 		pingPong(t, c, p.answering) // nothing else was sent
 	})

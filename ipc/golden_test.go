@@ -15,10 +15,13 @@ import (
 	"time"
 )
 
-var update = flag.Bool("update", false, "write testdata/golden/golden.json anew")
+var update = flag.Bool("update", false, "write testdata/golden anew")
 
-// The golden file holds messages and their canonical bytes. Every implementation of the protocol, in whatever language, reads it and checks both ways.
-var goldenFile = filepath.Join("testdata", "golden", "golden.json")
+// The golden files hold messages and their canonical bytes. Every implementation of the protocol, in whatever language, reads them and checks both ways.
+// What concerns arenas has a file of its own.
+var goldenFiles = map[string]func() []goldenCase{"golden.json": goldenCases, "arena.json": goldenArenas}
+
+func goldenFile(name string) string { return filepath.Join("testdata", "golden", name) }
 
 type golden struct {
 	Name    string          `json:"name"`
@@ -31,6 +34,17 @@ type goldenTensor struct {
 	DType string   `json:"dtype"`
 	Shape []uint64 `json:"shape"`
 	Data  hexBytes `json:"data_hex"`
+
+	Region uint64  `json:"region,omitempty"` // 0: it is not in an arena
+	Offset *uint64 `json:"offset,omitempty"` // of one that is
+	Length *uint64 `json:"length,omitempty"`
+}
+
+type goldenOutput struct {
+	Name     string `json:"name"`
+	Region   uint64 `json:"region"`
+	Offset   uint64 `json:"offset"`
+	Capacity uint64 `json:"capacity"`
 }
 
 type goldenRequest struct {
@@ -46,6 +60,7 @@ type goldenRequest struct {
 	Body    hexBytes          `json:"body_hex"` // empty: nil
 	Tensors []goldenTensor    `json:"tensors"`
 	Flags   uint64            `json:"flags,omitempty"`
+	Outputs []goldenOutput    `json:"outputs,omitempty"`
 }
 
 type goldenBatch struct {
@@ -92,6 +107,8 @@ type goldenSmall struct {
 	Reason *string `json:"reason,omitempty"`
 	N      *uint32 `json:"n,omitempty"`
 	Flags  *uint64 `json:"flags,omitempty"`
+	Bytes  *uint64 `json:"bytes,omitempty"`
+	Region *uint64 `json:"region,omitempty"`
 }
 
 type hexBytes []byte
@@ -114,6 +131,9 @@ func toGolden(m any) any {
 		if m.Held {
 			g.Flags = 1
 		}
+		for _, o := range m.Outputs {
+			g.Outputs = append(g.Outputs, goldenOutput{o.Name, o.At.Region, o.At.Offset, o.At.Length})
+		}
 		return g
 	case *Batch:
 		return goldenBatch{"batch", append([]uint64{}, m.IDs...)}
@@ -121,6 +141,9 @@ func toGolden(m any) any {
 		g := goldenReply{Kind: "reply", ID: m.ID, Headers: orEmpty(m.Headers), Body: hexBytes(m.Body), Tensors: toGoldenTensors(m.Tensors)}
 		if m.End {
 			g.Flags = 1
+		}
+		if m.Leased {
+			g.Flags |= 2
 		}
 		if e := m.Err; e != nil {
 			g.Error = &goldenError{string(e.Code), e.Reason, e.Message, uint64(e.RetryAfter / time.Millisecond), orEmpty(e.Details)}
@@ -144,6 +167,9 @@ func toGolden(m any) any {
 		if m.Ring > 0 {
 			g.Limits["ring"] = m.Ring
 		}
+		if m.Arena > 0 {
+			g.Limits["arena"] = m.Arena
+		}
 		return g
 	case Ping:
 		flags := uint64(0)
@@ -151,6 +177,12 @@ func toGolden(m any) any {
 			flags = 1
 		}
 		return goldenSmall{Kind: "ping", ID: &m.ID, Flags: &flags}
+	case *Attach:
+		return goldenSmall{Kind: "attach", ID: &m.ID, Bytes: &m.Bytes, Region: &m.Region}
+	case Detach:
+		return goldenSmall{Kind: "detach", Region: &m.Region}
+	case Release:
+		return goldenSmall{Kind: "release", ID: &m.ID}
 	case Kind:
 		return goldenSmall{Kind: map[Kind]string{KindDrain: "drain", KindStop: "stop"}[m]}
 	}
@@ -164,7 +196,11 @@ func toGoldenTensors(ts []Tensor) []goldenTensor {
 		if shape == nil {
 			shape = []uint64{}
 		}
-		list = append(list, goldenTensor{t.Name, t.DType, shape, t.Data})
+		g := goldenTensor{Name: t.Name, DType: t.DType, Shape: shape, Data: t.Data, Region: t.At.Region}
+		if g.Region != 0 {
+			g.Offset, g.Length = &t.At.Offset, &t.At.Length
+		}
+		list = append(list, g)
 	}
 	return list
 }
@@ -194,6 +230,12 @@ func encodeMessage(m any) []byte {
 		e.ping(m)
 	case *Batch:
 		e.batch(m)
+	case *Attach:
+		e.attach(m)
+	case Detach:
+		e.detach(m)
+	case Release:
+		e.release(m)
 	case Kind:
 		e.signal(m)
 	default:
@@ -221,7 +263,7 @@ func goldenCases() []goldenCase {
 	uints := []uint64{1, 127, 128, 255, 256, 65535, 65536, math.MaxUint32, math.MaxUint32 + 1, math.MaxUint64}
 	lengths := []int{1, 31, 32, 255, 256}
 	body := Body{0x82, 0xa1, 'a', 0x01, 0xa1, 'b', 0x93, 0xc0, 0xc3, 0xcb, 0x3f, 0xf8, 0, 0, 0, 0, 0, 0}
-	vector := Tensor{"x", "float32", []uint64{2}, []byte{0, 0, 0x80, 0x3f, 0, 0, 0, 0xc0}}
+	vector := Tensor{Name: "x", DType: "float32", Shape: []uint64{2}, Data: []byte{0, 0, 0x80, 0x3f, 0, 0, 0, 0xc0}}
 
 	add(&Request{ID: 1, Credit: 1}, "request, every default")
 	add(&Request{ID: 1, Credit: 1, Pool: "p"}, "request, pool only")
@@ -279,30 +321,30 @@ func goldenCases() []goldenCase {
 		for i := range data {
 			data[i] = byte(i % 2) // 0 or 1: good for a bool, too
 		}
-		add(&Request{ID: 1, Credit: 1, Tensors: []Tensor{{"x", dtype, []uint64{2}, data}}}, "request, tensor of %s", dtype)
+		add(&Request{ID: 1, Credit: 1, Tensors: []Tensor{{Name: "x", DType: dtype, Shape: []uint64{2}, Data: data}}}, "request, tensor of %s", dtype)
 	}
 	for _, t := range []struct {
 		name string
 		Tensor
 	}{
-		{"that is a scalar", Tensor{"x", "float64", nil, make([]byte, 8)}},
-		{"without elements", Tensor{"x", "float64", []uint64{0}, nil}},
-		{"without elements, of 3 dimensions", Tensor{"x", "float64", []uint64{2, 0, 3}, nil}},
-		{"without a name", Tensor{"", "uint8", []uint64{3}, []byte{1, 2, 3}}},
-		{"of 2 × 3 × 4", Tensor{"x", "int16", []uint64{2, 3, 4}, bytes.Repeat([]byte{1, 2}, 24)}},
-		{"of 15 dimensions", Tensor{"x", "uint8", ones(15), []byte{9}}},
-		{"of 16 dimensions", Tensor{"x", "uint8", ones(16), []byte{9}}},
-		{"with 255 bytes", Tensor{"x", "uint8", []uint64{255}, bytes.Repeat([]byte{0xab}, 255)}},
-		{"with 256 bytes", Tensor{"x", "uint8", []uint64{256}, bytes.Repeat([]byte{0xab}, 256)}},
-		{"with 5000 bytes", Tensor{"x", "uint8", []uint64{5000}, bytes.Repeat([]byte{0xab}, 5000)}},
-		{"with long empty dimensions", Tensor{"x", "uint8", []uint64{0, 127, 128, 65536, math.MaxUint32, math.MaxUint32 + 1}, nil}},
+		{"that is a scalar", Tensor{Name: "x", DType: "float64", Shape: nil, Data: make([]byte, 8)}},
+		{"without elements", Tensor{Name: "x", DType: "float64", Shape: []uint64{0}, Data: nil}},
+		{"without elements, of 3 dimensions", Tensor{Name: "x", DType: "float64", Shape: []uint64{2, 0, 3}, Data: nil}},
+		{"without a name", Tensor{Name: "", DType: "uint8", Shape: []uint64{3}, Data: []byte{1, 2, 3}}},
+		{"of 2 × 3 × 4", Tensor{Name: "x", DType: "int16", Shape: []uint64{2, 3, 4}, Data: bytes.Repeat([]byte{1, 2}, 24)}},
+		{"of 15 dimensions", Tensor{Name: "x", DType: "uint8", Shape: ones(15), Data: []byte{9}}},
+		{"of 16 dimensions", Tensor{Name: "x", DType: "uint8", Shape: ones(16), Data: []byte{9}}},
+		{"with 255 bytes", Tensor{Name: "x", DType: "uint8", Shape: []uint64{255}, Data: bytes.Repeat([]byte{0xab}, 255)}},
+		{"with 256 bytes", Tensor{Name: "x", DType: "uint8", Shape: []uint64{256}, Data: bytes.Repeat([]byte{0xab}, 256)}},
+		{"with 5000 bytes", Tensor{Name: "x", DType: "uint8", Shape: []uint64{5000}, Data: bytes.Repeat([]byte{0xab}, 5000)}},
+		{"with long empty dimensions", Tensor{Name: "x", DType: "uint8", Shape: []uint64{0, 127, 128, 65536, math.MaxUint32, math.MaxUint32 + 1}, Data: nil}},
 	} {
 		add(&Request{ID: 1, Credit: 1, Tensors: []Tensor{t.Tensor}}, "request, tensor %s", t.name)
 	}
 	for _, n := range []int{15, 16} {
 		var ts []Tensor
 		for i := range n {
-			ts = append(ts, Tensor{fmt.Sprint("t", i), "uint8", nil, []byte{byte(i)}})
+			ts = append(ts, Tensor{Name: fmt.Sprint("t", i), DType: "uint8", Data: []byte{byte(i)}})
 		}
 		add(&Request{ID: 1, Credit: 1, Tensors: ts}, "request, %d tensors", n)
 	}
@@ -369,6 +411,57 @@ func goldenCases() []goldenCase {
 	return cases
 }
 
+// goldenArenas covers what is said of arenas.
+func goldenArenas() []goldenCase {
+	var cases []goldenCase
+	add := func(m any, format string, args ...any) {
+		cases = append(cases, goldenCase{fmt.Sprintf(format, args...), m})
+	}
+	at := func(name, dtype string, shape []uint64, region, offset, length uint64) Tensor {
+		return Tensor{Name: name, DType: dtype, Shape: shape, At: Range{region, offset, length}}
+	}
+	inline := Tensor{Name: "mask", DType: "uint8", Shape: []uint64{3}, Data: []byte{1, 0, 1}}
+	image := at("image", "uint8", []uint64{1080, 1920, 3}, 1, 0, 1080*1920*3)
+
+	add(&Request{ID: 1, Credit: 1, Tensors: []Tensor{image}}, "request, tensor in an arena")
+	add(&Request{ID: 1, Credit: 1, Tensors: []Tensor{inline, image}}, "request, tensors in an arena and not")
+	add(&Request{ID: 1, Credit: 1, Tensors: []Tensor{at("x", "float64", nil, 2, 64, 8)}}, "request, scalar in an arena")
+	add(&Request{ID: 1, Credit: 1, Tensors: []Tensor{at("x", "float32", []uint64{0}, 2, 128, 0)}}, "request, tensor without elements in an arena")
+	for _, v := range []uint64{1, 127, 128, 255, 256, 65535, 65536, math.MaxUint32, math.MaxUint32 + 1, math.MaxUint64} {
+		add(&Request{ID: 1, Credit: 1, Tensors: []Tensor{at("x", "uint8", []uint64{v}, v, v, v)}}, "request, tensor in region %d", v)
+		add(&Request{ID: 1, Credit: 1, Outputs: []Output{{Name: "y", At: Range{v, v, v}}}}, "request, output in region %d", v)
+	}
+	add(&Request{ID: 1, Credit: 1, Outputs: []Output{{Name: "y", At: Range{1, 0, 4096}}}}, "request, outputs only")
+	add(&Request{ID: 7, Pool: "vision", Action: "detect", Credit: 1, Timeout: time.Second, Tensors: []Tensor{image},
+		Outputs: []Output{{Name: "boxes", At: Range{1, 6220800, 65536}}, {Name: "mask", At: Range{2, 0, 1 << 20}}}}, "request, tensor and outputs")
+	add(&Request{ID: 7, Pool: "vision", Action: "detect", Credit: 1, Tensors: []Tensor{image}, Held: true, Outputs: []Output{{Name: "boxes", At: Range{1, 6220800, 65536}}}}, "request, held, with an output")
+	for _, n := range []int{15, 16} {
+		var list []Output
+		for i := range n {
+			list = append(list, Output{Name: fmt.Sprint("y", i), At: Range{3, uint64(64 * i), 64}})
+		}
+		add(&Request{ID: 1, Credit: 1, Outputs: list}, "request, %d outputs", n)
+	}
+
+	add(&Reply{ID: 1, End: true, Tensors: []Tensor{at("boxes", "float32", []uint64{17, 4}, 1, 6220800, 272), inline}}, "reply, tensors in a slot and not")
+	add(&Reply{ID: 1, Tensors: []Tensor{at("boxes", "float32", []uint64{17, 4}, 1, 6220800, 272)}}, "reply, a chunk with a tensor in a slot")
+	add(&Reply{ID: 1, End: true, Leased: true}, "reply, leased")
+	add(&Reply{ID: 1, End: true, Leased: true, Err: &Error{Code: DeadlineExceeded, Reason: "deadline", Message: "the request's deadline has passed"}}, "reply, an error, leased")
+
+	add(&Attach{ID: 1}, "attach, of nothing")
+	add(&Attach{ID: 1, Bytes: 64 << 20}, "attach, a client's")
+	add(&Attach{ID: 1, Bytes: 64 << 20, Region: 7}, "attach, a server's answer")
+	add(&Attach{Bytes: 64 << 20, Region: 7}, "attach, to a worker")
+	add(&Attach{ID: math.MaxUint64, Bytes: math.MaxUint64, Region: math.MaxUint64}, "attach, the largest numbers")
+	add(Detach{Region: 7}, "detach")
+	add(Detach{Region: math.MaxUint64}, "detach, the largest region")
+	add(Release{ID: 7}, "release")
+	add(Release{ID: math.MaxUint64}, "release, the largest id")
+	add(&Hello{MinVersion: 1, MaxVersion: 1, SDK: "s", Actions: []Action{{Name: "a"}}, Arena: 1}, "hello, a worker's that can do arenas")
+	add(&Hello{MinVersion: 1, MaxVersion: 1, MaxMessage: 64 << 20, MaxInFlight: 1024, Ring: 256 << 10, Arena: 256 << 20}, "hello, a server's with rings and arenas")
+	return cases
+}
+
 var dtypes = []string{"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "bfloat16", "float32", "float64", "complex64", "complex128"}
 
 func numbered(n int) map[string]string {
@@ -388,9 +481,15 @@ func ones(n int) []uint64 {
 }
 
 func TestGoldenFileIsCurrent(t *testing.T) {
+	for name, cases := range goldenFiles {
+		goldenFileIsCurrent(t, goldenFile(name), cases())
+	}
+}
+
+func goldenFileIsCurrent(t *testing.T, file string, cases []goldenCase) {
+	t.Helper()
 	var want bytes.Buffer
 	want.WriteString("[\n")
-	cases := goldenCases()
 	for i, c := range cases {
 		message, err := json.Marshal(toGolden(c.message))
 		if err != nil {
@@ -408,26 +507,28 @@ func TestGoldenFileIsCurrent(t *testing.T) {
 	}
 	want.WriteString("]\n")
 	if *update {
-		if err := os.MkdirAll(filepath.Dir(goldenFile), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(goldenFile, want.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile(file, want.Bytes(), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	got, err := os.ReadFile(goldenFile)
+	got, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got, want.Bytes()) {
-		t.Fatalf("%s is not what the codec writes; if the protocol was meant to change, run `go test ./ipc -run Golden -update` and look at the difference", goldenFile)
+		t.Fatalf("%s is not what the codec writes; if the protocol was meant to change, run `go test ./ipc -run Golden -update` and look at the difference", file)
 	}
 }
 
 func TestGoldenBytesDecode(t *testing.T) {
 	cases := map[string]any{}
-	for _, c := range goldenCases() {
-		cases[c.name] = c.message
+	for _, list := range goldenFiles {
+		for _, c := range list() {
+			cases[c.name] = c.message
+		}
 	}
 	for _, g := range readGolden(t) {
 		b, err := hex.DecodeString(g.Hex)
@@ -447,15 +548,19 @@ func TestGoldenBytesDecode(t *testing.T) {
 
 func readGolden(t testing.TB) []golden {
 	t.Helper()
-	file, err := os.ReadFile(goldenFile)
-	if err != nil {
-		t.Fatal(err)
+	var all []golden
+	for name := range goldenFiles {
+		file, err := os.ReadFile(goldenFile(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var list []golden
+		if err := json.Unmarshal(file, &list); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, list...)
 	}
-	var list []golden
-	if err := json.Unmarshal(file, &list); err != nil {
-		t.Fatal(err)
-	}
-	return list
+	return all
 }
 
 // normal returns the message with every way to say "empty" replaced by one, so that messages of equal meaning are deeply equal.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/ringmasterd/ringmaster/shm"
 )
@@ -21,7 +22,7 @@ func ClientHelloRing(s *Socket, sdk string, capacity uint64) (*Hello, *Ring, err
 		hello, err := ClientHello(s, sdk)
 		return hello, nil, err
 	}
-	defer rights.close()
+	defer rights.closeFirst()
 	hello, err := clientHello(s, sdk, capacity)
 	rights.done = true
 	switch {
@@ -32,7 +33,7 @@ func ClientHelloRing(s *Socket, sdk string, capacity uint64) (*Hello, *Ring, err
 	case rights.file == nil:
 		return nil, nil, protocolErrorf("the server's hello says that rings come with it, and none do")
 	}
-	ring, err := openRing(rights.file, s, capacity)
+	ring, err := openRing(rights, s, capacity)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -137,6 +138,21 @@ func SendHello(t Transport, h Hello) error {
 // SendSignal sends a message that consists of its kind alone: [KindDrain] or [KindStop].
 func SendSignal(t Transport, k Kind) error {
 	return send(t, func(e *encoder) { e.signal(k) })
+}
+
+// EncodeAttach and EncodeDetach are what a worker is told of arenas, packet by packet.
+func EncodeAttach(m Attach) []byte { return encode(func(e *encoder) { e.attach(&m) }) }
+
+// EncodeDetach is [EncodeAttach]'s opposite.
+func EncodeDetach(m Detach) []byte { return encode(func(e *encoder) { e.detach(m) }) }
+
+// encode returns one message's bytes.
+func encode(message func(*encoder)) []byte {
+	e := newEncoder()
+	defer e.free()
+	message(e)
+	parts, _ := e.message()
+	return slices.Concat(parts...)
 }
 
 // Refuse tells a peer why its connection ends, as a reply with id 0, and returns the refusal. The connection is then to be closed.

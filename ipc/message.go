@@ -3,6 +3,7 @@ package ipc
 import (
 	"time"
 
+	"github.com/ringmasterd/ringmaster/internal/arena"
 	"github.com/ringmasterd/ringmaster/internal/budget"
 )
 
@@ -19,7 +20,10 @@ const (
 	KindDrain   Kind = 6
 	KindStop    Kind = 7
 	KindPing    Kind = 8
-	KindBatch   Kind = 12 // 9 to 11 are reserved
+	KindAttach  Kind = 9
+	KindDetach  Kind = 10
+	KindBatch   Kind = 12 // 11 is reserved
+	KindRelease Kind = 13
 )
 
 // Protocol versions this package speaks.
@@ -46,9 +50,12 @@ type Request struct {
 	Headers map[string]string // never nil-checked: nil is empty
 	Body    Body
 	Tensors []Tensor
-	Held    bool   // it is not to be run before a [Batch] names it; towards workers that can
-	Batch   uint64 // of which call it is one, if it is held; told by [Caller.AppendOpen], does not travel
-	Client  Client // set by whoever accepted the request; does not travel
+	Outputs []Output // where the requester would like tensors of the reply
+	Held    bool     // it is not to be run before a [Batch] names it; towards workers that can
+	Batch   uint64   // of which call it is one, if it is held; told by [Caller.AppendOpen], does not travel
+	Client  Client   // set by whoever accepted the request; does not travel
+
+	Arenas *arena.Use // the arenas that it names, held; set by Serve. nil: none. Does not travel
 
 	// Principal is who asks, such as "user 1000" or "token robot", where chain/auth has looked; "": the Client's user is all that is known. It stays the same for as long as somebody has a role, and does not travel.
 	Principal string
@@ -79,6 +86,7 @@ func (r *Request) Tensor(name string) *Tensor {
 type Reply struct {
 	ID      uint64
 	End     bool
+	Leased  bool // only with End, and from a server: the arena memory that the request named is still in use; a [Release] follows
 	Headers map[string]string
 	Body    Body
 	Tensors []Tensor
@@ -120,6 +128,7 @@ type Hello struct {
 	Actions                []Action
 	MaxMessage             uint64 // bytes; 0: not said
 	MaxInFlight            uint64 // open requests on this connection; 0: not said
+	Arena                  uint64 // from a server: bytes of arenas that the client may have; from a worker: 1 if it can do arenas; 0: none
 	Ring                   uint64 // bytes: from a client, how large it would like each of a pair of rings; from a server, how large those are that come with it; 0: none
 }
 
@@ -139,4 +148,21 @@ type PoolEntry struct {
 	Name    string   `json:"name" msgpack:"name"`
 	State   string   `json:"state" msgpack:"state"`
 	Actions []string `json:"actions" msgpack:"actions"`
+}
+
+// Attach asks for an arena of so many bytes; with a region it is the answer, or tells a worker of one. The arena's memory comes beside it, as a descriptor.
+type Attach struct {
+	ID     uint64 // as a request's; 0 towards a worker
+	Bytes  uint64
+	Region uint64 // 0: it is asked for
+}
+
+// Detach says that a region will not be named again.
+type Detach struct {
+	Region uint64
+}
+
+// Release says that the arena memory is free that a request named whose END was Leased.
+type Release struct {
+	ID uint64 // the request's
 }

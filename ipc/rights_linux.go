@@ -43,11 +43,36 @@ func (s *Socket) sendWith(file *os.File, parts [][]byte) error {
 	return nil
 }
 
-// rightsReader reads from a socket, and keeps the first descriptor that comes along until done.
+// bellArena is the bell's bit that says that a descriptor comes with it.
+const bellArena = 4
+
+// sendFile rings with a descriptor. The peer may not have read what was rung before, and then there is no room: that is an error, and nothing is sent.
+func (l *line) sendFile(file *os.File) error {
+	var sent error
+	rights := unix.UnixRights(int(file.Fd()))
+	err := l.raw.Write(func(fd uintptr) bool {
+		sent = unix.Sendmsg(int(fd), []byte{bellArena}, rights, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		return true
+	})
+	if err == nil {
+		err = sent
+	}
+	if err != nil {
+		return fmt.Errorf("send a descriptor: %w", err)
+	}
+	return nil
+}
+
+// maxFiles is how many descriptors of arenas may wait for the answers that they belong to.
+const maxFiles = 64
+
+// rightsReader reads from a socket, and keeps the descriptors that come along: the first, with the hello, in file; later ones, if there is a ring, in files.
 type rightsReader struct {
-	conn *net.UnixConn
-	file *os.File // nil: none came
-	done bool
+	conn  *net.UnixConn
+	file  *os.File      // nil: none came
+	done  bool          // the hello is over, and nobody wants descriptors any more
+	files chan *os.File // capacity maxFiles; nil before onward
+	oob   [64]byte      // unix.CmsgSpace(8*4) at least: more descriptors are closed by the kernel
 }
 
 // watch makes s read through r. It reports false if nothing can come that way.
@@ -60,15 +85,23 @@ func (r *rightsReader) watch(s *Socket) bool {
 	return ok
 }
 
+// onward makes r keep what comes after the hello.
+//
+// Preconditions: nobody reads.
+func (r *rightsReader) onward() *rightsReader {
+	r.done = false
+	r.files = make(chan *os.File, maxFiles)
+	return r
+}
+
 // Read implements [io.Reader].
 func (r *rightsReader) Read(p []byte) (int, error) {
 	if r.done {
 		return r.conn.Read(p)
 	}
-	oob := make([]byte, unix.CmsgSpace(8*4)) // more are closed by the kernel
-	n, oobn, _, _, err := r.conn.ReadMsgUnix(p, oob)
-	if oobn > 0 {
-		r.keep(oob[:oobn])
+	n, oobn, _, _, err := r.conn.ReadMsgUnix(p, r.oob[:])
+	if oobn > 0 && !r.keep(r.oob[:oobn]) && err == nil {
+		err = protocolErrorf("more than %d descriptors wait for what they belong to", maxFiles)
 	}
 	if n == 0 && err == nil {
 		return r.conn.Read(p) // its end of file
@@ -76,30 +109,58 @@ func (r *rightsReader) Read(p []byte) (int, error) {
 	return max(n, 0), err // recvmsg's -1 stands for nothing
 }
 
-// keep keeps the first of the descriptors in a control message, and closes the others.
-func (r *rightsReader) keep(oob []byte) {
+// keep keeps the descriptors in a control message that are wanted, and closes the others. It reports false if there are more than may be.
+func (r *rightsReader) keep(oob []byte) bool {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
-		return
+		return true
 	}
+	fits := true
 	for i := range messages {
 		fds, err := unix.ParseUnixRights(&messages[i])
 		if err != nil {
 			continue // credentials, or whatever
 		}
 		for _, fd := range fds {
-			if r.file != nil {
-				_ = unix.Close(fd)
-				continue
-			}
-			r.file = os.NewFile(uintptr(fd), "ringmaster")
+			fits = r.take(os.NewFile(uintptr(fd), "ringmaster")) && fits
 		}
+	}
+	return fits
+}
+
+func (r *rightsReader) take(file *os.File) bool {
+	switch {
+	case r.files != nil:
+		select {
+		case r.files <- file:
+			return true
+		default:
+			_ = file.Close()
+			return false
+		}
+	case r.file == nil:
+		r.file = file
+	default:
+		_ = file.Close()
+	}
+	return true
+}
+
+// closeFirst closes what came with the hello.
+func (r *rightsReader) closeFirst() {
+	if r.file != nil {
+		_ = r.file.Close()
 	}
 }
 
-// close closes what was kept.
+// close closes what nobody took. Preconditions: nobody reads.
 func (r *rightsReader) close() {
-	if r.file != nil {
-		_ = r.file.Close()
+	for {
+		select {
+		case file := <-r.files:
+			_ = file.Close()
+		default:
+			return
+		}
 	}
 }

@@ -19,6 +19,8 @@ type Ring struct {
 	limit int
 	line  *line // a client's; nil towards a worker
 
+	rights *rightsReader // immutable: where descriptors of arenas come from; nil but at a client
+
 	// Recv only, for messages of clients: asked for each frame, with what a message begins with and its size so far; an error makes Recv skip it. nil: all are taken.
 	admit func(head []byte, size int) *Error
 	keep  func(head []byte, size int) bool // immutable: decides by limit and admit; nil where a message over the limit breaks the protocol
@@ -53,9 +55,9 @@ func ServerRing(seg *shm.Segment, s *Socket, readTimeout, writeTimeout time.Dura
 	return r
 }
 
-// openRing takes the client's end of the segment that came with the hello on s.
-func openRing(file *os.File, s *Socket, capacity uint64) (*Ring, error) {
-	seg, err := shm.OpenBelled(int(file.Fd()))
+// openRing takes the client's end of the segment that came with the hello on s, which is read through rights.
+func openRing(rights *rightsReader, s *Socket, capacity uint64) (*Ring, error) {
+	seg, err := shm.OpenBelled(int(rights.file.Fd()))
 	if err != nil {
 		return nil, protocolErrorf("the rings that came with the server's hello cannot be used: %v", err)
 	}
@@ -68,6 +70,7 @@ func openRing(file *os.File, s *Socket, capacity uint64) (*Ring, error) {
 	seg.UseBell(line)
 	r := WorkerRing(seg, int(s.limit.Load()))
 	r.out.SetPatience(s.writeTimeout)
+	r.rights = rights.onward()
 	r.attend(line)
 	return r, nil
 }
@@ -166,7 +169,27 @@ func (r *Ring) Close() error {
 // Preconditions: Close was called, and nobody is in Send or Recv.
 func (r *Ring) Free() error {
 	<-r.line.ended
+	if r.rights != nil {
+		r.rights.close()
+	}
 	return r.seg.Destroy()
+}
+
+// file returns the next descriptor that came on the line, waiting for it: it was sent before what told of it. false: the line has ended.
+//
+// Preconditions: the ring is a client's.
+func (r *Ring) file() (*os.File, bool) {
+	select {
+	case file := <-r.rights.files:
+		return file, true
+	case <-r.line.ended:
+	}
+	select { // it may have come last
+	case file := <-r.rights.files:
+		return file, true
+	default:
+		return nil, false
+	}
 }
 
 // Consumed reports whether the peer had taken everything up to the position end. It means something only once the peer is dead.

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ringmasterd/ringmaster/internal/arena"
 	"github.com/ringmasterd/ringmaster/internal/budget"
 	"github.com/ringmasterd/ringmaster/internal/deadline"
 )
@@ -31,6 +32,8 @@ type ServeConfig struct {
 
 	// Crew, if not nil, runs the handlers; its owner closes it after Serve. nil: Serve has one of its own.
 	Crew *Crew
+	// Arenas are those that the requester, a client with rings, may attach and name in requests; nil: it may have none.
+	Arenas *arena.Set
 
 	Refused func(*Error) // a request was refused for want of room; called on Serve's goroutine, must not block
 
@@ -169,6 +172,14 @@ func (s *server) run() error {
 					return err
 				}
 			}
+		case *Attach:
+			if err := s.attach(m); err != nil {
+				return err
+			}
+		case Detach:
+			if s.cfg.Arenas != nil {
+				s.cfg.Arenas.Detach(m.Region)
+			}
 		case *Batch:
 			s.startBatch(m)
 		case Kind:
@@ -202,7 +213,15 @@ func (s *server) start(req *Request) error {
 	if req.ID == 0 {
 		return s.hangUp(Errorf(InvalidArgument, "bad_message", "a request's id must be at least 1"))
 	}
-	w := &Responder{s: s, id: req.ID, credit: req.Credit, held: req.Held && s.batches != nil}
+	if !s.cfg.Strict { // else the handler knows the arenas
+		if bad := claim(s.cfg.Arenas, req); bad != nil {
+			if s.lookup(req.ID) != nil {
+				return s.hangUp(duplicate(req.ID))
+			}
+			return s.refuse(req.ID, bad)
+		}
+	}
+	w := &Responder{s: s, id: req.ID, credit: req.Credit, held: req.Held && s.batches != nil, arenas: req.Arenas}
 	var due time.Time
 	if req.Timeout > 0 {
 		due = time.Now().Add(req.Timeout)
@@ -226,11 +245,12 @@ func (s *server) start(req *Request) error {
 	s.mu.Unlock()
 	if !begun {
 		w.release()
+		w.arenas.Settle()
 		if refusal == nil {
 			s.cfg.Account.Leave()
 		}
 		if dup {
-			return s.hangUp(Errorf(InvalidArgument, "duplicate_id", "request id %d is already open on this connection", req.ID))
+			return s.hangUp(duplicate(req.ID))
 		}
 		if full {
 			refusal = Errorf(ResourceExhausted, "too_many_requests", "%d requests are open on this connection, the most it may have; wait for some to end", s.cfg.MaxInFlight)
@@ -252,12 +272,17 @@ func (s *server) start(req *Request) error {
 	return nil
 }
 
+func duplicate(id uint64) *Error {
+	return Errorf(InvalidArgument, "duplicate_id", "request id %d is already open on this connection", id)
+}
+
 func (s *server) handle(req *Request, w *Responder) {
 	defer func() {
 		if !w.ended {
 			_ = w.End(&Reply{})
 		}
 		w.release()
+		w.arenas.Settle()
 		w.charge.End()
 		s.returned(1)
 		s.handlers.Done()
@@ -319,6 +344,7 @@ type Responder struct {
 	ended  bool
 	held   bool          // immutable: its request waited, or waits, for a batch
 	charge budget.Charge // until the handler has returned
+	arenas *arena.Use    // immutable: what the request names; nil: nothing
 
 	mu     sync.Mutex
 	credit uint32        // guarded by mu
@@ -330,7 +356,7 @@ func (w *Responder) Send(ctx context.Context, r *Reply) error {
 	if err := w.takeCredit(ctx); err != nil {
 		return err
 	}
-	r.ID, r.End, r.Err = w.id, false, nil
+	r.ID, r.End, r.Leased, r.Err = w.id, false, false, nil
 	return send(w.s.t, func(e *encoder) { e.reply(r) })
 }
 
@@ -349,10 +375,16 @@ func (w *Responder) End(r *Reply) error {
 	}
 	w.s.mu.Unlock()
 	w.s.cfg.Account.Leave() // likewise
+	leased := w.arenas.Leased()
+	r.Leased = leased != nil
 	err := send(w.s.t, func(e *encoder) { e.reply(r) })
 	var e *Error
 	if errors.As(err, &e) && e.Reason == "too_large" {
-		err = send(w.s.t, func(enc *encoder) { enc.reply(&Reply{ID: w.id, End: true, Err: e}) })
+		err = send(w.s.t, func(enc *encoder) { enc.reply(&Reply{ID: w.id, End: true, Leased: r.Leased, Err: e}) })
+	}
+	if leased != nil {
+		w.s.handlers.Add(1) // the request's own handler has not returned
+		go w.s.awaitRelease(w.id, leased)
 	}
 	return err
 }

@@ -7,7 +7,16 @@ type Tensor struct {
 	Name  string
 	DType string   // NumPy's name, or "bfloat16"
 	Shape []uint64 // empty: a scalar
-	Data  []byte   // exactly prod(Shape) × item size bytes
+	Data  []byte   // exactly prod(Shape) × item size bytes; where the bytes are in an arena, a view of them, or nil in a process that does not have it mapped
+	At    Range    // where in an arena the bytes are; the zero value: they are in Data, and travel
+}
+
+// Size is how many bytes the array has, wherever they are.
+func (t *Tensor) Size() uint64 {
+	if t.At.Region != 0 {
+		return t.At.Length
+	}
+	return uint64(len(t.Data))
 }
 
 // ItemSize returns the bytes of one element of dtype, or 0 if there is no such dtype.
@@ -27,22 +36,30 @@ func ItemSize(dtype string) uint64 {
 	return 0
 }
 
-// Validate checks that dtype exists and that Data is as long as shape and dtype say. The arithmetic cannot overflow.
-func (t *Tensor) Validate() error {
-	size := ItemSize(t.DType)
+// TensorSize returns how many bytes an array of that dtype and shape has. The arithmetic cannot overflow; the name is for the error.
+func TensorSize(name, dtype string, shape []uint64) (uint64, error) {
+	size := ItemSize(dtype)
 	if size == 0 {
-		return Errorf(InvalidArgument, "bad_tensor", "tensor %q: unknown dtype %q; use a NumPy name such as float32, or bfloat16", t.Name, t.DType)
+		return 0, Errorf(InvalidArgument, "bad_tensor", "tensor %q: unknown dtype %q; use a NumPy name such as float32, or bfloat16", name, dtype)
 	}
-	want := size
-	for _, n := range t.Shape {
-		hi, lo := bits.Mul64(want, n)
+	for _, n := range shape {
+		hi, lo := bits.Mul64(size, n)
 		if hi != 0 {
-			return Errorf(InvalidArgument, "bad_tensor", "tensor %q: shape %v overflows 64 bits", t.Name, t.Shape)
+			return 0, Errorf(InvalidArgument, "bad_tensor", "tensor %q: shape %v overflows 64 bits", name, shape)
 		}
-		want = lo
+		size = lo
 	}
-	if want != uint64(len(t.Data)) {
-		return Errorf(InvalidArgument, "bad_tensor", "tensor %q: shape %v of %s needs %d bytes, got %d", t.Name, t.Shape, t.DType, want, len(t.Data))
+	return size, nil
+}
+
+// Validate checks that dtype exists and that the bytes are as many as shape and dtype say. Whether they lie in an arena where they are said to is not checked here; see [Request.ValidateArenas].
+func (t *Tensor) Validate() error {
+	want, err := TensorSize(t.Name, t.DType, t.Shape)
+	if err != nil {
+		return err
+	}
+	if got := t.Size(); want != got {
+		return Errorf(InvalidArgument, "bad_tensor", "tensor %q: shape %v of %s needs %d bytes, got %d", t.Name, t.Shape, t.DType, want, got)
 	}
 	return nil
 }

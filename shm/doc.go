@@ -10,8 +10,8 @@
 //
 // The format is docs/protocol.md, sections 2 to 4; its section 10 names the steps at which crash tests kill a process. Read in
 // this order: layout.go (where everything lies), frame.go (a frame's header), ring.go (sending and receiving), sem.go (sleeping
-// and waking), segment.go (a segment's life), check.go (what must hold between any two operations). Pointer casts are in
-// words_unsafe.go, system calls in segment_linux.go and futex_linux.go.
+// and waking), segment.go (a segment's life), check.go (what must hold between any two operations), arena.go (memory without rings,
+// for large tensors). Pointer casts are in words_unsafe.go, system calls in segment_linux.go and futex_linux.go.
 //
 // # Who owns what
 //
@@ -21,7 +21,8 @@
 // keeps its own position in private memory: what it publishes it never reads back.
 //
 // In a process, a [Producer] is for any number of goroutines (a mutex in its private memory makes them take turns) and a
-// [Consumer] for one at a time. Messages are copied in and copied out: no slice of shared memory leaves this package.
+// [Consumer] for one at a time. Messages are copied in and copied out: no slice of a segment leaves this package. An [Arena] is the
+// opposite: it is there to be handed out, and what is in it decides nothing.
 //
 // # What a crash leaves behind
 //

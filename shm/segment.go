@@ -42,7 +42,7 @@ func Create(g Geometry) (*Segment, error) {
 	if err := checkHost(); err != nil {
 		return nil, fmt.Errorf("shm: create segment: %w", err)
 	}
-	file, err := createMemfd(int64(g.Bytes()))
+	file, err := createMemfd(memfdName, int64(g.Bytes()))
 	if err != nil {
 		return nil, fmt.Errorf("shm: create segment: %w", err)
 	}

@@ -12,7 +12,7 @@ import (
 // seals are what keeps a mapping from being pulled away: a reader beyond the end of a file that shrank would die of SIGBUS.
 const seals = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 
-// memfdName shows up in /proc/PID/maps and nowhere else.
+// memfdName shows up in /proc/PID/maps and nowhere else; so do other names of memfds.
 const memfdName = "ringmaster"
 
 // fallocate is a variable for tests: memory cannot be made to run out.
@@ -20,11 +20,11 @@ var fallocate = unix.Fallocate
 
 // createMemfd returns a new memfd of size bytes, all of them backed by memory, that can neither shrink nor grow. The caller
 // closes it.
-func createMemfd(size int64) (file *os.File, err error) {
+func createMemfd(name string, size int64) (file *os.File, err error) {
 	flags := unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
-	fd, err := unix.MemfdCreate(memfdName, flags|unix.MFD_NOEXEC_SEAL)
+	fd, err := unix.MemfdCreate(name, flags|unix.MFD_NOEXEC_SEAL)
 	if errors.Is(err, unix.EINVAL) { // Linux before 6.3
-		fd, err = unix.MemfdCreate(memfdName, flags)
+		fd, err = unix.MemfdCreate(name, flags)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("memfd_create: %w", err)
@@ -43,7 +43,7 @@ func createMemfd(size int64) (file *os.File, err error) {
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
 		return nil, fmt.Errorf("seal memfd: %w", err)
 	}
-	return os.NewFile(uintptr(fd), memfdName), nil
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // allocate backs the file with memory now, so that a lack of it is an error here and not a SIGBUS later. It goes in steps,

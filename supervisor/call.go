@@ -67,7 +67,7 @@ func validate(req *ipc.Request) error {
 			return err
 		}
 	}
-	return nil
+	return req.ValidateArenas()
 }
 
 // answer is one request's way through workers; the [ipc.Replies] of Call.
@@ -111,6 +111,10 @@ func (a *answer) send(ctx context.Context, again, alone bool) error {
 			a.req.Times.Done(ipc.AsError(err))
 			return err
 		}
+		if err := l.lend(a.req.Arenas); err != nil {
+			l.unused(false)
+			return err
+		}
 		deadline, _ := a.ctx.Deadline()
 		req := a.req
 		if traceID != "" {
@@ -142,7 +146,10 @@ func (a *answer) suspected() (bool, error) {
 		return false, nil
 	}
 	deaths, left := a.pool.suspects.look(a.identify(), time.Now())
-	if deaths >= poisonDeaths {
+	switch {
+	case deaths >= poisonDeaths && a.req.NamesArenas():
+		return true, a.dubious(left)
+	case deaths >= poisonDeaths:
 		return true, a.poisonous(left)
 	}
 	return deaths > 0, nil
@@ -150,6 +157,13 @@ func (a *answer) suspected() (bool, error) {
 
 func (a *answer) poisonous(left time.Duration) *ipc.Error {
 	err := ipc.Errorf(ipc.Aborted, "poison_request", "%d workers of pool %s died while they had this request, so it is given to no other; look at their last lines in the log, and change the request or the worker", poisonDeaths, a.pool.name)
+	err.RetryAfter = left
+	return err
+}
+
+// dubious is the error of a request that names the arena memory that a poisonous one has named: whether what lies there now is the same nobody knows here. In the message it can be told.
+func (a *answer) dubious(left time.Duration) *ipc.Error {
+	err := ipc.Errorf(ipc.Unavailable, "arena_busy", "%d workers of pool %s died while they had a request that named the same arena memory; send the tensors in the message, so that it can be seen whether they are the same", poisonDeaths, a.pool.name)
 	err.RetryAfter = left
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ringmasterd/ringmaster/internal/arena"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -19,6 +20,8 @@ type Config struct {
 	Executable string       // a ringmaster binary: serves builtin pools (`EXECUTABLE worker --builtin NAME`), guards process groups (`EXECUTABLE guard`) and confines workers (`EXECUTABLE confine`); "": no builtin pools, no guard, no rlimits, user or group
 
 	DrainTimeout time.Duration // for the requests that run when the supervisor is told to end; 0: 30 s
+
+	Arenas *arena.Store // what the status tells of arenas; nil: nothing
 
 	// OnReload answers the control request `reload`, after reading the configuration again and giving it to [Supervisor.Reload]; nil: there is nothing to read, and the request is refused.
 	OnReload func(context.Context) (ReloadAnswer, error)

@@ -43,7 +43,8 @@ var villainies = map[string]func(*villain){
 	"message: huge batch": func(v *villain) {
 		v.send(append([]byte{0x93, 12, 0, 0xdc, 0x04, 0x01}, make([]byte, ipc.MaxBatch+1)...)...)
 	},
-	"message: over the limit": func(v *villain) { v.send(make([]byte, 4<<20)...) },
+	"message: tensor in an arena that nobody named": func(v *villain) { v.slot("y", 1, 0, 1) },
+	"message: over the limit":                       func(v *villain) { v.send(make([]byte, 4<<20)...) },
 	"message: goodbye": func(v *villain) {
 		v.send(0x97, 2, 0, 1, 0x80, 0xc0, 0x90, 0x95, 0xa1, 'X', 0xa1, 'y', 0xa1, 'z', 0, 0x80)
 	},
@@ -61,6 +62,13 @@ var villainies = map[string]func(*villain){
 	"frame: short one with more":  func(v *villain) { v.frame(16, 1, 1, v.sent, 0) },
 	"frame: pad in the middle":    func(v *villain) { v.frame(16, 2, 0, v.sent, 0) },
 	"scribble":                    func(v *villain) { v.scribble() },
+
+	// So do these, where the request has an output y of 64 bytes at 64 of region 1.
+	"slot: another's name": func(v *villain) { v.slot("x", 1, 0x40, 1) },
+	"slot: another region": func(v *villain) { v.slot("y", 2, 0x40, 1) },
+	"slot: before it":      func(v *villain) { v.slot("y", 1, 0, 1) },
+	"slot: in its midst":   func(v *villain) { v.slot("y", 1, 0x7f, 1) },
+	"slot: too long":       func(v *villain) { v.slot("y", 1, 0x40, 0x41) },
 
 	// These do not: what they say means nothing, or comes too late.
 	"harmless: geometry":       func(v *villain) { clear(v.mem[:0x80]); v.answer() },
@@ -128,7 +136,7 @@ func hostile(how string) error {
 	v := &villain{ring: ipc.WorkerRing(seg, 1<<30), mem: mem}
 	hello := func() error {
 		v.sent++
-		return ipc.SendHello(v.ring, ipc.Hello{SDK: "villain", Actions: []ipc.Action{{Name: "echo"}}})
+		return ipc.SendHello(v.ring, ipc.Hello{SDK: "villain", Actions: []ipc.Action{{Name: "echo"}}, Arena: 1})
 	}
 	if how == "hello before handshake" {
 		if err := hello(); err != nil {
@@ -210,7 +218,13 @@ func (v *villain) send(message ...byte) {
 }
 
 // answer ends the first request.
-func (v *villain) answer() { v.send(0x93, 2, byte(v.id), 1) }
+func (v *villain) answer() { v.send(0x93, 2, 0xcd, byte(v.id>>8), byte(v.id), 1) }
+
+// slot ends the first request with a tensor that is said to be in an arena.
+func (v *villain) slot(name string, region, offset, length byte) {
+	message := append([]byte{0x96, 2, byte(v.id), 1, 0x80, 0xc0, 0x91, 0x97, 0xa0 + byte(len(name))}, name...)
+	v.send(append(message, 0xa5, 'u', 'i', 'n', 't', '8', 0x91, length, 0xc0, region, offset, length)...)
+}
 
 func (v *villain) chunks(n int) {
 	for range n {

@@ -42,6 +42,7 @@ type incarnation struct {
 	ring     *ipc.Ring
 	caller   *ipc.Caller
 	lifeline *os.File // our end; its closing tells the worker that we are gone
+	attached *attachments
 	out      *outputLog
 	proc     *process // set when shaken delivers nil, or a worker was at least started
 	client   *plugin.Client
@@ -61,6 +62,7 @@ type incarnation struct {
 	inFlight int                   // requests
 	taken    int                   // places: the requests of a batch have one
 	actions  map[string]ipc.Action // what it said it can do; what it points to is immutable
+	arenas   bool                  // it can do arenas; immutable while it is given requests
 	served   uint64                // requests that it ended
 	lastEnd  time.Time             // of them
 	alone    bool                  // it has a request that shares it with no other
@@ -101,7 +103,7 @@ func start(l launch) (*incarnation, error) {
 	}
 	seg.SetSupervisorState(shm.StateRun)
 	inc := &incarnation{
-		log: l.log, seg: seg, ring: ipc.SupervisorRing(seg, l.limit), lifeline: ours, guard: l.guard,
+		log: l.log, seg: seg, ring: ipc.SupervisorRing(seg, l.limit), lifeline: ours, attached: newAttachments(ours), guard: l.guard,
 		out: &outputLog{log: l.log}, started: time.Now(), serial: serials.Add(1),
 		shaken: make(chan error, 1), hello: make(chan *ipc.Hello, 1), broken: make(chan error, 1),
 	}
@@ -204,6 +206,7 @@ func (inc *incarnation) discard() {
 	if err := inc.seg.Destroy(); err != nil {
 		inc.log.Error("discard segment", "error", err)
 	}
+	inc.attached.bury()
 	inc.lifeline.Close()
 }
 

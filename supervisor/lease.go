@@ -3,6 +3,7 @@ package supervisor
 import (
 	"time"
 
+	"github.com/ringmasterd/ringmaster/internal/arena"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -18,6 +19,7 @@ type lease struct {
 	alone  bool          // no other request is given to the worker meanwhile
 	batch  *batch        // whose place it is; nil: its own
 	member int           // of the batch: which
+	arenas *arena.Use    // what the worker may read and write of arenas meanwhile; nil: nothing
 
 	abandoned uint64 // guarded by pool.mu: digest of the request, if its caller has lost interest; 0 otherwise
 }
@@ -62,6 +64,11 @@ func (p *pool) reserve() {
 
 // release gives the place back once the worker has ended the request, or has died with it: then lost says how the call ended.
 func (l *lease) release(lost *ipc.Error) {
+	l.ended(lost)
+	l.arenas.Return()
+}
+
+func (l *lease) ended(lost *ipc.Error) {
 	p, now := l.pool, time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -111,6 +118,7 @@ func (l *lease) unused(gone bool) {
 	l.pool.giveBack(l)
 	l.pool.mu.Unlock()
 	l.sent(0)
+	l.arenas.Return()
 }
 
 // giveBack frees a place, unless others of a batch have a part in it, and gives it to whose turn it is. Preconditions: mu is held.

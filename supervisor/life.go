@@ -81,6 +81,7 @@ func (l *life) run() (cause string) {
 			}
 		case now := <-tick.C:
 			tick.Reset(l.limits().lookEvery(s.pool.sup.tickEvery))
+			inc.attached.flush()
 			l.lookForHangs(now)
 			if why := l.overLimit(now); why != "" {
 				s.pool.recycle(s, inc, why)
@@ -163,6 +164,7 @@ func (l *life) ready(hello *ipc.Hello) {
 		for _, a := range hello.Actions {
 			l.inc.actions[a.Name] = a
 		}
+		l.inc.arenas = hello.Arena > 0
 		l.slot.pool.actions = l.inc.actions
 		l.slot.pool.gatherings()
 	})

@@ -217,6 +217,8 @@ func TestSuspects(t *testing.T) {
 		"body":    {Action: "a", Body: ipc.Body("y")},
 		"context": {Action: "a", Body: ipc.Body("x"), Context: []byte("c")},
 		"tensor":  {Action: "a", Body: ipc.Body("x"), Tensors: []ipc.Tensor{{Name: "t", DType: "uint8", Shape: []uint64{1}, Data: []byte{0}}}},
+		"arena":   {Action: "a", Body: ipc.Body("x"), Tensors: []ipc.Tensor{{Name: "t", DType: "uint8", Shape: []uint64{1}, At: ipc.Range{Region: 1, Offset: 64, Length: 1}}}},
+		"slot":    {Action: "a", Body: ipc.Body("x"), Outputs: []ipc.Output{{Name: "t", At: ipc.Range{Region: 1, Offset: 64, Length: 1}}}},
 	} {
 		if digest(r) == a {
 			t.Errorf("another %s, the same digest", name)

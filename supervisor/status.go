@@ -1,5 +1,7 @@
 package supervisor
 
+import "github.com/ringmasterd/ringmaster/internal/arena"
+
 // Status is what `ringmaster status --json` prints.
 type Status struct {
 	Version string  `json:"version" msgpack:"version"`
@@ -8,8 +10,9 @@ type Status struct {
 
 	Goroutines int `json:"goroutines" msgpack:"goroutines"` // of the supervisor's process
 
-	Memory Memory `json:"memory" msgpack:"memory"` // of clients
-	GPUs   []GPU  `json:"gpus" msgpack:"gpus"`     // of the machine, as nvidia-smi tells; none where it does not
+	Memory Memory      `json:"memory" msgpack:"memory"` // of clients
+	GPUs   []GPU       `json:"gpus" msgpack:"gpus"`     // of the machine, as nvidia-smi tells; none where it does not
+	Arenas arena.Usage `json:"arenas" msgpack:"arenas"` // shared memory that clients have for large tensors
 
 	Pools []PoolStatus `json:"pools" msgpack:"pools"`
 }

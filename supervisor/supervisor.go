@@ -186,6 +186,9 @@ func (s *Supervisor) Status() Status {
 	if s.cfg.Memory != nil {
 		st.Memory.Used, st.Memory.Limit = s.cfg.Memory()
 	}
+	if s.cfg.Arenas != nil {
+		st.Arenas = s.cfg.Arenas.Usage()
+	}
 	for _, p := range s.all() {
 		st.Pools = append(st.Pools, p.status())
 	}

@@ -34,7 +34,7 @@ type suspect struct {
 	until  time.Time
 }
 
-// digest identifies what a request asks. Who asks, the trace and the deadline are not part of it.
+// digest identifies what a request asks. Who asks, the trace and the deadline are not part of it. Of what lies in an arena it knows only where: nobody looks into arenas here.
 func (s *suspects) digest(r *ipc.Request) uint64 {
 	s.mu.Lock()
 	if s.list == nil {
@@ -62,8 +62,24 @@ func (s *suspects) digest(r *ipc.Request) uint64 {
 		}
 		part(shape)
 		part(t.Data)
+		part(rangeBytes(t.At))
+	}
+	for i := range r.Outputs {
+		part([]byte(r.Outputs[i].Name))
+		part(rangeBytes(r.Outputs[i].At))
 	}
 	return h.Sum64()
+}
+
+func rangeBytes(at ipc.Range) []byte {
+	if at.Region == 0 {
+		return nil
+	}
+	b := make([]byte, 0, 24)
+	for _, n := range []uint64{at.Region, at.Offset, at.Length} {
+		b = binary.LittleEndian.AppendUint64(b, n)
+	}
+	return b
 }
 
 // died records that a worker died with the request in hand and returns how many have so far. serial tells processes apart.

@@ -35,11 +35,23 @@ func (h *handler) ServeBatch(members []ipc.Member) {
 func (h *handler) runBatch(a Action, members []ipc.Member) {
 	var live []ipc.Member
 	var reqs []*Request
+	var views []func() // what they see of arenas: until all have ended
+	defer func() {
+		for _, done := range views {
+			done()
+		}
+	}()
 	for _, m := range members {
 		if m.Ctx.Err() != nil {
 			_ = m.W.Fail(ipc.AsError(context.Cause(m.Ctx)))
 			continue
 		}
+		done, err := h.arenas.resolve(m.Request)
+		if err != nil {
+			_ = m.W.Fail(err)
+			continue
+		}
+		views = append(views, done)
 		live, reqs = append(live, m), append(reqs, m.Request)
 	}
 	if len(live) == 0 {
@@ -61,7 +73,7 @@ func (h *handler) runBatch(a Action, members []ipc.Member) {
 			_ = m.W.Fail(failure(m.Ctx, err))
 			continue
 		}
-		reply, err := encode(results[i].Reply)
+		reply, err := encode(m.Request, results[i].Reply)
 		if results[i].Err != nil {
 			err = results[i].Err
 		}

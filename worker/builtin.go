@@ -4,14 +4,15 @@ import "slices"
 
 // builtins are the actions that every ringmaster binary can serve, for trying it out, for tests and for benchmarks. Each has a file of its own.
 var builtins = Actions{
-	"count": {Stream: count},
-	"crash": {Unary: crash},
-	"echo":  {Unary: echo, Idempotent: true},
-	"env":   {Unary: env, Idempotent: true},
-	"hang":  {Unary: hang},
-	"leak":  {Unary: leak},
-	"sleep": {Unary: sleep, Idempotent: true},
-	"sum":   {Unary: sum, Idempotent: true},
+	"checksum": {Unary: checksum, Idempotent: true},
+	"count":    {Stream: count},
+	"crash":    {Unary: crash},
+	"echo":     {Unary: echo, Idempotent: true},
+	"env":      {Unary: env, Idempotent: true},
+	"hang":     {Unary: hang},
+	"leak":     {Unary: leak},
+	"sleep":    {Unary: sleep, Idempotent: true},
+	"sum":      {Unary: sum, Idempotent: true},
 }
 
 // chaos names the set for which there is no builtin action of that name.

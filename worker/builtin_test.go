@@ -13,7 +13,7 @@ import (
 )
 
 func TestBuiltinNames(t *testing.T) {
-	want := []string{"chaos", "count", "crash", "echo", "env", "hang", "leak", "sleep", "sum"}
+	want := []string{"chaos", "checksum", "count", "crash", "echo", "env", "hang", "leak", "sleep", "sum"}
 	if got := BuiltinNames(); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

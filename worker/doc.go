@@ -18,12 +18,12 @@
 //	}
 //
 // [Serve] follows docs/protocol.md, sections 1 and 6. Read in this order: action.go (what an action is), serve.go (a worker's life), start.go (what
-// the supervisor hands over, and the handshake), lifeline.go, handler.go (one request) and batch.go (several), status.go (what the worker says about itself), builtin.go
+// the supervisor hands over, and the handshake), lifeline.go and arena.go (what comes over it), handler.go (one request) and batch.go (several), status.go (what the worker says about itself), builtin.go
 // and its neighbours (the actions every ringmaster binary can serve).
 //
 // # Who owns what
 //
-// A request belongs to its action until the action returns; a reply may be reused when send, or the action, has returned. The segment and the lifeline
+// A request belongs to its action until the action returns, and so do its tensors, which may be views of shared memory that is unmapped afterwards; a reply may be reused when send, or the action, has returned. The segment and the lifeline
 // belong to the process: they are given back by its exit.
 //
 // # What a crash leaves behind

@@ -18,6 +18,7 @@ const maxTraceback = 16 << 10
 type handler struct {
 	actions Actions // immutable
 	status  *status
+	arenas  *arenas
 	running atomic.Int64 // actions
 }
 
@@ -31,11 +32,16 @@ func (h *handler) ServeRequest(ctx context.Context, req *Request, w *ipc.Respond
 		h.runBatch(action, []ipc.Member{{Ctx: ctx, Request: req, W: w}})
 		return
 	}
+	done, err := h.arenas.resolve(req)
+	if err != nil {
+		_ = w.Fail(err)
+		return
+	}
+	defer done() // after the END
 	h.running.Add(1)
 	h.status.begin(req.ID)
 	returned := false
 	var reply *ipc.Reply
-	var err error
 	defer func() {
 		if !returned {
 			reply, err = nil, interrupted(recover())
@@ -60,10 +66,10 @@ func run(ctx context.Context, a Action, req *Request, w *ipc.Responder) (*ipc.Re
 		if err != nil {
 			return nil, err
 		}
-		return encode(r)
+		return encode(req, r)
 	}
 	err := a.Stream(ctx, req, func(r *Reply) error {
-		chunk, err := encode(r)
+		chunk, err := encode(req, r)
 		if err != nil {
 			return err
 		}
@@ -72,8 +78,8 @@ func run(ctx context.Context, a Action, req *Request, w *ipc.Responder) (*ipc.Re
 	return &ipc.Reply{}, err
 }
 
-// encode checks what an action answers here, where it can be named: a peer that found it would have to take us for broken.
-func encode(r *Reply) (*ipc.Reply, error) {
+// encode checks what an action answers here, where it can be named: a peer that found it would have to take us for broken. Its tensors go where the requester would like them.
+func encode(req *Request, r *Reply) (*ipc.Reply, error) {
 	if r == nil {
 		return &ipc.Reply{}, nil
 	}
@@ -81,12 +87,13 @@ func encode(r *Reply) (*ipc.Reply, error) {
 	if err != nil {
 		return nil, badReply(err)
 	}
-	for i := range r.Tensors {
-		if err := r.Tensors[i].Validate(); err != nil {
+	tensors := req.Place(r.Tensors)
+	for i := range tensors {
+		if err := tensors[i].Validate(); err != nil {
 			return nil, badReply(err)
 		}
 	}
-	return &ipc.Reply{Headers: r.Headers, Body: body, Tensors: r.Tensors}, nil
+	return &ipc.Reply{Headers: r.Headers, Body: body, Tensors: tensors}, nil
 }
 
 // badReply is the action's mistake, not its caller's.

@@ -71,7 +71,9 @@ func Serve(ctx context.Context, a Actions, opts ...Option) error {
 	if err := handshake(chosen); err != nil {
 		return err
 	}
-	go line.watch()
+	mapped := &arenas{regions: map[uint64]*region{}}
+	mapped.more = func() { line.take(mapped) } // the end of file is watch's business
+	go line.watch(mapped)
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -80,7 +82,7 @@ func Serve(ctx context.Context, a Actions, opts ...Option) error {
 		load:    o.load,
 		ring:    ipc.WorkerRing(seg, s.maxMessage),
 		status:  status,
-		handler: handler{actions: a, status: status},
+		handler: handler{actions: a, status: status, arenas: mapped},
 		drain:   make(chan struct{}),
 		stop:    make(chan struct{}),
 		loaded:  make(chan error, 1),
@@ -181,5 +183,5 @@ func (w *worker) ended(err error) error {
 }
 
 func (w *worker) hello() ipc.Hello {
-	return ipc.Hello{MinVersion: ipc.MinVersion, MaxVersion: ipc.MaxVersion, SDK: version.SDK(), Actions: w.handler.actions.describe()}
+	return ipc.Hello{MinVersion: ipc.MinVersion, MaxVersion: ipc.MaxVersion, SDK: version.SDK(), Actions: w.handler.actions.describe(), Arena: 1}
 }

@@ -176,11 +176,11 @@ func name(s string) string {
 
 // weight is how many bytes a message's contents have.
 func weight(body ipc.Body, tensors []ipc.Tensor) int {
-	n := len(body)
+	n := uint64(len(body))
 	for i := range tensors {
-		n += len(tensors[i].Data)
+		n += tensors[i].Size()
 	}
-	return n
+	return int(n)
 }
 
 // follow makes the request part of a trace: that of its traceparent, or a new one.

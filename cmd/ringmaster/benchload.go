@@ -86,7 +86,7 @@ func (f *loadFlags) config(cmd *cobra.Command, stdin io.Reader) (drive.Config, e
 	case !own:
 		return cfg, nil
 	}
-	body, opts, err := f.call.request(stdin)
+	body, opts, _, err := f.call.request(stdin)
 	if err != nil {
 		return cfg, err
 	}

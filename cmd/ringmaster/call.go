@@ -32,7 +32,8 @@ chunk as one line of JSON if not. With --json every reply is one line of JSON wi
 "body", "headers" and "tensors" (the data in base64), streamed or not.
 
 Bytes in a body are printed as base64. Tensors come from PNG and JPEG images (uint8, of
-shape [height, width, channels]) and from NumPy's .npy files.`,
+shape [height, width, channels]) and from NumPy's .npy files. Large ones go to the
+worker through shared memory, where server and worker can do that.`,
 		Example: `  ringmaster call echo echo --data '{"hello": "world"}'
   ringmaster call smollm2 chat --stream --data '{"messages": [{"role": "user", "content": "Hi"}]}'
   ringmaster call ocr read --tensor image=@page.png --json
@@ -46,7 +47,7 @@ shape [height, width, channels]) and from NumPy's .npy files.`,
 		ValidArgsFunction: a.completePoolAndAction,
 	}
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
-		body, opts, err := f.request(a.in)
+		body, opts, arena, err := f.request(a.in)
 		if err != nil {
 			return usagef(cmd, "%v", err)
 		}
@@ -54,7 +55,7 @@ shape [height, width, channels]) and from NumPy's .npy files.`,
 		return interruptible(func(ctx context.Context) error {
 			return a.withClient(ctx, func(c *client.Client) error {
 				return a.print(c.Stream(ctx, args[0], args[1], body, opts...), f.stream)
-			})
+			}, client.WithArena(arena))
 		})
 	}
 	cmd.Flags().StringVarP(&f.data, "data", "d", "", "the body: JSON, @file, or - for stdin")

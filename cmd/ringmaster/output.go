@@ -56,7 +56,7 @@ func (a *app) printLines(replies iter.Seq2[*client.Reply, error]) error {
 			if t.Shape == nil {
 				t.Shape = []uint64{}
 			}
-			line.Tensors = append(line.Tensors, tensorJSON(t))
+			line.Tensors = append(line.Tensors, tensorJSON{Name: t.Name, DType: t.DType, Shape: t.Shape, Data: t.Data})
 		}
 		if err := out.Encode(line); err != nil {
 			return err

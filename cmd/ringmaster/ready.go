@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -47,10 +48,12 @@ func announce(ctx context.Context, out io.Writer, sup *supervisor.Supervisor) {
 	}
 }
 
-// example is a command that calls a pool.
+// example is a command that calls a pool: the action that it has its name from, or else some other.
 func example(p supervisor.PoolStatus) string {
 	action := "ACTION"
-	if len(p.Actions) > 0 {
+	if slices.Contains(p.Actions, p.Name) {
+		action = p.Name
+	} else if len(p.Actions) > 0 {
 		action = p.Actions[0]
 	}
 	return fmt.Sprintf("ringmaster call %s %s", p.Name, action)

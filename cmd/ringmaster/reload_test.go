@@ -121,8 +121,8 @@ func TestNeedsRestart(t *testing.T) {
 	}
 	running := read("socket: a.sock\nlog: {level: info}")
 	for yaml, want := range map[string][]string{
-		"socket: a.sock\nlog: {level: debug, format: text}\ndrain_timeout: 30s":                                                                    {},
-		"socket: b.sock\nsocket_group: models\nmax_message: 1MiB\nlog: {format: json}\ndrain_timeout: 1m\nmemory: 1GiB\nclients: {connections: 3}": {"clients", "drain_timeout", "log.format", "max_message", "memory", "socket", "socket_group"},
+		"socket: a.sock\nlog: {level: debug, format: text}\ndrain_timeout: 30s":                                                                                         {},
+		"socket: b.sock\nsocket_group: models\nmax_message: 1MiB\nlog: {format: json}\ndrain_timeout: 1m\nmemory: 1GiB\nclients: {connections: 3}\narenas: {client: 0}": {"arenas", "clients", "drain_timeout", "log.format", "max_message", "memory", "socket", "socket_group"},
 		"socket: unix:///a.sock": {"socket"},
 	} {
 		if got := needsRestart(running, read(yaml)); !slices.Equal(got, want) {

@@ -101,8 +101,7 @@ func (a *app) command(f func(ctx context.Context, args []string) error) func(*co
 }
 
 // withClient runs f with a connection to the server.
-func (a *app) withClient(ctx context.Context, f func(*client.Client) error) error {
-	var opts []client.DialOption
+func (a *app) withClient(ctx context.Context, f func(*client.Client) error, opts ...client.DialOption) error {
 	if a.socket != "" {
 		opts = append(opts, client.WithAddress(a.socket))
 	}

@@ -91,6 +91,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	reloads.base.Logger, reloads.base.OnReload = logger, reloads.reload
 	memory := &gateway.MemoryGauge{}
 	reloads.base.Memory = memory.Read
+	reloads.base.Arenas = running.file.Gateway.NewArenas()
 	sup, err := supervisor.New(reloads.config(running))
 	if err != nil {
 		return running.file.Locate(err)
@@ -114,7 +115,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	}
 	s := &serving{app: a, sup: sup, links: links, ln: ln, port: port, log: logger, notify: notify, reloads: reloads, hangups: hangups, drain: running.drainTimeout()}
 	front := running.file.Gateway.WithMemory()
-	front.DrainTimeout, front.Logger = s.drain, logger
+	front.DrainTimeout, front.Logger, front.Lent = s.drain, logger, reloads.base.Arenas
 	front.Gate, front.Gauge, front.Collectors = links.auth, memory, links.collectors()
 	limitHeap(front)
 	return s.run(ctx, front)

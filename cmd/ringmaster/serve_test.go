@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"hash/crc32"
 	"image"
 	"image/png"
 	"maps"
@@ -76,6 +78,24 @@ func TestCall(t *testing.T) {
 	}
 }
 
+// A tensor that no message could carry goes through an arena, without being told.
+func TestCallWithALargeTensor(t *testing.T) {
+	s := serve(t, "max_message: 64KiB\n"+echoPool)
+	const side = 1000
+	var img bytes.Buffer
+	if err := png.Encode(&img, image.NewGray(image.Rect(0, 0, side, side))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(s.dir, "img.png"), img.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf(`{"x":%d}`+"\n", crc32.Checksum(make([]byte, side*side), crc32.MakeTable(crc32.Castagnoli)))
+	if r := s.run("call", "echo", "checksum", "--tensor", "x=@img.png"); r.code != 0 || r.out != want {
+		t.Errorf("%+v, want %s", r, want)
+	}
+	eventually(t, "the arena to be given back", func() bool { return s.status().Arenas.Regions == 0 })
+}
+
 // The shape of status --json is a promise: these keys, at these places.
 func TestStatus(t *testing.T) {
 	s := serve(t, "pools: {echo: {builtin: echo, workers: 2}, bad: {command: [sh, -c, 'echo last words >&2; exit 3']}}\n")
@@ -94,7 +114,8 @@ func TestStatus(t *testing.T) {
 			t.Errorf("%s has the keys\n%q, want\n%q", what, have, want)
 		}
 	}
-	keys("status", got, "version", "uptime_s", "pid", "goroutines", "memory", "gpus", "pools")
+	keys("status", got, "version", "uptime_s", "pid", "goroutines", "memory", "gpus", "arenas", "pools")
+	keys("arenas", got["arenas"], "regions", "bytes", "limit")
 	bad, echo := got["pools"].([]any)[0].(map[string]any), got["pools"].([]any)[1].(map[string]any)
 	keys("a pool", echo, "name", "state", "queued", "in_flight", "actions", "workers", "exits", "batches")
 	worker := echo["workers"].([]any)[1]
@@ -350,7 +371,7 @@ func TestReadyOnTerminal(t *testing.T) {
 		}
 	}()
 	ok := poll(func() bool {
-		return strings.Contains(screen.String(), "echo is ready: ringmaster call echo count") && strings.Contains(screen.String(), "bad failed; `ringmaster status` tells more")
+		return strings.Contains(screen.String(), "echo is ready: ringmaster call echo echo") && strings.Contains(screen.String(), "bad failed; `ringmaster status` tells more")
 	})
 	_ = cmd.Process.Signal(syscall.SIGTERM)
 	if code := exitCode(t, cmd.Wait()); code != 0 || !ok {

@@ -61,6 +61,7 @@ func needsRestart(running, now *settings) []string {
 		"max_message":    running.file.Supervisor.MaxMessage != now.file.Supervisor.MaxMessage,
 		"memory":         running.file.Gateway.Memory != now.file.Gateway.Memory,
 		"clients":        running.file.Gateway.Clients != now.file.Gateway.Clients,
+		"arenas":         running.file.Gateway.Arenas != now.file.Gateway.Arenas,
 		"drain_timeout":  running.drainTimeout() != now.drainTimeout(),
 		"listen_origins": !slices.Equal(running.file.Gateway.Origins, now.file.Gateway.Origins),
 		"log.format":     running.logFormat != now.logFormat,

@@ -86,6 +86,9 @@ var (
 		"clients": func(d *decoder, v value, f *File) {
 			object(d, v, clientFields, &f.Gateway.Clients, "connections and in_flight")
 		},
+		"arenas": func(d *decoder, v value, f *File) {
+			object(d, v, arenaFields, &f.Gateway.Arenas, "client and total, as in {client: 256MiB, total: 1GiB}")
+		},
 		"drain_timeout": func(d *decoder, v value, f *File) { d.duration(v, &f.Supervisor.DrainTimeout, 1, "30s") },
 		"log":           func(d *decoder, v value, f *File) { object(d, v, logFields, &f.Log, "level and format") },
 		"tracing": func(d *decoder, v value, f *File) {
@@ -95,6 +98,20 @@ var (
 	clientFields = fields[gateway.Limits]{
 		"connections": func(d *decoder, v value, l *gateway.Limits) { d.integer(v, &l.Connections, 1) },
 		"in_flight":   func(d *decoder, v value, l *gateway.Limits) { d.integer(v, &l.InFlight, 1) },
+	}
+	arenaFields = fields[gateway.Arenas]{
+		"client": func(d *decoder, v value, a *gateway.Arenas) {
+			var n uint64
+			if d.size(v, &n) {
+				a.Client, a.Off = int64(n), n == 0
+			}
+		},
+		"total": func(d *decoder, v value, a *gateway.Arenas) {
+			var n uint64
+			if d.size(v, &n) && d.positive(v, n) {
+				a.Total = int64(n)
+			}
+		},
 	}
 	logFields = fields[Log]{
 		"level":  func(d *decoder, v value, l *Log) { d.oneOf(v, &l.Level, "debug", "info", "warn", "error") },

@@ -51,7 +51,7 @@ func TestDesignExample(t *testing.T) {
 func TestEveryKey(t *testing.T) {
 	f := parseFile(t, "full.yaml")
 	if f.Socket != "unix:///run/rm.sock" || f.SocketGroup != "models" || f.Log != (Log{"debug", "json", true}) || f.Supervisor.MaxMessage != 128<<20 || f.Supervisor.DrainTimeout != 2*time.Minute ||
-		!reflect.DeepEqual(f.Gateway, gateway.Config{MaxMessage: 128 << 20, Memory: 2 << 30, Clients: gateway.Limits{Connections: 8, InFlight: 100}, Origins: []string{"http://localhost:3000"}}) {
+		!reflect.DeepEqual(f.Gateway, gateway.Config{MaxMessage: 128 << 20, Memory: 2 << 30, Clients: gateway.Limits{Connections: 8, InFlight: 100}, Arenas: gateway.Arenas{Client: 64 << 20, Total: 512 << 20}, Origins: []string{"http://localhost:3000"}}) {
 		t.Errorf("got %+v", f)
 	}
 	if f.SocketMode != 0o666 || f.Listen != "localhost:8080" {
@@ -89,6 +89,13 @@ func TestEveryKey(t *testing.T) {
 	}, b, c}
 	if got := f.Supervisor.Pools; !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestNoArenas(t *testing.T) {
+	f, err := Parse("f", []byte("arenas: {client: 0}\npools: {a: {builtin: echo}}\n"), environment)
+	if err != nil || f.Gateway.Arenas != (gateway.Arenas{Off: true}) {
+		t.Errorf("got %+v, %v", f, err)
 	}
 }
 
@@ -137,6 +144,8 @@ func TestErrors(t *testing.T) {
 		{"a fraction", "pools:\n  a: {builtin: echo, workers: 1.5}\n", "f:2:31: pools.a.workers: 1.5: use a whole number, 1 or more"},
 		{"negative queue", "pools:\n  a: {builtin: echo, queue: -1}\n", "f:2:29: pools.a.queue: -1: use a whole number, 0 or more"},
 		{"no unit", "pools:\n  a: {builtin: echo, timeout: 60}\n", "f:2:31: pools.a.timeout: 60: use a number with a unit (ms, s, m, h), such as 60s"},
+		{"arenas of all that are less than one client's", "arenas: {client: 1GiB, total: 1MiB}\npools: {a: {builtin: echo}}\n", "f:1:31: arenas.total: 1048576: use at least as much as arenas.client, what one process may have"},
+		{"no arenas, said at the wrong place", "arenas: {total: 0}\npools: {a: {builtin: echo}}\n", "f:1:17: arenas.total: 0: use a positive size such as 4GiB, or remove the key for the default"},
 		{"a drain of days", "drain_timeout: 48h\npools: {a: {builtin: echo}}\n", "f:1:16: drain_timeout: 48h0m0s: use a duration up to 24h, such as 30s"},
 		{"no time", "pools:\n  a: {builtin: echo, timeout: 0s}\n", "f:2:31: pools.a.timeout: 0s: use a positive duration such as 60s"},
 		{"a batch of one", "pools:\n  a: {builtin: echo, actions: {x: {batch: {max: 1}}}}\n", "f:2:49: pools.a.actions.x.batch.max: 1: use a whole number, 2 or more"},
@@ -228,8 +237,8 @@ func TestLocate(t *testing.T) {
 		err  error
 		want string
 	}{
-		{&supervisor.FieldError{Pool: "a", Field: "limits.rss", Value: 1, Want: "w"}, "full.yaml:25:12: pools.a.limits.rss: 1: w"},
-		{&supervisor.FieldError{Pool: "b", Field: "command", Value: "(none)", Want: "w"}, "full.yaml:35:6: pools.b.command: (none): w"},
+		{&supervisor.FieldError{Pool: "a", Field: "limits.rss", Value: 1, Want: "w"}, "full.yaml:26:12: pools.a.limits.rss: 1: w"},
+		{&supervisor.FieldError{Pool: "b", Field: "command", Value: "(none)", Want: "w"}, "full.yaml:36:6: pools.b.command: (none): w"},
 		{&auth.FieldError{Field: "auth.tokens.ci.hash", Value: "x", Want: "w"}, "testdata/tokens.yaml:2:12: auth.tokens.ci.hash: x: w"},
 		{&supervisor.FieldError{Field: "nonsense", Value: 1, Want: "w"}, "full.yaml:1:1: nonsense: 1: w"},
 		{errors.New("other"), "other"},

@@ -48,6 +48,7 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 		{"a role", s.Defs["role"], slices.Sorted(maps.Keys(roleFields))},
 		{"a rule", s.Defs["rule"], slices.Sorted(maps.Keys(ruleFields))},
 		{"a token", s.Defs["token"], slices.Sorted(maps.Keys(tokenFields))},
+		{"arenas", s.Properties["arenas"], slices.Sorted(maps.Keys(arenaFields))},
 		{"log", s.Properties["log"], slices.Sorted(maps.Keys(logFields))},
 		{"tracing", s.Properties["tracing"], slices.Sorted(maps.Keys(tracingFields))},
 		{"a pool", pool, slices.Sorted(maps.Keys(poolFields))},

@@ -81,7 +81,7 @@ func decodeTensors(array []byte) ([]ipc.Tensor, error) {
 			}
 			return fmt.Errorf("%s: element %d: %w; a tensor is {name, dtype, shape, data: base64}", TensorsKey, len(list), err)
 		}
-		list = append(list, ipc.Tensor(t))
+		list = append(list, ipc.Tensor{Name: t.Name, DType: t.DType, Shape: t.Shape, Data: t.Data})
 		return list[len(list)-1].Validate()
 	})
 	return list, err

@@ -1,5 +1,5 @@
-/* The module ringmaster._ring: what of the SDK has to be C, namely atomics, futexes, waiting without the GIL, and one
- * scan of a peer's bytes. */
+/* The module ringmaster._ring: what of the SDK has to be C, namely atomics, futexes, waiting without the GIL, descriptors
+ * that come with a byte, one scan of a peer's bytes, and memory that is unmapped when nobody looks at it any more. */
 #include "module.h"
 
 static PyObject *new_exception(PyObject *module, const char *name, const char *attribute, const char *doc)
@@ -10,6 +10,14 @@ static PyObject *new_exception(PyObject *module, const char *name, const char *a
     return e;
 }
 
+static PyObject *new_type(PyObject *module, PyType_Spec *spec, const char *attribute)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    if (type != NULL && PyModule_AddObjectRef(module, attribute, type) != 0)
+        Py_CLEAR(type);
+    return type;
+}
+
 static int module_exec(PyObject *module)
 {
     struct rm_module *m = PyModule_GetState(module);
@@ -17,10 +25,12 @@ static int module_exec(PyObject *module)
                                       "The peer broke the protocol; the segment is of no more use.");
     m->closed = new_exception(module, "ringmaster._ring.Closed", "Closed",
                               "The segment was shut down or closed in this process.");
-    PyObject *type = PyType_FromModuleAndSpec(module, &rm_segment_spec, NULL);
-    int err = m->protocol_error == NULL || m->closed == NULL || type == NULL ||
-              PyModule_AddObjectRef(module, "Segment", type) != 0;
-    Py_XDECREF(type);
+    m->segment_type = new_type(module, &rm_segment_spec, "Segment");
+    m->block_type = new_type(module, &rm_block_spec, "Block");
+    PyObject *region_type = new_type(module, &rm_region_spec, "Region");
+    int err = m->protocol_error == NULL || m->closed == NULL || m->segment_type == NULL || m->block_type == NULL ||
+              region_type == NULL;
+    Py_XDECREF(region_type);
     return err ? -1 : 0;
 }
 
@@ -29,6 +39,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     struct rm_module *m = PyModule_GetState(module);
     Py_VISIT(m->protocol_error);
     Py_VISIT(m->closed);
+    Py_VISIT(m->segment_type);
+    Py_VISIT(m->block_type);
     return 0;
 }
 
@@ -37,6 +49,8 @@ static int module_clear(PyObject *module)
     struct rm_module *m = PyModule_GetState(module);
     Py_CLEAR(m->protocol_error);
     Py_CLEAR(m->closed);
+    Py_CLEAR(m->segment_type);
+    Py_CLEAR(m->block_type);
     return 0;
 }
 
@@ -45,8 +59,12 @@ static PyMethodDef functions[] = {
      "split(data, most=16) -> tuple of the first elements of the MessagePack array that data is\n\n"
      "All of data is checked (ValueError). nil, booleans, unsigned integers and strings come decoded, binaries as\n"
      "views of data, anything else as the slice of data where it lies."},
-    {"watch_lifeline", rm_watch_lifeline, METH_O,
-     "watch_lifeline(fd): from now on end of file on this socket ends the process at once, with status 1"},
+    {"watch_lifeline", (PyCFunction)(void (*)(void))rm_watch_lifeline, METH_FASTCALL,
+     "watch_lifeline(fd, segment): from now on end of file on this socket ends the process at once, with status 1, and\n"
+     "packets are kept for lifeline_packets and nudge the segment. Once in a process."},
+    {"lifeline_pending", rm_lifeline_pending, METH_NOARGS, "lifeline_pending() -> whether packets have been kept"},
+    {"lifeline_packets", rm_lifeline_packets, METH_NOARGS,
+     "lifeline_packets() -> list of (bytes, descriptor or None), in order: what has come by now; descriptors are the caller's"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -8,14 +8,26 @@
 #endif
 #include <Python.h>
 
+struct rm_segment;
+
 struct rm_module {
     PyObject *protocol_error;
     PyObject *closed;
+    PyObject *segment_type;
+    PyObject *block_type;
 };
 
 extern PyType_Spec rm_segment_spec;
+extern PyType_Spec rm_region_spec;
+extern PyType_Spec rm_block_spec;
 
 PyObject *rm_split(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
-PyObject *rm_watch_lifeline(PyObject *module, PyObject *fd);
+PyObject *rm_watch_lifeline(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+PyObject *rm_lifeline_pending(PyObject *module, PyObject *none);
+PyObject *rm_lifeline_packets(PyObject *module, PyObject *none);
+
+/* The segment of a Segment, which stays mapped for ever from now on: for a thread that knows nothing of Python. NULL
+ * with an exception. */
+struct rm_segment *rm_segment_keep(PyObject *module, PyObject *segment);
 
 #endif

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "crash.h"
+#include "rights.h"
 
 #define LONG_COPY (UINT64_C(64) << 10) /* bytes; a copy this long is worth letting other threads run */
 #define LONGEST_SLEEP_NS INT64_C(1000000000)
@@ -262,13 +263,19 @@ static bool futex_sleep(_Atomic uint32_t *word, int64_t ns)
     return syscall(SYS_futex, word, FUTEX_WAIT, 0, &t, NULL, 0) != 0 && (errno == EINTR || errno == ETIMEDOUT);
 }
 
-/* Takes what was rung off the line; notices its end. */
-static void hear(struct rm_ring *r)
+/* Takes what was rung off the line, and a descriptor that came with it; notices its end. false: nothing was there. */
+static bool hear(struct rm_ring *r)
 {
     uint8_t rung[64];
-    ssize_t n = recv(r->bell, rung, sizeof rung, MSG_DONTWAIT);
+    int file;
+    ssize_t n = rm_receive_with_file(r->bell, rung, sizeof rung, &file);
     if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
         atomic_store(&r->gone, true);
+    if (file >= 0 && r->file_count < RM_FILES)
+        r->files[r->file_count++] = file;
+    else if (file >= 0)
+        close(file);
+    return n > 0;
 }
 
 /* Sleeps until the bell is rung, which may have been before, or its line ends; as futex_sleep. */
@@ -378,6 +385,21 @@ bool rm_segment_arm(struct rm_segment *s)
     atomic_exchange(&own->count, 0);
     bool over = atomic_load(&r->closed) || atomic_load(&r->gone);
     return refresh(r) != RM_OK || r->available > 0 || over;
+}
+
+int rm_segment_file(struct rm_segment *s)
+{
+    struct rm_ring *r = &s->in;
+    if (r->bell < 0)
+        return -1;
+    while (r->file_count == 0 && hear(r))
+        ;
+    if (r->file_count == 0)
+        return -1;
+    int file = r->files[0];
+    r->file_count--;
+    memmove(r->files, r->files + 1, r->file_count * sizeof r->files[0]);
+    return file;
 }
 
 void rm_segment_nudge(struct rm_segment *s)

@@ -33,6 +33,7 @@ enum rm_result {
 enum rm_role { RM_WORKER, RM_SUPERVISOR };
 
 #define RM_FOREVER INT64_MAX
+#define RM_FILES 16 /* descriptors that wait to be taken; further ones are closed */
 
 /* What the ring asks of the program around it: the beginning of a struct of its own. All functions may be NULL. */
 struct rm_host {
@@ -72,6 +73,8 @@ struct rm_ring {
     uint64_t spin;                 /* ns to spin before the next sleep */
     uint32_t waits;
     const char *why;               /* what the peer did wrong; not NULL: this direction is over */
+    int files[RM_FILES];           /* descriptors that came with the bell, in order; closed by rm_segment_unmap */
+    unsigned file_count;
     _Atomic bool closed;
     _Atomic bool gone;             /* the bell's end of file: what was committed before it is still taken */
     _Atomic bool nudged;
@@ -102,6 +105,10 @@ bool rm_segment_hear(struct rm_segment *);
 /* For the same: asks to be rung at when there is a message, and reports whether rm_receive has something to say already.
  * Precondition: nobody is in rm_receive. */
 bool rm_segment_arm(struct rm_segment *);
+
+/* Takes the next of the descriptors that came with the bell, after reading on if none has come yet: it is the caller's to
+ * close. -1: there is none. Precondition: nobody is in rm_receive. */
+int rm_segment_file(struct rm_segment *);
 
 /* Ends every send and receive, now and later, with RM_CLOSED. The peer notices nothing. */
 void rm_segment_shutdown(struct rm_segment *);

@@ -179,6 +179,8 @@ void rm_segment_unmap(struct rm_segment *s)
 {
     if (s->shared == NULL)
         return;
+    while (s->in.file_count > 0)
+        close(s->in.files[--s->in.file_count]);
     munmap(s->shared, s->size);
     s->shared = NULL;
 }

@@ -316,6 +316,20 @@ static PyObject *Segment_send_within(PyObject *self, PyObject *const *args, Py_s
 
 /* ---- the rest ---- */
 
+struct rm_segment *rm_segment_keep(PyObject *module, PyObject *op)
+{
+    struct rm_module *m = PyModule_GetState(module);
+    if (Py_TYPE(op) != (PyTypeObject *)m->segment_type) {
+        PyErr_SetString(PyExc_TypeError, "the segment must be a Segment");
+        return NULL;
+    }
+    Segment *self = (Segment *)op;
+    if (!enter(self)) /* without leave: close never unmaps it */
+        return NULL;
+    Py_INCREF(op);
+    return &self->s;
+}
+
 static PyObject *Segment_set_status(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
     Segment *self = (Segment *)op;
@@ -342,6 +356,20 @@ static PyObject *Segment_hear(PyObject *op, PyObject *Py_UNUSED(none))
     pthread_mutex_unlock(&self->in_lock);
     leave(self);
     return PyBool_FromLong(there);
+}
+
+static PyObject *Segment_file(PyObject *op, PyObject *Py_UNUSED(none))
+{
+    Segment *self = (Segment *)op;
+    if (!enter(self))
+        return NULL;
+    lock(&self->in_lock);
+    int file = rm_segment_file(&self->s);
+    pthread_mutex_unlock(&self->in_lock);
+    leave(self);
+    if (file < 0)
+        Py_RETURN_NONE;
+    return PyLong_FromLong(file);
 }
 
 static PyObject *Segment_arm(PyObject *op, PyObject *Py_UNUSED(none))
@@ -481,6 +509,7 @@ static PyMethodDef methods[] = {
      "send_within(timeout, *buffers) -> False if there is no space for it to begin within timeout seconds (None: ever)"},
     {"send_now", FAST(Segment_send_now), "send_now(*buffers) -> False if there is no space for all of it now"},
     {"hear", Segment_hear, METH_NOARGS, "hear(): take what was rung off the bell -> False if the peer is gone"},
+    {"file", Segment_file, METH_NOARGS, "file() -> the next descriptor that came with the bell, the caller's to close, or None"},
     {"arm", Segment_arm, METH_NOARGS, "arm(): have the bell rung for the next message -> True if try_recv has one now"},
     {"set_status", FAST(Segment_set_status), "set_status(state, request): the worker's advisory words"},
     {"nudge", Segment_nudge, METH_NOARGS, "nudge(): one recv, waiting now or next, returns None"},

@@ -3,10 +3,14 @@
 import contextlib
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from clients import in_asyncio, in_threads
+from server import Server
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -44,3 +48,31 @@ def shared_file(path: str) -> Path:
     if not (REPOSITORY / "go.mod").exists():
         pytest.skip("not in Ringmaster's repository")
     return REPOSITORY / path
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """Give a server that does what a test wants."""
+    with Server(tmp_path / "s.sock") as s:
+        yield s
+
+
+@pytest.fixture(params=["threads", "asyncio"])
+def run(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+    """Give a test that is written for asyncio a client of either kind."""
+    return in_threads if request.param == "threads" else in_asyncio
+
+
+@pytest.fixture(scope="session")
+def arenas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give the socket of a real server with arenas and a pool of every kind of worker."""
+    from serving import serve, worker  # which imports this file
+
+    pools = {
+        "w": worker("arenas.py"),
+        "many": worker("arenas.py", concurrency=4, workers=2),
+        "batch": worker("arenas.py", actions={"rows": {"batch": {"max": 4, "delay": "2ms"}}}),
+        "old": worker("inline.py"),
+    }
+    with serve(tmp_path_factory.mktemp("arenas"), pools, arenas={"client": "64MiB", "total": "256MiB"}) as path:
+        yield path

@@ -67,6 +67,7 @@ class Connection:
         self.credit: dict[int, int] = {}
         self.cancelled: dict[int, str] = {}
         self.gone = False
+        self.pongs = 0
         self.threads = [threading.Thread(target=self.serve)]
 
     def hang_up(self) -> None:
@@ -121,6 +122,9 @@ class Connection:
                     self.changed.notify_all()
                 self.server.events.put(("credit", m.n))
             case Ping():
+                with self.changed:
+                    self.pongs += 1
+                    self.changed.notify_all()
                 self.server.events.put(("ping", m))
 
     # ---- actions ----
@@ -175,6 +179,12 @@ class Connection:
 
     def do_ping(self, m: Request) -> None:
         self.send(Ping(77))
+        self.do_echo(m)
+
+    def do_answer_after_a_pong(self, m: Request) -> None:
+        self.send(Ping(78))
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.pongs > 0 or self.gone, PATIENCE)
         self.do_echo(m)
 
     def do_too_much(self, m: Request) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from ringmaster import _codec
-from ringmaster._codec import Cancel, Credit, Message, Reply, Request, decode, encode
+from ringmaster._codec import Attach, Cancel, Credit, Detach, Message, Reply, Request, decode, encode
 from ringmaster._launch import COOKIE
 from ringmaster._ring import Segment
 
@@ -91,6 +91,16 @@ class Worker:
         data = self.segment.recv(PATIENCE)
         assert data is not None, f"no message; the worker {self.end_if_dead()}"
         return decode(data)
+
+    def attach(self, region: int, fd: int, size: int) -> None:
+        """Send the worker a region's descriptor, and close it here."""
+        try:
+            socket.send_fds(self.lifeline, [b"".join(map(bytes, encode(Attach(0, size, region))))], [fd])
+        finally:
+            os.close(fd)
+
+    def detach(self, region: int) -> None:
+        self.lifeline.send(b"".join(map(bytes, encode(Detach(region)))))
 
     def expect(self, kind: type[M]) -> M:
         m = self.receive()

@@ -212,7 +212,7 @@ def batch_of(*tensors: dict[str, Any]) -> rm.Batch:
     for i, t in enumerate(tensors):
         m = decode(b"".join(map(bytes, encode(_codec.Request(i + 1, "p", "a", body=i, tensors=t)))))
         assert isinstance(m, _codec.Request)
-        requests.append(rm.Request(m, Idle()))
+        requests.append(rm.Request(m, Idle(), m.tensors, {}))
     return rm.Batch(requests)
 
 

@@ -176,3 +176,55 @@ def test_all_or_nothing_now() -> None:
         with pytest.raises(ProtocolError):
             while client.send_within(0.01, bytes(900)):
                 pass
+
+
+def test_descriptors_come_with_the_bell() -> None:
+    with rings() as (_, client, _, line):
+        assert client.file() is None
+        ends = list[int]()
+        for i in range(5):
+            read, write = os.pipe()
+            os.write(write, bytes([i]))
+            socket.send_fds(line, [b"\x04"], [read])
+            os.close(read)
+            ends.append(write)
+            line.send(b"\x01")
+        client.hear()
+        got = [client.file() for _ in range(5)]
+        assert client.file() is None
+        for i, (fd, write) in enumerate(zip(got, ends, strict=True)):
+            assert fd is not None
+            assert os.read(fd, 9) == bytes([i])  # in order
+            assert not os.get_inheritable(fd)
+            os.close(fd)
+            os.close(write)
+
+
+def test_a_descriptor_comes_while_somebody_waits() -> None:
+    with rings() as (server, client, memory, line):
+        got = list[object]()
+        waiter = threading.Thread(target=lambda: got.append(client.recv()))
+        waiter.start()
+        while memory.u32(S2W + ITEMS + WAITERS) == 0:
+            pass
+        read, write = os.pipe()
+        socket.send_fds(line, [b"\x04"], [read])
+        server.send(b"answer")
+        line.send(b"\x01")
+        waiter.join()
+        assert got == [b"answer"]
+        fd = client.file()
+        assert fd is not None
+        for each in (fd, read, write):
+            os.close(each)
+
+
+def test_descriptors_nobody_takes_are_closed() -> None:
+    with rings() as (_, client, _, line):
+        read, write = os.pipe()
+        for _ in range(40):  # more than are kept
+            socket.send_fds(line, [b"\x04"], [read, read])
+            client.hear()
+        os.close(read)
+        os.close(write)
+    # conftest.py looks for those that are left

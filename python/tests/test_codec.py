@@ -15,6 +15,7 @@ from conftest import shared_file
 from ringmaster import _codec, _tensors
 from ringmaster._codec import BadMessage, Message, decode, encode
 from ringmaster._errors import error_of
+from ringmaster._tensors import Placed, Slot
 from ringmaster._values import Encoded, pack
 
 KINDS: dict[str, Any] = {
@@ -38,11 +39,21 @@ KINDS: dict[str, Any] = {
         body_of(m),
         tensors_of(m),
         bool(m.get("flags", 0) & 1),
+        {o["name"]: Slot(o["region"], o["offset"], o["capacity"]) for o in m.get("outputs", ())},
     ),
     "batch": lambda m: _codec.Batch(m["ids"]),
     "reply": lambda m: _codec.Reply(
-        m["id"], bool(m["flags"] & 1), m["headers"], body_of(m), tensors_of(m), error_from(m["error"])
+        m["id"],
+        bool(m["flags"] & 1),
+        m["headers"],
+        body_of(m),
+        tensors_of(m),
+        error_from(m["error"]),
+        bool(m["flags"] & 2),
     ),
+    "attach": lambda m: _codec.Attach(m["id"], m["bytes"], m["region"]),
+    "detach": lambda m: _codec.Detach(m["region"]),
+    "release": lambda m: _codec.Release(m["id"]),
 }
 
 
@@ -51,7 +62,13 @@ def body_of(m: dict[str, Any]) -> Encoded | None:
 
 
 def tensors_of(m: dict[str, Any]) -> dict[str, Any]:
-    return {t["name"]: np.ndarray(t["shape"], np.dtype(t["dtype"]), bytes.fromhex(t["data_hex"])) for t in m["tensors"]}
+    return {t["name"]: tensor_of(t) for t in m["tensors"]}
+
+
+def tensor_of(t: dict[str, Any]) -> Any:
+    if "region" in t:
+        return Placed(t["dtype"], tuple(t["shape"]), t["region"], t["offset"], t["length"])
+    return np.ndarray(t["shape"], np.dtype(t["dtype"]), bytes.fromhex(t["data_hex"]))
 
 
 def error_from(e: dict[str, Any] | None) -> _codec.Error | None:
@@ -64,11 +81,12 @@ def error_from(e: dict[str, Any] | None) -> _codec.Error | None:
 
 def fits_numpy(m: dict[str, Any]) -> bool:
     """NumPy has no array whose lengths multiply, zeros aside, to more than an address."""
-    return all(math.prod(n or 1 for n in t["shape"]) < 1 << 63 for t in m.get("tensors", ()))
+    return all(math.prod(n or 1 for n in t["shape"]) < 1 << 63 for t in m.get("tensors", ()) if "region" not in t)
 
 
 def golden() -> list[dict[str, Any]]:
-    return json.loads(shared_file("ipc/testdata/golden/golden.json").read_text())
+    files = ("golden.json", "arena.json")
+    return [entry for f in files for entry in json.loads(shared_file(f"ipc/testdata/golden/{f}").read_text())]
 
 
 def join(m: Message) -> bytes:
@@ -102,10 +120,7 @@ def same(a: Any, b: Any) -> bool:
             case "body":
                 equal = pack(value(x)) == pack(value(y))
             case "tensors":
-                equal = list(x) == list(y) and all(
-                    x[k].dtype == y[k].dtype and x[k].shape == y[k].shape and x[k].tobytes() == y[k].tobytes()
-                    for k in x
-                )
+                equal = list(x) == list(y) and all(same_tensor(x[k], y[k]) for k in x)
             case "error":
                 equal = (x is None and y is None) or all(
                     getattr(x, f) == getattr(y, f) for f in ("code", "reason", "message", "details")
@@ -116,6 +131,12 @@ def same(a: Any, b: Any) -> bool:
         if not equal:
             return False
     return True
+
+
+def same_tensor(x: Any, y: Any) -> bool:
+    if isinstance(x, Placed):
+        return x == y
+    return x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
 
 
 def value(body: object) -> object:
@@ -224,6 +245,9 @@ def tensor(*fields: object) -> bytes:
         ("x", "float33", [1], b"1234"),
         ("x", "object", [1], b"12345678"),
         ("x", "uint8", [1] * 100, b"1"),
+        ("x", "uint8", [1], None),
+        ("x", "uint8", [2], None, 1, 0, 1),
+        ("x", "float32", [2**32, 2**32], None, 1, 0, 0),
     ],
 )
 def test_bad_tensors(fields: tuple[object, ...]) -> None:
@@ -242,6 +266,10 @@ def test_bad_tensors(fields: tuple[object, ...]) -> None:
         ("x", "uint8", [1], "1"),
         ("x", "uint8", [1]),
         (1, "uint8", [1], b"1"),
+        ("x", "uint8", [1], b"1", 1),
+        ("x", "uint8", [1], None, -1, 0, 1),
+        ("x", "uint8", [1], None, 1, "0", 1),
+        ("x", "uint8", [1], None, 1, 0, 1.0),
     ],
 )
 def test_what_is_no_tensor(fields: tuple[object, ...]) -> None:
@@ -252,19 +280,20 @@ def test_what_is_no_tensor(fields: tuple[object, ...]) -> None:
 
 def test_what_may_be_left_off_or_nil_or_added() -> None:
     expected = _codec.Request(9, "p")
-    for positions in ([1, 9, "p"], [1, 9, "p"] + [None] * 8, [1, 9, "p"] + [None] * 9 + ["new", {}, [1]]):
+    for positions in ([1, 9, "p"], [1, 9, "p"] + [None] * 8, [1, 9, "p"] + [None] * 10 + ["new", {}, [1]]):
         assert same(decode(msgpack.packb(positions)), expected)
-    tensors = [["x", "uint8", [1], b"1", 1, 2, 3, "newer"]]
+    tensors = [["x", "uint8", [1], b"1", 0, None, 3, "newer"], ["y", "uint8", [0], None]]
     m = decode(msgpack.packb([1, 9, "p", "", "", b"", 0, 0, {}, None, tensors]))
     assert isinstance(m, _codec.Request)
     assert m.credit == 1
-    assert list(m.tensors) == ["x"]
+    assert list(m.tensors) == ["x", "y"]
     reply = decode(msgpack.packb([2, 9, 1, None, None, None, ["NOT_FOUND", "unknown_pool"]]))
     assert isinstance(reply, _codec.Reply)
     assert isinstance(reply.error, _codec.Error)
     assert (reply.error.code, reply.error.message, reply.error.details) == ("NOT_FOUND", "", {})
     assert decode(msgpack.packb([77, 9, "?"])) is None
-    assert decode(msgpack.packb([9, 9])) is None
+    assert decode(msgpack.packb([11, 9])) is None
+    assert same(decode(msgpack.packb([9, 9])), _codec.Attach(9))
 
 
 def test_longer_forms_are_understood() -> None:

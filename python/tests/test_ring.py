@@ -370,6 +370,7 @@ def test_without_python(tmp_path: Path) -> None:
         program,
         Path(__file__).with_name("standalone.c"),
         CSRC / "ring.c",
+        CSRC / "rights.c",
         CSRC / "segment.c",
     )
     subprocess.run([program], check=True, timeout=PATIENCE)

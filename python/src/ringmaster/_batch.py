@@ -53,7 +53,8 @@ class Batch(Sequence[Request]):
         Only arrays of one dtype and shape can be stacked. Where they differ, this raises: leave the exception alone,
         and the handler is run once for each group of requests that are alike (those without such a tensor are told so,
         with InvalidArgument), as if they had not come together. So call it before anything that must not happen twice.
-        The array is a copy, unless there is one request: then it is a view of its tensor.
+        The array is a copy, unless there is one request: then it is a view of its tensor, perhaps a read-only one, so
+        write to neither.
         """
         groups: dict[tuple[Any, ...] | None, list[Request]] = {}
         for r in self._requests:

@@ -17,7 +17,16 @@ from numpy.typing import ArrayLike
 
 from ringmaster._errors import Error, error_of
 from ringmaster._ring import split
-from ringmaster._tensors import Array, BadTensor, array_head, decode_tensors, encode_tensors
+from ringmaster._tensors import (
+    Array,
+    BadTensor,
+    Placed,
+    Slot,
+    array_head,
+    decode_slots,
+    decode_tensors,
+    encode_tensors,
+)
 from ringmaster._values import Buffer, Encoded, pack
 
 V = TypeVar("V")
@@ -26,13 +35,13 @@ VERSION = 1
 SDK = "ringmaster-python/0.1.0"
 MAX_MESSAGE = 64 << 20  # bytes; unless the supervisor or the server says otherwise
 
-REQUEST, REPLY, CANCEL, CREDIT, HELLO, DRAIN, STOP, PING = range(1, 9)
-BATCH = 12  # 9 to 11 are reserved
+REQUEST, REPLY, CANCEL, CREDIT, HELLO, DRAIN, STOP, PING, ATTACH, DETACH = range(1, 11)
+BATCH, RELEASE = 12, 13  # 11 is reserved
 
 MAX_BATCH = 1024  # requests in one call
 
 STREAM, IDEMPOTENT, BATCHABLE = 1, 2, 4  # an action's flags
-_END = 1  # a reply's flag
+_END, _LEASED = 1, 2  # a reply's flags
 _ANSWER = 1  # a ping's flag
 _HELD = 1  # a request's flag
 
@@ -50,8 +59,9 @@ class Request:
     credit: int = 1  # replies without END that the requester is ready to take
     headers: Mapping[str, str] = field(default_factory=dict)
     body: object = None
-    tensors: Mapping[str, ArrayLike] = field(default_factory=dict)
+    tensors: Mapping[str, ArrayLike | Placed] = field(default_factory=dict)
     held: bool = False  # not to be run before a Batch names it
+    outputs: Mapping[str, Slot] = field(default_factory=dict)  # where in arenas the answer's tensors are wanted
 
 
 @dataclass(slots=True)
@@ -62,8 +72,9 @@ class Reply:
     end: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
     body: object = None
-    tensors: Mapping[str, ArrayLike] = field(default_factory=dict)
+    tensors: Mapping[str, ArrayLike | Placed] = field(default_factory=dict)
     error: Error | None = None
+    leased: bool = False  # with end: what the request names in arenas is in use until a Release
 
 
 @dataclass(slots=True)
@@ -118,7 +129,30 @@ class Batch:
     ids: Sequence[int] = ()
 
 
-Message = Request | Reply | Cancel | Credit | Hello | Drain | Stop | Ping | Batch
+@dataclass(slots=True)
+class Attach:
+    """Asks for an arena, or, with a region, gives it: its descriptor comes beside the message."""
+
+    id: int
+    bytes: int = 0
+    region: int = 0
+
+
+@dataclass(slots=True)
+class Detach:
+    """Says that nobody is going to name a region again."""
+
+    region: int = 0
+
+
+@dataclass(slots=True)
+class Release:
+    """Says that what a request named in arenas is free, after a reply that was leased."""
+
+    id: int
+
+
+Message = Request | Reply | Cancel | Credit | Hello | Drain | Stop | Ping | Batch | Attach | Detach | Release
 
 
 class BadMessage(ValueError):
@@ -155,10 +189,12 @@ def encode(m: Message) -> list[Buffer]:
                 m.credit or 1,
                 _sorted(m.headers),
             )
-            held = pack(_HELD) if m.held else b""
-            return _with_content(fields, (None, None, "", "", "", b"", 0, 1, {}), m.body, m.tensors, held)
+            last = (pack(_HELD if m.held else 0),) if m.held or m.outputs else ()
+            if m.outputs:
+                last = (*last, pack([(name, s.region, s.offset, s.capacity) for name, s in m.outputs.items()]))
+            return _with_content(fields, (None, None, "", "", "", b"", 0, 1, {}), m.body, m.tensors, last)
         case Reply():
-            said = (REPLY, m.id, int(m.end), _sorted(m.headers))
+            said = (REPLY, m.id, m.end * _END | m.leased * _LEASED, _sorted(m.headers))
             return _with_content(said, (None, None, 0, {}), m.body, m.tensors, _packed(m.error))
         case Cancel():
             return [_short((CANCEL, m.id, m.reason), (None, None, ""))]
@@ -175,6 +211,12 @@ def encode(m: Message) -> list[Buffer]:
             return [_short((PING, m.id, int(m.answer)), (None, None, 0))]
         case Batch():
             return [_short((BATCH, 0, list(m.ids)), (None, None, []))]
+        case Attach():
+            return [_short((ATTACH, m.id, m.bytes, m.region), (None, None, 0, 0))]
+        case Detach():
+            return [_short((DETACH, 0, m.region), (None, None, 0))]
+        case Release():
+            return [pack((RELEASE, m.id))]
 
 
 _HELLO: tuple[object, ...] = (None, None, 0, 0, "", [], {})  # its defaults
@@ -196,32 +238,30 @@ def _with_content(
     fields: tuple[object, ...],
     defaults: tuple[object, ...],
     body: object,
-    tensors: Mapping[str, ArrayLike],
-    last: bytes,
+    tensors: Mapping[str, ArrayLike | Placed],
+    last: tuple[bytes, ...],
 ) -> list[Buffer]:
-    """Encode fields, body, tensors, and last, which is encoded: what a request and a reply have in common."""
+    """Encode fields, body, tensors, and last, which are encoded: what a request and a reply have in common."""
     if not tensors and not last:
         if body is None:
             return [_short(fields, defaults)]
         if type(body) is not Encoded:
             return [pack((*fields, body))]
-    n = len(fields) + (3 if last else 2 if tensors else 1)
+    n = len(fields) + (2 + len(last) if last else 2 if tensors else 1)
     head = array_head(n) + pack(fields)[1:] + (bytes(body.data) if type(body) is Encoded else pack(body))
     parts: list[Buffer] = [head]
     if tensors:
         parts += encode_tensors(tensors)
     elif last:
         parts.append(array_head(0))
-    if last:
-        parts.append(last)
-    return parts
+    return [*parts, *last]
 
 
-def _packed(error: Error | None) -> bytes:
+def _packed(error: Error | None) -> tuple[bytes, ...]:
     if error is None:
-        return b""
+        return ()
     retry_after_ms = round((error.retry_after or 0) * 1000)
-    return pack((error.code, error.reason, error.message, retry_after_ms, _sorted(error.details)))
+    return (pack((error.code, error.reason, error.message, retry_after_ms, _sorted(error.details))),)
 
 
 def _sorted(m: Mapping[str, V]) -> Mapping[str, V]:
@@ -253,7 +293,8 @@ class _Layout:
 
 _LAYOUTS = {
     REQUEST: _Layout(
-        (str, str, str, memoryview, int, int, slice, object, slice, int), ("", "", "", b"", 0, 1, None, None, None, 0)
+        (str, str, str, memoryview, int, int, slice, object, slice, int, slice),
+        ("", "", "", b"", 0, 1, None, None, None, 0, None),
     ),
     REPLY: _Layout((int, slice, object, slice, slice), (0, None, None, None, None)),
     CANCEL: _Layout((str,), ("",)),
@@ -262,7 +303,10 @@ _LAYOUTS = {
     DRAIN: _Layout((), ()),
     STOP: _Layout((), ()),
     PING: _Layout((int,), (0,)),
+    ATTACH: _Layout((int, int), (0, 0)),
+    DETACH: _Layout((int,), (0,)),
     BATCH: _Layout((slice,), (None,)),
+    RELEASE: _Layout((), ()),
 }
 _ERROR = _Layout((str, str, str, int, slice), ("", "", "", 0, None))
 
@@ -294,7 +338,7 @@ def decode(data: Buffer) -> Message | None:
 def _message(kind: int, id: int, view: memoryview, v: list[Any]) -> Message:
     match kind:
         case 1:
-            pool, action, trace_id, context, timeout_us, credit, headers, body, tensors, flags = v
+            pool, action, trace_id, context, timeout_us, credit, headers, body, tensors, flags, outputs = v
             return Request(
                 id,
                 pool,
@@ -307,6 +351,7 @@ def _message(kind: int, id: int, view: memoryview, v: list[Any]) -> Message:
                 _body(view, body),
                 _tensors(view, tensors),
                 bool(flags & _HELD),
+                decode_slots(view[outputs]) if outputs is not None else {},
             )
         case 2:
             flags, headers, body, tensors, error = v
@@ -317,6 +362,7 @@ def _message(kind: int, id: int, view: memoryview, v: list[Any]) -> Message:
                 _body(view, body),
                 _tensors(view, tensors),
                 _error(view, error),
+                bool(flags & _LEASED),
             )
         case 3:
             return Cancel(id, v[0])
@@ -328,8 +374,14 @@ def _message(kind: int, id: int, view: memoryview, v: list[Any]) -> Message:
             return Drain()
         case 7:
             return Stop()
+        case 9:
+            return Attach(id, v[0], v[1])
+        case 10:
+            return Detach(v[0])
         case 12:
             return Batch(_ids(view, v[0]))
+        case 13:
+            return Release(id)
         case _:
             return Ping(id, bool(v[0] & _ANSWER))
 
@@ -357,7 +409,7 @@ def _body(view: memoryview, value: object) -> object:
     return bytes(value) if type(value) is memoryview else value
 
 
-def _tensors(view: memoryview, at: slice | None) -> dict[str, Array]:
+def _tensors(view: memoryview, at: slice | None) -> dict[str, Array | Placed]:
     return decode_tensors(view[at]) if at is not None else {}
 
 

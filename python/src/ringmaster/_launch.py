@@ -54,7 +54,7 @@ def launch() -> Launch:
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(line_buffering=True)
-    watch_lifeline(LIFELINE_FD)
+    watch_lifeline(LIFELINE_FD, segment)
     return Launch(segment, concurrency, max_message)
 
 

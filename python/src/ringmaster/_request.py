@@ -4,9 +4,13 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import DTypeLike
+
 from ringmaster import _codec
 from ringmaster._errors import Cancelled, DeadlineExceeded, Error, InvalidArgument
-from ringmaster._tensors import Array
+from ringmaster._regions import Output
+from ringmaster._tensors import Array, Shape, dtype_name, extent
 from ringmaster._values import Encoded
 
 
@@ -30,30 +34,35 @@ class Request:
               tracer.start_as_current_span needs nothing more; in a batch of several each request has its own
     context   the session's opaque bytes
     headers   strings by name
-    tensors   NumPy arrays by name: views of the message, without a copy, writable; where alignment to their item size
-              matters, np.require(a, requirements="A") copies if it must
+    tensors   NumPy arrays by name, without a copy. Those that came in the message are views of it, writable; where
+              alignment to their item size matters, np.require(a, requirements="A") copies if it must. Those that lie in
+              the client's arena are read-only, aligned to 64 bytes, and what the client wrote only until the action
+              returns: then the memory is the client's again, so copy what is to be kept
     deadline  on time.monotonic's clock, in seconds; None if there is none
     """
 
     __slots__ = (
-        "_body", "_credit", "_ended", "_reason", "_ring",
+        "_body", "_credit", "_ended", "_outputs", "_reason", "_ring",
         "action", "context", "deadline", "headers", "id", "pool", "tensors", "trace_id",
     )  # fmt: skip
 
-    def __init__(self, message: _codec.Request, ring: Ring) -> None:
+    def __init__(
+        self, message: _codec.Request, ring: Ring, tensors: Mapping[str, Array], outputs: Mapping[str, Output]
+    ) -> None:
         self.id = message.id
         self.pool = message.pool
         self.action = message.action
         self.trace_id = message.trace_id
         self.context = message.context
         self.headers: Mapping[str, str] = message.headers
-        self.tensors: Mapping[str, Array] = message.tensors  # type: ignore[assignment]  # decoded ones are arrays
+        self.tensors = tensors
         self.deadline = time.monotonic() + message.timeout_us / 1e6 if message.timeout_us else None
         self._body = message.body
         self._credit = message.credit  # guarded by the worker's lock
         self._reason: str | None = None  # why it was cancelled; set once
         self._ended = False  # guarded by the worker's lock: somebody sends, or has sent, its END
         self._ring = ring
+        self._outputs = outputs
 
     def __repr__(self) -> str:
         return f"<Request {self.id} {self.pool}.{self.action}>"
@@ -67,6 +76,39 @@ class Request:
             except ValueError as e:
                 raise InvalidArgument(f"the body cannot be decoded: {e}", reason="bad_body") from e
         return self._body
+
+    def output(self, name: str, shape: Shape, dtype: DTypeLike = float) -> Array:
+        """Return an array of that shape and dtype for the tensor of the answer that is named so.
+
+        It is a view of the client's memory if the client has set aside enough for it (outputs=); when it is returned
+        under this name, nothing is copied. Otherwise it is an ordinary array. What it holds at first is undefined, and
+        what is in it when the action fails or does not return it, nobody sees. Once it is returned it is the client's:
+        do not keep it. The same name asked for again is the same memory, and of a stream's chunks one may have it.
+        """
+        kind, lengths, nbytes = extent(name, shape, dtype)
+        output = self._outputs.get(name)
+        there = None if output is None else output.array(kind, lengths, nbytes)
+        return np.empty(lengths, kind) if there is None else there
+
+    def _place(self, tensors: Mapping[str, Any], end: bool) -> Mapping[str, Any]:
+        """Return an answer's tensors, those that lie where the client wants them, or are copied there, as Placed.
+
+        Only the last answer is copied there: each output holds one tensor.
+        """
+        if not self._outputs:
+            return tensors
+        placed = dict(tensors)
+        for name, output in self._outputs.items():
+            if name in placed:
+                a = np.asarray(placed[name])
+                dtype = dtype_name(name, a.dtype)
+                if not output.holds(a):
+                    to = output.array(a.dtype.newbyteorder("="), a.shape, a.nbytes) if end else None
+                    if to is None:
+                        continue
+                    np.copyto(to, a)
+                placed[name] = output.placed(dtype, a)
+        return placed
 
     def time_left(self) -> float | None:
         """Return the seconds until the deadline, at least 0; None if there is none."""

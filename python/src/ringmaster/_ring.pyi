@@ -1,4 +1,7 @@
-"""Messages through shared memory; the sources are in csrc."""
+"""Messages through shared memory, and arenas; the sources are in csrc."""
+
+from collections.abc import Callable
+from typing import final
 
 from typing_extensions import Buffer
 
@@ -51,6 +54,9 @@ class Segment:
     def hear(self) -> bool:
         """Take what was rung off the bell; False if the peer is gone."""
 
+    def file(self) -> int | None:
+        """Return the next descriptor that came with the bell, the caller's to close; None if none has come by now."""
+
     def arm(self) -> bool:
         """Have the bell rung when there is a message; True if try_recv has one, or something to raise, now."""
 
@@ -80,5 +86,47 @@ def split(data: Buffer, most: int = 16, /) -> tuple[bool | int | str | memoryvie
     binaries as views of data, anything else as the slice of data where it lies.
     """
 
-def watch_lifeline(fd: int, /) -> None:
-    """End this process at once, with status 1, at end of file on the socket fd, even while a handler holds the GIL."""
+def watch_lifeline(fd: int, segment: Segment, /) -> None:
+    """End this process at once, with status 1, at end of file on the socket fd, even while a handler holds the GIL.
+
+    Its packets are kept for lifeline_packets, and nudge the segment, which is never unmapped from now on. Once in a
+    process.
+    """
+
+def lifeline_pending() -> bool:
+    """Whether packets have been kept; this takes no system call."""
+
+def lifeline_packets() -> list[tuple[bytes, int | None]]:
+    """Return the packets that have come over the lifeline by now, in order.
+
+    Their descriptors are the caller's to close.
+    """
+
+@final
+class Region(Buffer):
+    """A memfd of another process's making, mapped for as long as something refers to it.
+
+    A buffer of all its bytes, writable and shared. An array that is made of one keeps it.
+    """
+
+    def __new__(cls, fd: int, size: int, done: Callable[[int, int], object] | None = None) -> Region:
+        """Check and map the file behind fd, which may be closed afterwards; its pages are there when this returns.
+
+        size is in bytes. done(address, size) is called just before it is unmapped, by whichever thread drops it last.
+        Raises ProtocolError if the file is not a memfd of that size that is sealed, OSError if it cannot be mapped.
+        """
+
+    def block(self, offset: int, length: int, done: Callable[[], object] | None = None) -> Block:
+        """Return length bytes at offset, as a buffer that keeps the region; ValueError if they are not inside.
+
+        done() is called when nobody has the block any more, nor an array in it: in any thread, in the midst of things.
+        """
+
+    @property
+    def address(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+@final
+class Block(Buffer):
+    """A part of a Region: what Region.block returns."""

@@ -6,12 +6,16 @@
 Nothing here locks, waits or knows the time. A method that has something to say to the server returns it as a list of
 buffers, framed, for its driver to send.
 
+A request that names memory in arenas keeps it until the server says that it is free, whatever becomes of the call: see
+_named.
+
 Credit: a call may have `window` chunks under way. Each one that is taken makes room, and half a window at a time is
 granted anew, so nobody has to hold more than that for us.
 """
 
 import copy
 import itertools
+import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
@@ -20,7 +24,23 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ringmaster import _codec
-from ringmaster._codec import BadMessage, Cancel, Credit, Hello, Message, Ping, Reply, Request, decode, encode, size_of
+from ringmaster._arena import Arenas, Named, names_arenas, wants_inline
+from ringmaster._codec import (
+    Attach,
+    BadMessage,
+    Cancel,
+    Credit,
+    Detach,
+    Hello,
+    Message,
+    Ping,
+    Release,
+    Reply,
+    Request,
+    decode,
+    encode,
+    size_of,
+)
 from ringmaster._errors import (
     Cancelled,
     DataLoss,
@@ -30,6 +50,7 @@ from ringmaster._errors import (
     Unavailable,
     Unimplemented,
 )
+from ringmaster._ring import ProtocolError, Region
 from ringmaster._tensors import Array
 from ringmaster._values import Buffer, Encoded
 
@@ -44,8 +65,10 @@ _LENGTH = 4
 class Result:
     """What an action answered: its return value, or one chunk of its stream.
 
-    tensors  NumPy arrays by name: views of the message, without a copy, writable; where alignment to their item size
-             matters, np.require(a, requirements="A") copies if it must
+    tensors  NumPy arrays by name, writable: views of the message, without a copy (where alignment to their item size
+             matters, np.require(a, requirements="A") copies if it must), or, for what was asked for as outputs=, of
+             memory that the worker wrote to, aligned to 64 bytes. That memory is the array's, and its views': when the
+             last of them goes it is used again
     headers  strings by name
     """
 
@@ -73,10 +96,12 @@ class Result:
 class Call:
     """One open request. `wake` is its driver's: called whenever `replies` has grown."""
 
-    __slots__ = ("allowed", "consumed", "id", "replies", "wake", "window")
+    __slots__ = ("allowed", "consumed", "id", "named", "replies", "request", "wake", "window")
 
     def __init__(self, id: int, window: int) -> None:
         self.id = id
+        self.named: Named | None = None  # what the request names in arenas; the request is kept as long as that
+        self.request: Request | None = None
         self.window = window
         self.allowed = window  # chunks the server may still send
         self.consumed = 0  # chunks taken since credit was last granted
@@ -131,6 +156,29 @@ class Deframer:
         self._long[: self._have] = beginning
 
 
+class Given:
+    """An arena that the server has made, not yet mapped. It has the descriptor."""
+
+    __slots__ = ("bytes", "fd", "region")
+
+    def __init__(self, region: int, bytes: int, fd: int) -> None:
+        self.region = region
+        self.bytes = bytes
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+    def map(self) -> Region:
+        """Map it. DataLoss if it is not what was announced; MemoryError if the kernel cannot."""
+        try:
+            return Region(self.fd, self.bytes)
+        except OSError as e:
+            raise MemoryError(f"mapping an arena of {self.bytes} bytes: {e}") from e
+        except ProtocolError as e:
+            raise DataLoss(f"the arena that the server gave cannot be used: {e}") from e
+
+
 class Session:
     """One connection: the open calls, by id."""
 
@@ -142,20 +190,37 @@ class Session:
         self._ids = itertools.count(1)
         self.max_message = _codec.MAX_MESSAGE
         self.ring = 0  # bytes of each of the rings that come with the server's hello; 0: none do
+        self.arenas = Arenas()
+        self._next_file: Callable[[], int | None] = lambda: None  # the descriptors beside the rings, in order
+        self._arena_limit = 0
+        self._named: dict[int, list[object]] = {}  # what requests keep in arenas, until the server says that it is free
 
     def hello(self, ring: int = 0) -> list[Buffer]:
         """Return what a connection begins with. ring is how large rings should be, in bytes; 0: none are wanted."""
         limits = {"ring": ring} if ring > 0 else {}
         return _framed(Hello(_codec.VERSION, _codec.VERSION, _codec.SDK, limits=limits))
 
-    def open(self, request: Request, window: int) -> tuple[Call, list[Buffer]]:
-        """Open a call for the request, whose id and credit are set here.
+    def use_rings(self, next_file: Callable[[], int | None]) -> None:
+        """Say that the messages go through rings, beside which descriptors come: the connection may have arenas."""
+        self._next_file = next_file
+        self.arenas.limit = self._arena_limit
+
+    def open(self, request: Request, window: int, named: Named | None = None) -> tuple[Call, list[Buffer]]:
+        """Open a call for the request, whose id and credit are set here; named is what it names in arenas.
 
         TypeError, ValueError or OverflowError: it cannot be encoded; ResourceExhausted/too_large.
         """
         call = Call(next(self._ids), window)
+        frame = self._framed_request(call, request)
+        if named is not None:
+            call.named, call.request = named, request
+            self._named[call.id] = named.keeps
+        self.calls[call.id] = call
+        return call, frame
+
+    def _framed_request(self, call: Call, request: Request) -> list[Buffer]:
         request.id = call.id
-        request.credit = window
+        request.credit = call.window
         frame = _framed(request)
         size = size_of(frame) - _LENGTH
         if size > self.max_message:
@@ -164,8 +229,24 @@ class Session:
                 "send less at a time or raise max_message",
                 reason="too_large",
             )
+        return frame
+
+    def ask_for_arena(self, size: int) -> tuple[Call, list[Buffer]]:
+        """Ask for an arena. The call's only reply has it as its body, a Given, or says why there is none."""
+        call = Call(next(self._ids), 1)
         self.calls[call.id] = call
-        return call, frame
+        return call, _framed(Attach(call.id, size))
+
+    def abandon(self, call: Call, given: Given | None) -> list[list[Buffer]]:
+        """Make no use of what ask_for_arena asked for; given is what was taken of its answer."""
+        self.calls.pop(call.id, None)
+        for reply in call.replies:
+            given = reply.body if isinstance(reply.body, Given) else given
+        return [] if given is None else [_framed(Detach(given.region))]
+
+    def return_idle(self) -> list[list[Buffer]]:
+        """Give arenas back that have not been used for long."""
+        return [_framed(Detach(region)) for region in self.arenas.remove_idle()]
 
     def receive(self, data: Buffer) -> list[Buffer]:
         """Take in a message. An Error ends the connection: the server's last word, or its breach of the protocol."""
@@ -175,15 +256,18 @@ class Session:
             call = self.calls.pop(e.id, None) if e.kind == _codec.REPLY else None
             if call is None:
                 raise DataLoss(f"the server's message is malformed: {e}") from e
-            self._deliver(call, Reply(e.id, True, error=DataLoss(f"the answer is malformed: {e}", reason=e.reason)))
-            return _framed(Cancel(e.id, "cancelled"))
+            return self._misanswered(call, DataLoss(f"the answer is malformed: {e}", reason=e.reason))
         match m:
             case Reply(id=0, error=Error() as last_word):
                 raise last_word
             case Reply():
-                self._reply(m)
+                return self._reply(m)
             case Ping(answer=False):
                 return _framed(Ping(m.id, answer=True))
+            case Attach():
+                return self._given(m)
+            case Release():
+                self._named.pop(m.id, None)
             case _codec.Drain():
                 self.draining = True
             case Hello():
@@ -191,19 +275,66 @@ class Session:
                 self.max_message = m.limits.get("max_message", self.max_message)
                 self.deframer.limit = self.max_message
                 self.ring = m.limits.get("ring", 0)
+                self._arena_limit = m.limits.get("arena", 0)
         return []
 
-    def _reply(self, m: Reply) -> None:
+    def _reply(self, m: Reply) -> list[Buffer]:
+        if m.end and not m.leased:
+            self._named.pop(m.id, None)
         call = self.calls.get(m.id)
         if call is None:
-            return  # it comes after a cancel
+            return []  # it comes after a cancel
         if m.end:
             del self.calls[m.id]
         elif call.allowed == 0:
             raise DataLoss(f"the server sent more chunks of request {m.id} than it was granted")
         else:
             call.allowed -= 1
+        if call.named is not None and wants_inline(m.error):
+            return self._again(call, m)
+        if m.tensors and names_arenas(m):
+            try:
+                (call.named or Named({})).resolve(m)
+            except DataLoss as e:
+                self.calls.pop(m.id, None)
+                return self._misanswered(call, e)
+        if m.end:
+            call.named = call.request = None
         self._deliver(call, m)
+        return []
+
+    def _misanswered(self, call: Call, why: DataLoss) -> list[Buffer]:
+        self._deliver(call, Reply(call.id, True, error=why))
+        return _framed(Cancel(call.id, "cancelled"))
+
+    def _again(self, call: Call, refused: Reply) -> list[Buffer]:
+        """Send a request again that no worker has seen, without naming arenas, and remember pools that have none."""
+        assert call.named is not None
+        assert call.request is not None
+        request, named = call.request, call.named
+        if isinstance(refused.error, Unimplemented):
+            self.arenas.inline.add(request.pool)
+        call.named = call.request = None
+        call.id = next(self._ids)
+        request.tensors, request.outputs = named.inline, {}
+        try:
+            frame = self._framed_request(call, request)
+        except ResourceExhausted as e:
+            self._deliver(call, Reply(call.id, True, error=e))
+            return []
+        self.calls[call.id] = call
+        return frame
+
+    def _given(self, m: Attach) -> list[Buffer]:
+        fd = self._next_file()
+        if fd is None:
+            raise DataLoss(f"the server says that it has made region {m.region}, and no descriptor comes with it")
+        given = Given(m.region, m.bytes, fd)
+        call = self.calls.pop(m.id, None)
+        if call is None:
+            return _framed(Detach(m.region))
+        self._deliver(call, Reply(m.id, True, body=given))
+        return []
 
     def _deliver(self, call: Call, m: Reply) -> None:
         call.replies.append(m)
@@ -228,6 +359,8 @@ class Session:
 
     def lose(self, why: Error) -> None:
         """End all open calls with this error, each with a copy of its own."""
+        self.arenas.limit = 0
+        self._named.clear()
         calls, self.calls = self.calls, {}
         for call in calls.values():
             self._deliver(call, Reply(call.id, True, error=copy.copy(why)))
@@ -295,6 +428,15 @@ def chunk_of(reply: Reply) -> Result | None:
     if reply.end and reply.body is None and not reply.tensors:
         return None
     return Result(reply)
+
+
+def given_by(reply: Reply) -> Given | None:
+    """Return the arena that was asked for; None if the server refuses. Raises what else the reply says."""
+    if isinstance(reply.body, Given):
+        return reply.body
+    if reply.error is not None and reply.error.reason in ("connection_lost", "client_closed"):
+        raise reply.error
+    return None
 
 
 def lost_connection(path: str, why: str) -> Error:

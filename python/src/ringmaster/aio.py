@@ -21,9 +21,12 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Generator
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
+
+from numpy.typing import DTypeLike
 
 from ringmaster._address import dial, resolve
+from ringmaster._arena import ATTACH_TIMEOUT, Outputs
 from ringmaster._codec import Reply, Request
 from ringmaster._errors import DataLoss, Error, Unavailable
 from ringmaster._greeting import RING, Greeting
@@ -39,15 +42,19 @@ from ringmaster._session import (
     chunk_of,
     client_closed,
     deadline_passed,
+    given_by,
     lost_connection,
     new_request,
     silent_server,
     unframed,
 )
+from ringmaster._tensors import Array, Shape
 from ringmaster._values import Buffer
 from ringmaster.client import CONNECT_TIMEOUT, WRITE_TIMEOUT
 
 _BURST = 64  # messages that are taken out of a ring before other tasks may run
+
+T = TypeVar("T")
 
 
 def connect(path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT, ring: int = RING) -> "Client":
@@ -100,13 +107,15 @@ class Client:
         pool: str,
         action: str,
         body: object = None,
+        *,
+        outputs: Outputs | None = None,
         **options: Unpack[Options],
     ) -> Result:
         """Run an action and return its answer, or raise an Error. The arguments are as for ringmaster.Client.call."""
         request = new_request(pool, action, body, **options)
         deadline = _deadline(options)
         connection = await self._connected()
-        call = await connection.start(request, 1, deadline)
+        call = await connection.start(request, 1, deadline, outputs)
         try:
             return answer_of(await connection.next(call, deadline))
         finally:
@@ -165,6 +174,10 @@ class Client:
         finally:
             connection.cancel(call, "cancelled")
 
+    async def empty(self, shape: Shape, dtype: DTypeLike = float) -> Array:
+        """Return an array that workers can see: as ringmaster.Client.empty."""
+        return await (await self._connected()).empty(shape, dtype)
+
     async def status(self, timeout: float | None = None) -> Any:
         """Return what `ringmaster status --json` prints."""
         return (await self.call(RESERVED_POOL, "status", timeout=timeout)).body
@@ -210,6 +223,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._retired = False  # no new calls; over after the last
         self._writable = asyncio.Event()
         self._writable.set()
+        self._growing = asyncio.Lock()  # held by the one task that asks for an arena
         self.hung_up = self._loop.create_future()
 
     @classmethod
@@ -226,6 +240,7 @@ class _Connection(asyncio.BufferedProtocol):
             if segment is None:
                 await loop.create_unix_connection(lambda: connection, sock=s)
             else:
+                session.use_rings(segment.file)
                 connection.connection_made(_Rings(s, segment, connection))
         except BaseException as e:
             s.close()
@@ -260,15 +275,23 @@ class _Connection(asyncio.BufferedProtocol):
 
     # ---- for a call ----
 
-    async def start(self, request: Request, window: int, deadline: float | None) -> Call:
+    async def start(
+        self, request: Request, window: int, deadline: float | None, outputs: Outputs | None = None
+    ) -> Call:
         """Open a call and send its request; DeadlineExceeded if the server has not taken earlier ones by then."""
+        named = None
         try:
             async with asyncio.timeout_at(deadline):
+                if request.tensors or outputs:
+                    named = await self._with_room(self._session.arenas.place(request, outputs))
                 await self._writable.wait()
         except TimeoutError:
             raise deadline_passed() from None
-        call, frame = self._session.open(request, window)
+        call, frame = self._session.open(request, window, named)
         self._write(frame)
+        if named is not None:
+            for returned in self._session.return_idle():
+                self._write(returned)
         if self._over is not None:
             self._session.lose(self._over)
         return call
@@ -276,14 +299,18 @@ class _Connection(asyncio.BufferedProtocol):
     async def next(self, call: Call, deadline: float | None) -> Reply:
         """Return the call's next reply; DeadlineExceeded after deadline, which is on the event loop's clock."""
         try:
-            async with asyncio.timeout_at(deadline):
-                while not call.replies:
-                    arrived: asyncio.Future[None] = self._loop.create_future()
-                    call.wake = functools.partial(_arrive, arrived)
-                    await arrived
+            return await self._answer(call, deadline)
         except TimeoutError:
             self.cancel(call, "deadline")
             raise deadline_passed() from None
+
+    async def _answer(self, call: Call, deadline: float | None) -> Reply:
+        """Return the call's next reply. TimeoutError after deadline."""
+        async with asyncio.timeout_at(deadline):
+            while not call.replies:
+                arrived: asyncio.Future[None] = self._loop.create_future()
+                call.wake = functools.partial(_arrive, arrived)
+                await arrived
         reply, frame = self._session.take(call)
         self._write(frame)
         self._settle()
@@ -301,6 +328,54 @@ class _Connection(asyncio.BufferedProtocol):
     def _write(self, frame: list[Buffer]) -> None:
         if frame and self._over is None:
             self._transport.writelines(frame)
+
+    # ---- arenas ----
+
+    async def empty(self, shape: Shape, dtype: DTypeLike) -> Array:
+        """Make an array in an arena, if there is room for it."""
+        return await self._with_room(self._session.arenas.empty(shape, dtype))
+
+    async def _with_room(self, steps: Generator[int, bool, T]) -> T:
+        """Do what may need more arenas."""
+        try:
+            n = next(steps)
+            while True:
+                n = steps.send(await self._grow(n))
+        except StopIteration as e:
+            result: T = e.value
+            return result
+
+    async def _grow(self, n: int) -> bool:
+        """Get an arena with room for n bytes; False if the server gives none."""
+        arenas = self._session.arenas
+        async with self._growing:
+            if arenas.fits(n):
+                return True  # another task has seen to it meanwhile
+            for size in arenas.sizes(n, time.monotonic()):
+                if await self._add_arena(size):
+                    return True
+                arenas.refuse(size, time.monotonic())
+        return False
+
+    async def _add_arena(self, size: int) -> bool:
+        call, frame = self._session.ask_for_arena(size)
+        given, used = None, False
+        try:
+            self._write(frame)
+            if self._over is not None:
+                self._session.lose(self._over)
+            given = given_by(await self._answer(call, self._loop.time() + ATTACH_TIMEOUT))
+            if given is not None:
+                memory = await self._loop.run_in_executor(None, given.map)  # it may take milliseconds
+                self._session.arenas.add(given.region, memory)
+                used = True
+        except (TimeoutError, MemoryError):
+            pass
+        finally:
+            if not used:
+                for returned in self._session.abandon(call, given):
+                    self._write(returned)
+        return used
 
     # ---- for the transport ----
 

@@ -21,11 +21,14 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
+from numpy.typing import DTypeLike
+
 from ringmaster._address import dial, resolve
+from ringmaster._arena import ATTACH_TIMEOUT, Arenas, Outputs
 from ringmaster._codec import Reply, Request
 from ringmaster._errors import DataLoss, Error
 from ringmaster._greeting import RING, greet
@@ -41,11 +44,13 @@ from ringmaster._session import (
     chunk_of,
     client_closed,
     deadline_passed,
+    given_by,
     lost_connection,
     new_request,
     silent_server,
     unframed,
 )
+from ringmaster._tensors import Array, Shape
 from ringmaster._values import Buffer
 
 CONNECT_TIMEOUT = 10.0  # seconds
@@ -107,18 +112,23 @@ class Client:
         pool: str,
         action: str,
         body: object = None,
+        *,
+        outputs: Outputs | None = None,
         **options: Unpack[Options],
     ) -> Result:
         """Run an action and return its answer, or raise an Error. body is anything MessagePack can say.
 
-        tensors=   NumPy arrays, or what becomes one, by name
+        tensors=   NumPy arrays, or what becomes one, by name. One that `empty` made is not copied: do not change it
+                   before the answer has come, or, after a timeout, while the worker may still run. Others are copied
+        outputs=   a shape and a dtype for tensors of the answer, by name: so much memory is set aside for each, and
+                   what the worker writes there is not copied. A tensor that needs more arrives as ever
         timeout=   seconds until DeadlineExceeded; without it the pool's default holds
         headers=   strings by name
         trace_id=  W3C traceparent
         context=   the session's opaque bytes
         """
         request = new_request(pool, action, body, **options)
-        pending = _Pending(self._connected(), request, 1, options.get("timeout"))
+        pending = _Pending(self._connected(), request, 1, options.get("timeout"), outputs)
         try:
             return answer_of(pending.next())
         finally:
@@ -164,6 +174,18 @@ class Client:
         request = new_request(pool, action, body, **options)
         pending = _Pending(self._connected(), request, max(1, window), options.get("timeout"))
         return Stream(pending, _itself if raw else _body)
+
+    def empty(self, shape: Shape, dtype: DTypeLike = float) -> Array:
+        """Return an array of that shape and dtype in memory that workers see. What it holds at first is undefined.
+
+        As a tensor of a call it is not copied: the worker has a read-only view of it. So has it of a part of it that is
+        C-contiguous and begins at a multiple of 64 bytes. The memory is this array's and its views'; when the last of
+        them has gone it is used again.
+
+        If the server has no arenas, or no room for it, or the client has no rings, it is an ordinary array, and copied
+        when it is sent; so is every other one after the connection was lost. dtype may be "bfloat16" (ml_dtypes).
+        """
+        return self._connected().empty(shape, dtype)
 
     def status(self, timeout: float | None = None) -> Any:
         """Return what `ringmaster status --json` prints."""
@@ -238,11 +260,18 @@ def _body(chunk: Result) -> Any:
 class _Pending:
     """One call on its connection, with its deadline."""
 
-    def __init__(self, connection: "_Connection", request: Request, window: int, timeout: float | None) -> None:
+    def __init__(
+        self,
+        connection: "_Connection",
+        request: Request,
+        window: int,
+        timeout: float | None,
+        outputs: Outputs | None = None,
+    ) -> None:
         self.ended = False
         self._connection = connection
         self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._call = connection.start(request, window, self._deadline)
+        self._call = connection.start(request, window, self._deadline, outputs)
 
     def next(self) -> Reply:
         """Return the next reply; DeadlineExceeded when the time is over."""
@@ -265,7 +294,8 @@ class _Connection:
     """A socket, perhaps with rings beside it, and its session.
 
     _lock guards everything else but the deframer, which is the leader's, and is not held over a system call that may
-    wait. _writing is held while a frame is written. Where both are needed, they are taken one after the other.
+    wait. _writing is held while a frame is written. Where both are needed, they are taken one after the other. _growing
+    is held by the one thread that asks for an arena, before either of them.
     """
 
     def __init__(self, path: str, timeout: float, ring: int) -> None:
@@ -273,6 +303,7 @@ class _Connection:
         self._session = Session()
         self._lock = threading.Lock()
         self._writing = threading.Lock()
+        self._growing = threading.Lock()
         self._leading = False
         self._following: dict[Call, threading.Condition] = {}
         self._unsent: deque[list[Buffer]] = deque()  # frames to be written by whoever comes by
@@ -286,6 +317,8 @@ class _Connection:
         _forkable.add(self)
         try:
             self._ring, answers = greet(self._socket, self._session, ring, deadline)
+            if self._ring is not None:
+                self._session.use_rings(self._ring.file)
             self._unsent.extend(answers)
         except TimeoutError:
             self.end(silent_server(path))
@@ -334,17 +367,26 @@ class _Connection:
             call.wake = _nobody  # who waits for it is not here, nor is the lock of its condition
         self._ring = None  # it is not mapped here
         self._socket.close()  # this process's descriptor
+        self._session.arenas = Arenas()  # nobody knows who held their lock
         self._over = lost_connection(self._path, "this process is a fork of the one that called")
         self._session.lose(self._over)
 
     # ---- for a call ----
 
-    def start(self, request: Request, window: int, deadline: float | None) -> Call:
+    def start(self, request: Request, window: int, deadline: float | None, outputs: Outputs | None = None) -> Call:
         """Open a call and send its request."""
+        named = None
+        if request.tensors or outputs:
+            try:
+                named = self._with_room(self._session.arenas.place(request, outputs), deadline)
+            except TimeoutError:
+                raise deadline_passed() from None
         with self._lock:
             if self._over is not None:
                 raise copy.copy(self._over)
-            call, frame = self._session.open(request, window)
+            call, frame = self._session.open(request, window, named)
+            if named is not None:
+                self._unsent.extend(self._session.return_idle())
         try:
             self._write(frame, deadline)
         except TimeoutError:
@@ -363,6 +405,7 @@ class _Connection:
                         self._follow(call, deadline)
                     else:
                         self._lead(deadline)
+                        self._answer_at_once()
                 reply, frame = self._session.take(call)
             finally:
                 self._hand_over()
@@ -376,6 +419,65 @@ class _Connection:
         """Cancel a call. The garbage collector may do this, in the midst of anything: so it waits for no lock."""
         self._dropped.append((call, reason))
         self._tidy()
+
+    # ---- arenas ----
+
+    def empty(self, shape: Shape, dtype: DTypeLike) -> Array:
+        """Make an array in an arena, if there is room for it."""
+        return self._with_room(self._session.arenas.empty(shape, dtype), None)
+
+    def _with_room(self, steps: Generator[int, bool, T], deadline: float | None) -> T:
+        """Do what may need more arenas. TimeoutError after deadline."""
+        try:
+            n = next(steps)
+            while True:
+                n = steps.send(self._grow(n, deadline))
+        except StopIteration as e:
+            result: T = e.value
+            return result
+
+    def _grow(self, n: int, deadline: float | None) -> bool:
+        """Get an arena with room for n bytes; False if the server gives none. TimeoutError after deadline."""
+        limit = time.monotonic() + ATTACH_TIMEOUT
+        arenas = self._session.arenas
+        try:
+            if not self._growing.acquire(timeout=max(0.0, _earlier(limit, deadline) - time.monotonic())):
+                raise TimeoutError
+            try:
+                if arenas.fits(n):
+                    return True  # another thread has seen to it meanwhile
+                for size in arenas.sizes(n, time.monotonic()):
+                    if self._add_arena(size, _earlier(limit, deadline)):
+                        return True
+                    arenas.refuse(size, time.monotonic())
+            finally:
+                self._growing.release()
+        except TimeoutError:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise
+        return False
+
+    def _add_arena(self, size: int, deadline: float) -> bool:
+        with self._lock:
+            if self._over is not None:
+                raise copy.copy(self._over)
+            call, frame = self._session.ask_for_arena(size)
+        given, used = None, False
+        try:
+            with contextlib.suppress(ConnectionError):  # who reads learns why
+                self._write(frame, deadline)
+            given = given_by(self.next(call, deadline))
+            if given is not None:
+                self._session.arenas.add(given.region, given.map())
+                used = True
+        except MemoryError:
+            pass
+        finally:
+            if not used:
+                with self._lock:
+                    self._unsent.extend(self._session.abandon(call, given))
+                self._tidy()
+        return used
 
     # ---- reading; _lock is held ----
 
@@ -410,6 +512,16 @@ class _Connection:
                     self._unsent.append(frame)
         except Error as e:
             self._end(e)
+
+    def _answer_at_once(self) -> None:
+        """Write what is to be said to what came: the server may wait for it, and a call for what it says then."""
+        if self._unsent:
+            self._hand_over()
+            self._lock.release()
+            try:
+                self._tidy()
+            finally:
+                self._lock.acquire()
 
     def _read(self, deadline: float | None) -> list[Buffer]:
         """Return what came, after waiting for it. TimeoutError after deadline; OSError at the end; DataLoss."""
@@ -471,8 +583,7 @@ class _Connection:
 
     def _write(self, frame: list[Buffer], deadline: float | None) -> None:
         """Write a frame. TimeoutError if the server takes none of it by deadline; OSError if it has gone."""
-        limit = time.monotonic() + WRITE_TIMEOUT
-        deadline = limit if deadline is None else min(deadline, limit)
+        deadline = _earlier(time.monotonic() + WRITE_TIMEOUT, deadline)
         if not self._writing.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise TimeoutError
         try:
@@ -563,6 +674,10 @@ class _Connection:
             if self._ring is not None:
                 self._ring.close()
             self._socket.close()
+
+
+def _earlier(a: float, b: float | None) -> float:
+    return a if b is None else min(a, b)
 
 
 def _nobody() -> None:

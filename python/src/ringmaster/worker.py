@@ -12,6 +12,9 @@ request.cancelled, and while a chunk waits for credit. Threaded: the main thread
 Requests that are held wait until the supervisor says which of them are one call; that call occupies one thread. To an
 action that takes batches a request that comes alone is a batch of one.
 
+Arenas of clients, which the supervisor attaches over the lifeline, are mapped by the thread that receives, when it is
+nudged or when a request names one. A request's tensors in them are views, and so is what it writes its answer to.
+
 A request ends in exactly one END. A stream that is cancelled is closed at its yield: the generator sees
 GeneratorExit, so `finally` and `with` work, and the END carries CANCELLED. An action that returns although it was
 cancelled has its result sent as ever.
@@ -43,8 +46,10 @@ from ringmaster._batch import Batch, Unequal
 from ringmaster._codec import BadMessage, Hello, Ping, Reply, decode, encode, size_of
 from ringmaster._errors import Cancelled, Error, Internal, InvalidArgument, NotFound, ResourceExhausted, error_of
 from ringmaster._launch import EXIT_PROTOCOL, Launch, launch, leave
+from ringmaster._pin import new_pinner
+from ringmaster._regions import Regions
 from ringmaster._request import Request
-from ringmaster._ring import ProtocolError
+from ringmaster._ring import ProtocolError, lifeline_packets, lifeline_pending
 from ringmaster._tracing import Tracing
 from ringmaster._values import Buffer
 
@@ -56,13 +61,21 @@ TRACEBACK_BYTES = 16 << 10
 MESSAGE_BYTES = 4 << 10  # of an error's message
 
 
-def serve(load: Callable[[], object] | None = None, actions: Iterable[Callable[..., Any]] | None = None) -> None:
+def serve(
+    load: Callable[[], object] | None = None,
+    actions: Iterable[Callable[..., Any]] | None = None,
+    *,
+    pin: bool | None = None,
+) -> None:
     """Serve requests until the supervisor drains this worker.
 
     load     called after the handshake and before the first request: the place for what takes long, importing a
              framework and loading a model. The handshake must be made within 10 seconds of the start; load has the
              pool's start_timeout. If it raises, the process ends with status 1.
     actions  the decorated functions to serve; all there are, if None.
+    pin      register clients' arenas with CUDA (cudaHostRegister), once each, so that tensors in them are copied to and
+             from the GPU directly, also asynchronously. Where there is no CUDA the log says so once. None: as the
+             environment's RINGMASTER_PIN=1 says, which a pool's `env` can set.
 
     Call it from the main thread, as the program's last statement, and print nothing before. From then on standard
     output goes to the log, as standard error does.
@@ -78,7 +91,8 @@ def serve(load: Callable[[], object] | None = None, actions: Iterable[Callable[.
         except Exception:
             traceback.print_exc()
             leave(1)
-    worker = (Inline if given.concurrency == 1 else Threaded)(given, chosen)
+    regions = Regions(lifeline_packets, new_pinner(pin))
+    worker = (Inline if given.concurrency == 1 else Threaded)(given, chosen, regions)
     signal.signal(signal.SIGTERM, worker.on_term)
     worker.run()
     _tell_where(True)  # whatever keeps the program from its end now
@@ -104,10 +118,11 @@ def _forget() -> None:
 class Worker(ABC):
     """What both kinds of worker share: messages come in and change the open requests; actions run and answer."""
 
-    def __init__(self, given: Launch, actions: Mapping[str, Action]) -> None:
+    def __init__(self, given: Launch, actions: Mapping[str, Action], regions: Regions) -> None:
         self._segment = given.segment
         self._max_message = given.max_message
         self._actions = actions
+        self._regions = regions  # who receives has them alone
         self._open: dict[int, Request] = {}
         self._held: dict[int, Request] = {}  # of them, those that wait for their batch; who receives has it alone
         self._draining = False
@@ -118,7 +133,7 @@ class Worker(ABC):
     def run(self) -> None:
         """Say hello, and serve until drained."""
         actions = [(a.name, a.flags) for a in self._actions.values()]
-        self._send(encode(Hello(_codec.VERSION, _codec.VERSION, _codec.SDK, actions)))
+        self._send(encode(Hello(_codec.VERSION, _codec.VERSION, _codec.SDK, actions, {"arena": 1})))
         self._segment.set_status(READY, 0)
         self._loop()
 
@@ -151,6 +166,8 @@ class Worker(ABC):
             data = self._segment.try_recv() if timeout == 0 else self._segment.recv(timeout)
         except ProtocolError as e:
             leave(EXIT_PROTOCOL, str(e))
+        if lifeline_pending():
+            self._regions.update()
         if data is None:
             return False
         self._take_in(data)
@@ -162,20 +179,13 @@ class Worker(ABC):
         except BadMessage as e:
             if e.kind != _codec.REQUEST or e.id == 0:
                 leave(EXIT_PROTOCOL, f"a message from the supervisor is malformed: {e}")
-            self._send(
-                encode(Reply(e.id, True, error=InvalidArgument(f"the request is malformed: {e}", reason=e.reason)))
-            )
+            self._refuse(e.id, InvalidArgument(f"the request is malformed: {e}", reason=e.reason))
             return
         match m:
             case _codec.Request():
                 if m.id in self._open:
                     leave(EXIT_PROTOCOL, f"the supervisor sent request {m.id} twice")
-                request = Request(m, self)
-                self._begin(request)
-                if m.held:
-                    self._held[m.id] = request
-                else:
-                    self._accept([request])
+                self._take_request(m)
             case _codec.Batch():
                 call = [self._held.pop(id) for id in m.ids if id in self._held]
                 if call:
@@ -190,6 +200,21 @@ class Worker(ABC):
                 self._draining = True
             case _codec.Stop():
                 self._stop()
+
+    def _take_request(self, m: _codec.Request) -> None:
+        try:
+            request = Request(m, self, self._regions.tensors(m.tensors), self._regions.outputs(m.outputs))
+        except InvalidArgument as e:
+            self._refuse(m.id, e)
+            return
+        self._begin(request)
+        if m.held:
+            self._held[m.id] = request
+        else:
+            self._accept([request])
+
+    def _refuse(self, id: int, e: Error) -> None:
+        self._send(encode(Reply(id, True, error=e)))
 
     def _cancel(self, m: _codec.Cancel) -> None:
         request = self._open.get(m.id)
@@ -351,7 +376,7 @@ class Worker(ABC):
         body, tensors = (
             result if type(result) is tuple and len(result) == 2 and isinstance(result[1], Mapping) else (result, {})
         )
-        parts = encode(Reply(request.id, end, body=body, tensors=tensors))
+        parts = encode(Reply(request.id, end, body=body, tensors=request._place(tensors, end)))
         if size_of(parts) > self._max_message:
             raise ResourceExhausted(
                 f"the answer is {size_of(parts)} bytes, the limit is {self._max_message} bytes; "
@@ -385,8 +410,8 @@ class Worker(ABC):
 class Inline(Worker):
     """One request at a time, everything in the main thread."""
 
-    def __init__(self, given: Launch, actions: Mapping[str, Action]) -> None:
-        super().__init__(given, actions)
+    def __init__(self, given: Launch, actions: Mapping[str, Action], regions: Regions) -> None:
+        super().__init__(given, actions, regions)
         self._waiting: deque[list[Request]] = deque()
         self._thread = threading.get_ident()
 
@@ -415,8 +440,8 @@ class Inline(Worker):
 class Threaded(Worker):
     """Several requests at a time, each in a thread; the main thread alone receives."""
 
-    def __init__(self, given: Launch, actions: Mapping[str, Action]) -> None:
-        super().__init__(given, actions)
+    def __init__(self, given: Launch, actions: Mapping[str, Action], regions: Regions) -> None:
+        super().__init__(given, actions, regions)
         self._queue: queue.SimpleQueue[list[Request] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"action-{i}", daemon=True) for i in range(given.concurrency)

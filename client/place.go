@@ -1,0 +1,144 @@
+package client
+
+import (
+	"context"
+	"slices"
+
+	"github.com/ringmasterd/ringmaster/ipc"
+)
+
+// placed is what a call uses of arenas, until the server has done with it.
+type placed struct {
+	uses []use
+}
+
+type use struct {
+	arena *Arena
+	block *block
+}
+
+// over gives it all back.
+func (p *placed) over() {
+	for _, u := range p.uses {
+		u.arena.done(u.block)
+	}
+}
+
+// place returns the request as it is to be sent over this connection: what lies in one of its arenas is named, large tensors are moved there, everything else travels. Outputs that lie elsewhere are left out.
+func (c *conn) place(req *ipc.Request) (*ipc.Request, placed) {
+	var p placed
+	arenas := c.openArenas()
+	if len(arenas) == 0 {
+		sent := *req
+		sent.Tensors, sent.Outputs = inline(req.Tensors), nil
+		return &sent, p
+	}
+	sent := *req
+	sent.Tensors = slices.Clone(req.Tensors)
+	for i := range sent.Tensors {
+		t := &sent.Tensors[i]
+		t.At = p.put(arenas, t.Data)
+	}
+	sent.Outputs = nil
+	for _, o := range req.Outputs {
+		for _, a := range arenas {
+			if at, b, ok := a.claim(o.Data); ok {
+				p.uses = append(p.uses, use{a, b})
+				o.At = at
+				sent.Outputs = append(sent.Outputs, o)
+				break
+			}
+		}
+	}
+	return &sent, p
+}
+
+// put returns where in an arena the bytes lie, perhaps now; the zero value: nowhere.
+func (p *placed) put(arenas []*Arena, data []byte) ipc.Range {
+	for _, a := range arenas {
+		if at, b, ok := a.claim(data); ok {
+			p.uses = append(p.uses, use{a, b})
+			return at
+		}
+	}
+	if len(data) < arenaThreshold {
+		return ipc.Range{}
+	}
+	for _, a := range arenas {
+		if at, b, ok := a.move(data); ok {
+			p.uses = append(p.uses, use{a, b})
+			return at
+		}
+	}
+	return ipc.Range{}
+}
+
+// inline returns the tensors as they travel in a message.
+func inline(tensors []Tensor) []Tensor {
+	if !slices.ContainsFunc(tensors, func(t Tensor) bool { return t.At.Region != 0 }) {
+		return tensors
+	}
+	tensors = slices.Clone(tensors)
+	for i := range tensors {
+		tensors[i].At = ipc.Range{}
+	}
+	return tensors
+}
+
+// large reports whether a request has tensors that are worth an arena.
+func large(req *ipc.Request) bool {
+	return slices.ContainsFunc(req.Tensors, func(t Tensor) bool { return len(t.Data) >= arenaThreshold })
+}
+
+// exchange is one request and its replies. If the worker cannot take tensors in arenas, the request is sent once more, with everything in the message.
+type exchange struct {
+	client *Client
+	req    *ipc.Request
+	call   *ipc.Call
+	named  bool // it names arenas, and nothing has come yet
+}
+
+// Recv returns the next reply, as [ipc.Call.Recv] does.
+func (x *exchange) Recv(ctx context.Context) (*ipc.Reply, error) {
+	r, err := x.call.Recv(ctx)
+	if err != nil && x.named && x.client.goesInline(x.req.Pool, ipc.AsError(err)) {
+		if x.call, _, err = x.client.send(ctx, x.req, true); err != nil {
+			x.call = nil
+			return nil, err
+		}
+		r, err = x.call.Recv(ctx)
+	}
+	x.named = false
+	return r, err
+}
+
+// Cancel abandons what is still to come.
+func (x *exchange) Cancel(reason string) {
+	if x.call != nil {
+		x.call.Cancel(reason)
+	}
+}
+
+// goesInline reports whether a request that ended so is to be sent without arenas, and remembers pools whose workers cannot do them.
+func (c *Client) goesInline(pool string, e *ipc.Error) bool {
+	switch {
+	case e.Code == ipc.Unimplemented && e.Reason == "arena":
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.inline == nil {
+			c.inline = map[string]bool{}
+		}
+		c.inline[pool] = true
+		return true
+	case e.Code == ipc.Unavailable && e.Reason == "arena_busy":
+		return true
+	}
+	return false
+}
+
+// knownInline reports whether the pool's workers cannot do arenas.
+func (c *Client) knownInline(pool string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.inline[pool]
+}

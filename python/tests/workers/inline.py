@@ -1,0 +1,11 @@
+"""The same worker as an SDK of old had it, which knows nothing of arenas."""
+
+import arenas  # noqa: F401 - its actions
+
+import ringmaster as rm
+from ringmaster import worker
+
+Hello = worker.Hello
+worker.Hello = lambda *args: Hello(*args[:4])
+
+rm.serve()
