@@ -17,7 +17,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/ringmasterd/ringmaster/internal/jsonbody"
-	"github.com/ringmasterd/ringmaster/internal/traceparent"
+	w3c "github.com/ringmasterd/ringmaster/internal/traceparent"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -228,14 +228,12 @@ func (x *exchange) tell(reply *ipc.Reply) {
 	}
 }
 
-// traced takes over of which trace a request is part, as the W3C's headers say: https://www.w3.org/TR/trace-context/. What is no traceparent counts as none.
+// traced takes over of which trace a request is part, as the W3C's headers say: https://www.w3.org/TR/trace-context/. A request that has been told so already stays what it is.
 func (x *exchange) traced(req *ipc.Request) {
-	parent := x.r.Header.Get("Traceparent")
-	if _, ok := traceparent.Parse(parent); !ok {
-		return
+	if req.TraceID == "" {
+		req.TraceID = traceparent(x.r.Header.Get("Traceparent"))
 	}
-	req.TraceID = parent
-	if state := strings.Join(x.r.Header.Values("Tracestate"), ","); state != "" {
+	if state := strings.Join(x.r.Header.Values("Tracestate"), ","); state != "" && req.TraceID != "" {
 		if req.Headers == nil {
 			req.Headers = map[string]string{}
 		}
@@ -243,13 +241,29 @@ func (x *exchange) traced(req *ipc.Request) {
 	}
 }
 
+// traceparent returns a W3C traceparent if it is one, else "", as that standard wants it.
+func traceparent(s string) string {
+	if _, ok := w3c.Parse(s); !ok {
+		return ""
+	}
+	return s
+}
+
 // protocol names what the request came by, after the path that it was sent to.
 func (x *exchange) protocol() string {
+	path := x.r.URL.Path
 	switch {
-	case strings.HasSuffix(x.r.Pattern, "/rpc"):
+	case strings.HasPrefix(x.r.Header.Get("Content-Type"), "application/grpc"):
+		if strings.HasPrefix(path, "/inference.") {
+			return "oip-grpc"
+		}
+		return "grpc"
+	case path == "/rpc":
 		return "jsonrpc"
-	case strings.Contains(x.r.Pattern, " /v1/"):
+	case strings.HasPrefix(path, "/v1/"):
 		return "openai"
+	case strings.HasPrefix(path, "/v2"):
+		return "oip"
 	}
 	return "http"
 }

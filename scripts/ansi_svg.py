@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Runs a command in a terminal of its own and draws what it prints: ansi_svg.py COLUMNS COMMAND… > picture.svg."""
 
+import contextlib
 import os
 import pty
 import re
@@ -14,18 +15,19 @@ WIDTH, HEIGHT, EDGE = 8.4, 18, 14  # of a character, of a line, around all
 
 def printed_by(columns: int, command: list[str]) -> str:
     """Return what a command prints to a terminal."""
-    output: list[bytes] = []
-
-    def read(fd: int) -> bytes:
-        data = os.read(fd, 4096)
-        output.append(data)
-        return b""  # pty.spawn would print it
-
-    os.environ |= {"COLUMNS": str(columns), "TERM": "xterm-256color"}
-    sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123  # the command's is the terminal's
-    if status := os.waitstatus_to_exitcode(pty.spawn(command, read)):
-        sys.exit(f"{command[0]} ended with {status}:\n{b''.join(output).decode()}")
-    return b"".join(output).decode().replace("\r\n", "\n").rstrip("\n")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ |= {"COLUMNS": str(columns), "TERM": "xterm-256color"}
+        os.execvp(command[0], command)
+    output = b""
+    with contextlib.suppress(OSError):  # that is how its end is told
+        while data := os.read(terminal, 4096):
+            output += data
+    _, status = os.waitpid(pid, 0)
+    text = output.decode()
+    if status != 0:
+        sys.exit(f"{command[0]} ended with {os.waitstatus_to_exitcode(status)}:\n{text}")
+    return text.replace("\r\n", "\n").rstrip("\n")
 
 
 def painted(line: str) -> list[tuple[str, str]]:
@@ -65,6 +67,7 @@ def svg(columns: int, text: str) -> str:
 
 
 def main() -> None:
+    """Do what the command line says."""
     columns = int(sys.argv[1])
     sys.stdout.write(svg(columns, printed_by(columns, sys.argv[2:])))
 

@@ -90,7 +90,7 @@ def main():
         browser = p.chromium.launch(executable_path=chromium)
         try:
             if len(sys.argv) > 3:
-                page = open_page(browser, url + "?refresh=off", [], viewport={"width": 1120, "height": 720}, color_scheme="dark")
+                page = open_page(browser, url + "?refresh=off", [], viewport={"width": 1180, "height": 850}, color_scheme="dark")
                 page.screenshot(path=Path(sys.argv[3]))
             else:
                 check(browser, url)

@@ -1,10 +1,12 @@
 """A request's trace is OpenTelemetry's current context while its action runs."""
 
 import importlib.util
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from ringmaster import _codec, _tracing
+from ringmaster import _tracing
 from ringmaster._request import Request
 from supervisor import Worker, body_of
 
@@ -47,6 +49,6 @@ def test_nothing_stays_behind() -> None:
 
 def test_without_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_tracing, "find_spec", lambda _name: None)
-    request = Request(_codec.Request(1, "p", "a", parent()), None)  # type: ignore[arg-type]  # it asks nothing
-    with _tracing.Tracing().within(request):
+    request = SimpleNamespace(trace_id=parent(), headers={})
+    with _tracing.Tracing().within(cast(Request, request)):
         pass
