@@ -124,6 +124,10 @@ bench: $(VENV_PEERS)/.peers ## every scenario beside the peers, into docs/perfor
 bench-go: ## the Go benchmarks, BENCHTIME (1s) each
 	@go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
 
+.PHONY: proto
+proto: ## the Go code of proto/, after a change of a .proto; it is committed
+	@scripts/proto
+
 ##@ Tidy
 
 .PHONY: clean

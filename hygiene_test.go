@@ -31,7 +31,8 @@ var layers = map[string][]string{
 	"supervisor":      {"detail", "shm", "ipc"},
 	"client":          {"detail", "shm", "ipc"},
 	"chain":           {"detail", "ipc"},
-	"gateway":         {"detail", "shm", "ipc", "chain"},
+	"proto":           {},
+	"gateway":         {"detail", "shm", "ipc", "chain", "proto"},
 	"internal/config": {"detail", "shm", "ipc", "supervisor", "chain", "gateway"},
 	"cmd":             {"detail", "shm", "ipc", "worker", "supervisor", "client", "chain", "gateway", "internal/config", "bench"},
 }

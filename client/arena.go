@@ -182,6 +182,27 @@ func (a *Arena) find(offset uint64) *block {
 	return a.blocks[i]
 }
 
+// fits reports whether there is room for a block of so many bytes.
+func (a *Arena) fits(size uint64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.memory == nil || a.closed || a.lost {
+		return false
+	}
+	return a.ranges.largest() >= size
+}
+
+// holds reports whether these bytes lie in the arena.
+func (a *Arena) holds(data []byte) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.memory == nil {
+		return false
+	}
+	_, inside := position(a.memory.Bytes(), data)
+	return inside
+}
+
 // claim says that a call names these bytes, if they lie in a block and can be named. It returns where.
 func (a *Arena) claim(data []byte) (at ipc.Range, b *block, ok bool) {
 	a.mu.Lock()

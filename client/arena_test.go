@@ -281,6 +281,51 @@ func TestArenaByItself(t *testing.T) {
 	}
 }
 
+// Without being told how much, a client takes several times what it needs, more when that is full, and no more than its limit.
+func TestArenasGrow(t *testing.T) {
+	h := serveHouse(t, gateway.Config{}, pools()...)
+	c := h.dial()
+	send := func(n, tensors int) map[string]string {
+		t.Helper()
+		var list []client.Tensor
+		for i := range tensors {
+			list = append(list, client.Tensor{Name: fmt.Sprint(i), DType: "uint8", Shape: []uint64{uint64(n)}, Data: make([]byte, n)})
+		}
+		r, err := c.Call(within(t), "p", "where", nil, client.WithTensors(list...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var places map[string]string
+		if err := r.Decode(&places); err != nil {
+			t.Fatal(err)
+		}
+		return places
+	}
+	for _, step := range []struct {
+		bytes, tensors int
+		regions        int
+		lent           int64
+		shared         bool
+	}{
+		{64 << 10, 1, 1, 2 << 20, true},
+		{1 << 20, 1, 1, 2 << 20, true},
+		{3 << 20, 1, 2, 14 << 20, true},
+		{3 << 20, 4, 2, 14 << 20, true},
+		{10 << 20, 2, 3, 64 << 20, true},
+		{60 << 20, 1, 3, 64 << 20, false}, // it travels
+	} {
+		places := send(step.bytes, step.tensors)
+		for i := range step.tensors {
+			if place := places[fmt.Sprint(i)]; strings.HasPrefix(place, "/memfd:ringmaster-arena") != step.shared {
+				t.Errorf("%+v: tensor %d is in %q", step, i, place)
+			}
+		}
+		if used := h.store.Usage(); used.Regions != step.regions || used.Bytes != step.lent {
+			t.Errorf("%+v: lent: %+v", step, used)
+		}
+	}
+}
+
 // Requests that are put into one call keep their own tensors and slots.
 func TestArenaBatches(t *testing.T) {
 	cfg := pools()[0]
@@ -591,7 +636,7 @@ func TestArenaQuota(t *testing.T) {
 // A client whose connection is lost has its tensors still, and sends them like any others.
 func TestArenaEndsWithItsConnection(t *testing.T) {
 	h := serveHouse(t, gateway.Config{}, pools()...)
-	c := h.dial()
+	c := h.dial(client.WithArena(0))
 	a := h.arena(c, 1<<20)
 	x, slot := tensor(t, a, "x", 100_000), tensor(t, a, "y", 100_000)
 	h.close()

@@ -36,7 +36,7 @@ var errClosed = ipc.Errorf(ipc.Cancelled, "client_closed", "the client was close
 // Dial connects to the server. Without [WithAddress] it is the one at $RINGMASTER_SOCKET, $RUNTIME_DIRECTORY/ringmaster.sock, $XDG_RUNTIME_DIR/ringmaster/ringmaster.sock or
 // /run/ringmaster/ringmaster.sock, whichever is set first. ctx limits the connecting only.
 func Dial(ctx context.Context, opts ...DialOption) (*Client, error) {
-	cfg := dialConfig{ring: ringCapacity}
+	cfg := dialConfig{ring: ringCapacity, arena: ownArenas}
 	for _, o := range opts {
 		o(&cfg)
 	}

@@ -38,9 +38,10 @@ type conn struct {
 	drained bool // guarded by mu: the server is about to go; hang up after the last call
 
 	arenas []*Arena // guarded by mu: those that can be named, and have room for the client's own use
-	own    *Arena   // guarded by mu: of them, the one that the client opened by itself
-	asked  bool     // guarded by mu: it has tried to open that
+	own    []*Arena // guarded by mu: of them, those that the client opened by itself
 	dead   bool     // guarded by mu: nothing can be named any more
+
+	refused time.Time // guarded by opening: when the server last had no arena to give
 }
 
 // dial connects and exchanges hellos.
@@ -244,9 +245,17 @@ func (c *conn) openArena(ctx context.Context, bytes uint64) (*Arena, error) {
 	return a, nil
 }
 
-// readyArena opens the arena that the client opens by itself, if the request is worth it and it has not been tried. What comes of it shows where the request is placed.
+const (
+	leastArena  = 2 << 20         // bytes
+	arenaAhead  = 4               // times what is needed, that a new arena has
+	refusedFor  = 5 * time.Second // for so long a server that had no arena to give is not asked again
+	ownArenas   = 64 << 20        // bytes that a connection's own arenas may have in all, unless WithArena says otherwise
+	maxOwnParts = 8               // arenas of its own
+)
+
+// readyArena opens an arena of the client's own if the request has large tensors for which there is no room. What comes of it shows where the request is placed.
 func (c *conn) readyArena(ctx context.Context, req *ipc.Request) {
-	if c.client.arena == 0 || !c.lends || !large(req) || c.hasAsked() {
+	if c.client.arena == 0 || !c.lends || c.arenaFor(req) == 0 {
 		return
 	}
 	select {
@@ -255,26 +264,63 @@ func (c *conn) readyArena(ctx context.Context, req *ipc.Request) {
 	case <-ctx.Done():
 		return
 	}
-	if c.hasAsked() {
+	bytes := c.arenaFor(req) // another may have been here meanwhile
+	if bytes == 0 || time.Since(c.refused) < refusedFor {
 		return
 	}
-	a, err := c.openArena(ctx, c.client.arena)
-	if err != nil && ctx.Err() != nil {
-		return // the next one may try
+	a, err := c.openArena(ctx, bytes)
+	if err != nil {
+		if ctx.Err() == nil {
+			c.refused = time.Now()
+		}
+		return
 	}
 	c.mu.Lock()
-	c.own, c.asked = a, true
+	c.own = append(c.own, a)
 	dead := c.dead
 	c.mu.Unlock()
-	if dead && a != nil {
+	if dead {
 		_ = a.Close()
 	}
 }
 
-func (c *conn) hasAsked() bool {
+// arenaFor is how large an arena of the client's own should be, in bytes, for the request's large tensors to have room; 0: none is needed, or no more are to be had.
+func (c *conn) arenaFor(req *ipc.Request) uint64 {
+	need, largest := c.homeless(req)
+	if need == 0 {
+		return 0
+	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.asked
+	own := slices.Clone(c.own)
+	c.mu.Unlock()
+	taken := uint64(0)
+	for _, a := range own {
+		if a.fits(need) {
+			return 0
+		}
+		taken += uint64(a.Size())
+	}
+	left := c.client.arena - min(taken, c.client.arena) // the server rounds up
+	if left < largest || len(own) == maxOwnParts {
+		return 0
+	}
+	return min(left, max(leastArena, arenaAhead*need, taken))
+}
+
+// homeless is how many bytes of an arena the request's large tensors take that lie in none, and the largest of them.
+func (c *conn) homeless(req *ipc.Request) (need, largest uint64) {
+	if !large(req) {
+		return 0, 0
+	}
+	arenas := c.openArenas()
+	for i := range req.Tensors {
+		data := req.Tensors[i].Data
+		if len(data) >= arenaThreshold && !slices.ContainsFunc(arenas, func(a *Arena) bool { return a.holds(data) }) {
+			bytes := (uint64(len(data)) + rangeAlign - 1) &^ (rangeAlign - 1)
+			need, largest = need+bytes, max(largest, bytes)
+		}
+	}
+	return need, largest
 }
 
 // openArenas returns the arenas that a request may name.
@@ -303,7 +349,7 @@ func (c *conn) endArenas() {
 	for _, a := range arenas {
 		a.end()
 	}
-	if own != nil {
-		_ = own.Close()
+	for _, a := range own {
+		_ = a.Close()
 	}
 }

@@ -12,7 +12,7 @@
 //
 // A context's deadline travels with the request, and its cancellation reaches the worker. Every error is an [*Error], whose Code and Reason are stable.
 //
-// Large tensors can go through shared memory, and are not copied then: see [Arena] and [WithArena].
+// Large tensors go through shared memory that client and worker both map, where they are copied once, or not at all if the program writes them there: see [Arena] and [WithArena].
 //
 // Read in this order: client.go (one connection at a time), call.go (Call, Stream), options.go, conn.go (one connection's life), arena.go with ranges.go (shared memory and who has which piece), place.go (what a call uses of it).
 package client

@@ -41,8 +41,8 @@ func WithRing(bytes int) DialOption {
 	return func(c *dialConfig) { c.ring = uint64(max(0, bytes)) }
 }
 
-// WithArena lets the client ask for an arena of so many bytes when it has a large tensor to send, one on each connection: see [Client.Arena]. If the server has none to give, tensors travel in messages as ever. The
-// default is 0, none.
+// WithArena says how many bytes of arenas the client may ask for by itself, on each connection, when it has large tensors to send; they are made as they are needed, several times as large as what is. If the server
+// has none to give, tensors travel in messages as ever. 0 is none. The default is 64 MiB. See [Client.Arena].
 func WithArena(bytes int) DialOption {
 	return func(c *dialConfig) { c.arena = uint64(max(0, bytes)) }
 }

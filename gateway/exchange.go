@@ -59,8 +59,17 @@ func (x *exchange) draining() bool {
 	return c.draining
 }
 
-// receive takes the request in: a place for it, and its body, UTF-8. It comes first. The client is charged before the bytes are read.
+// receive takes the request in: a place for it, and its body, UTF-8. It comes first.
 func (x *exchange) receive() ([]byte, *ipc.Error) {
+	body, e := x.take(jsonFactor)
+	if e == nil && !utf8.Valid(body) {
+		e = ipc.Errorf(ipc.InvalidArgument, "bad_body", "the body is not UTF-8, as JSON is")
+	}
+	return body, e
+}
+
+// take takes the request in: a place for it, and its body, without its Content-Encoding. The client is charged factor times the bytes, before they are read.
+func (x *exchange) take(factor int64) ([]byte, *ipc.Error) {
 	if x.draining() {
 		return nil, errDraining
 	}
@@ -69,22 +78,31 @@ func (x *exchange) receive() ([]byte, *ipc.Error) {
 	if size > limit {
 		return nil, tooLarge(limit)
 	}
+	coding := x.r.Header.Get("Content-Encoding")
+	if !plain(coding) {
+		size = -1 // that of what it contains will be seen
+	}
 	var e *ipc.Error
-	if x.place, e = ipc.Enter(x.conn.conn.client.account, jsonFactor*max(0, size)); e != nil {
-		x.web.srv.refused.log(x.conn.conn.peer, e)
+	if x.place, e = x.enter(factor * max(0, size)); e != nil {
 		return nil, e
 	}
-	body, e := x.read(size, limit)
+	body, e := x.read(coding, size, limit, factor)
 	if e != nil {
 		x.w.Header().Set("Connection", "close") // or the server would wait for the rest, which we do not want
 		_ = x.out.SetReadDeadline(time.Now())
 		return nil, e
 	}
 	_ = x.out.SetReadDeadline(time.Time{})
-	if !utf8.Valid(body) {
-		e = ipc.Errorf(ipc.InvalidArgument, "bad_body", "the body is not UTF-8, as JSON is")
+	return body, nil
+}
+
+// enter takes a place, with room for so many bytes.
+func (x *exchange) enter(size int64) (*ipc.Place, *ipc.Error) {
+	place, e := ipc.Enter(x.conn.conn.client.account, size)
+	if e != nil {
+		x.web.srv.refused.log(x.conn.conn.peer, e)
 	}
-	return body, e
+	return place, e
 }
 
 func tooLarge(limit int64) *ipc.Error {
@@ -92,7 +110,12 @@ func tooLarge(limit int64) *ipc.Error {
 }
 
 // read reads a body of size bytes, or of a size that will be seen (-1), piece by piece, so that a client that stops in its midst is noticed.
-func (x *exchange) read(size, limit int64) ([]byte, *ipc.Error) {
+func (x *exchange) read(coding string, size, limit, factor int64) ([]byte, *ipc.Error) {
+	in, stop, e := decompress(coding, x.r.Body, x.place, limit)
+	if e != nil {
+		return nil, e
+	}
+	defer stop()
 	var body []byte
 	if size > 0 {
 		body = make([]byte, 0, size)
@@ -100,7 +123,7 @@ func (x *exchange) read(size, limit int64) ([]byte, *ipc.Error) {
 	for {
 		if free := cap(body) - len(body); free < readPiece && size < 0 {
 			more := max(readPiece, len(body))
-			if e := x.place.Add(jsonFactor * int64(more)); e != nil {
+			if e := x.place.Add(factor * int64(more)); e != nil {
 				return nil, e
 			}
 			grown := make([]byte, len(body), cap(body)+more)
@@ -109,21 +132,35 @@ func (x *exchange) read(size, limit int64) ([]byte, *ipc.Error) {
 		} else if free == 0 {
 			return body, nil
 		}
-		piece := body[len(body):min(cap(body), len(body)+readPiece)]
-		_ = x.out.SetReadDeadline(time.Now().Add(x.web.srv.cfg.ReadTimeout)) // fails only where the read will, too
-		n, err := io.ReadFull(x.r.Body, piece)
+		n, err := x.piece(in, body[len(body):min(cap(body), len(body)+readPiece)])
 		body = body[:len(body)+n]
 		switch {
 		case int64(len(body)) > limit:
 			return nil, tooLarge(limit)
 		case errors.Is(err, io.EOF), size < 0 && errors.Is(err, io.ErrUnexpectedEOF):
 			return body, nil
-		case late(err):
-			return nil, ipc.Errorf(ipc.DeadlineExceeded, "deadline", "the body did not go on for %v; send it without a pause", x.web.srv.cfg.ReadTimeout)
 		case err != nil:
-			return nil, ipc.Errorf(ipc.Cancelled, "disconnected", "the body did not come whole: %v", err)
+			return nil, x.broken(err)
 		}
 	}
+}
+
+// piece fills p with what the client has to send in the read timeout.
+func (x *exchange) piece(in io.Reader, p []byte) (int, error) {
+	_ = x.out.SetReadDeadline(time.Now().Add(x.web.srv.cfg.ReadTimeout)) // fails only where the read will, too
+	return io.ReadFull(in, p)
+}
+
+// broken says what is wrong with a body that could not be read.
+func (x *exchange) broken(err error) *ipc.Error {
+	var e *ipc.Error
+	switch {
+	case errors.As(err, &e):
+		return e
+	case late(err):
+		return ipc.Errorf(ipc.DeadlineExceeded, "deadline", "the body did not go on for %v; send it without a pause", x.web.srv.cfg.ReadTimeout)
+	}
+	return ipc.Errorf(ipc.Cancelled, "disconnected", "the body did not come whole: %v", err)
 }
 
 // timeout is what the client says of it in a header, 0 if nothing.
@@ -142,17 +179,20 @@ func (x *exchange) timeout() (time.Duration, *ipc.Error) {
 	return d, nil
 }
 
-// call sends a request, which holds a place, through the chain, with what the headers say. The replies are to be taken to their end, or cancelled, before done is called.
-func (x *exchange) call(place *ipc.Place, req *ipc.Request) (replies ipc.Replies, ctx context.Context, done func(), err error) {
-	ctx, done = x.r.Context(), func() {}
-	var e *ipc.Error
-	if req.Timeout, e = x.timeout(); e != nil {
+// call sends a request, which holds a place, through the chain, with what the headers say; what it says itself comes first. The replies are to be taken to their end, or cancelled, before done is called.
+func (x *exchange) call(ctx context.Context, place *ipc.Place, req *ipc.Request) (replies ipc.Replies, _ context.Context, done func(), err error) {
+	done = func() {}
+	limit, e := x.timeout()
+	if e != nil {
 		return nil, ctx, done, e
 	}
-	if req.Timeout > 0 {
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = sooner(limit, max(time.Until(deadline), 1))
+	}
+	if req.Timeout = sooner(req.Timeout, limit); req.Timeout > 0 {
 		ctx, done = context.WithTimeout(ctx, req.Timeout)
 	}
-	req.Headers = toldBy(x.r.Header)
+	req.Headers = both(req.Headers, toldBy(x.r.Header))
 	x.traced(req)
 	if a := x.r.Header.Get("Authorization"); a != "" && x.web.srv.cfg.Gate != nil { // who would else be the one to take it out again
 		if req.Headers == nil {
@@ -169,9 +209,30 @@ func (x *exchange) call(place *ipc.Place, req *ipc.Request) (replies ipc.Replies
 	return replies, ctx, done, err
 }
 
+// sooner is the smaller of two timeouts, of which 0 is none.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// both are two lots of headers in one; own ones come first.
+func both(own, other map[string]string) map[string]string {
+	if len(own) == 0 {
+		return other
+	}
+	for name, value := range other {
+		if _, there := own[name]; !there {
+			own[name] = value
+		}
+	}
+	return own
+}
+
 // one makes a request that is to have one reply.
-func (x *exchange) one(place *ipc.Place, req *ipc.Request) (*ipc.Reply, *ipc.Error) {
-	replies, ctx, done, err := x.call(place, req)
+func (x *exchange) one(ctx context.Context, place *ipc.Place, req *ipc.Request) (*ipc.Reply, *ipc.Error) {
+	replies, ctx, done, err := x.call(ctx, place, req)
 	defer done()
 	if err != nil {
 		return nil, ipc.AsError(err)
@@ -181,7 +242,7 @@ func (x *exchange) one(place *ipc.Place, req *ipc.Request) (*ipc.Reply, *ipc.Err
 	case err != nil:
 		return nil, ipc.AsError(err)
 	case !reply.End:
-		e := ipc.Errorf(ipc.Unimplemented, "stream", "action %q of pool %q answers in chunks; ask with Accept: text/event-stream", req.Action, req.Pool)
+		e := ipc.Errorf(ipc.Unimplemented, "stream", "action %q of pool %q answers in chunks; ask for a stream, by JSON-RPC with Accept: text/event-stream, by gRPC with Stream or ModelStreamInfer", req.Action, req.Pool)
 		replies.Cancel(e.Reason)
 		return nil, e
 	}
@@ -274,9 +335,32 @@ func (x *exchange) json(status int, document any) {
 	if err != nil {
 		status, b = http.StatusInternalServerError, errorDocument(ipc.Errorf(ipc.Internal, "internal", "the answer is nothing that JSON has: %v", err))
 	}
-	x.w.Header().Set("Content-Type", "application/json")
+	x.whole(status, "application/json", append(b, '\n'))
+}
+
+// whole answers with all there is to say, compressed if the client takes that and it is worth it.
+func (x *exchange) whole(status int, kind string, parts ...[]byte) {
+	size := 0
+	for _, b := range parts {
+		size += len(b)
+	}
+	h := x.w.Header()
+	h.Set("Content-Type", kind)
+	h.Add("Vary", "Accept-Encoding")
+	coding := ""
+	if size >= worthCompressing {
+		coding = accepted(x.r.Header.Values("Accept-Encoding"))
+	}
+	if coding != "" && x.compressed(status, coding, parts) {
+		return
+	}
+	h.Set("Content-Length", strconv.Itoa(size))
 	x.w.WriteHeader(status)
-	x.write(append(b, '\n'))
+	for _, b := range parts {
+		if !x.write(b) {
+			return
+		}
+	}
 }
 
 // write sends bytes, the last ones unless event is who sends them; a client that does not take them for the stall timeout has its request ended. It reports whether that went well.
@@ -318,6 +402,8 @@ func httpStatus(e *ipc.Error) int {
 	switch {
 	case e.Reason == "too_large":
 		return http.StatusRequestEntityTooLarge
+	case e.Reason == "unsupported_encoding":
+		return http.StatusUnsupportedMediaType
 	case e.Code == ipc.PermissionDenied && e.Reason == "unauthenticated":
 		return http.StatusUnauthorized
 	}

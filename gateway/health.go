@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/ringmasterd/ringmaster/internal/jsonbody"
@@ -12,11 +13,28 @@ const controlPool = "ringmaster"
 
 // control asks the server itself.
 func (x *exchange) control(action string) (ipc.Body, *ipc.Error) {
-	reply, e := x.one(x.place, &ipc.Request{Pool: controlPool, Action: action})
+	reply, e := x.one(x.r.Context(), x.place, &ipc.Request{Pool: controlPool, Action: action})
 	if e != nil {
 		return nil, e
 	}
 	return reply.Body, nil
+}
+
+// controlled asks the server itself about a pool, or about all of them for "", and decodes what it says. The request may hold its place already.
+func (x *exchange) controlled(ctx context.Context, action, pool string, to any) *ipc.Error {
+	req := &ipc.Request{Pool: controlPool, Action: action}
+	if pool != "" {
+		body, err := ipc.Marshal(map[string]string{"pool": pool})
+		if err != nil {
+			return ipc.AsError(err)
+		}
+		req.Body = body
+	}
+	reply, e := x.one(ctx, x.place, req)
+	if e != nil {
+		return e
+	}
+	return ipc.AsError(reply.Body.Decode(to))
 }
 
 // healthz says that the server is up, for it answers.

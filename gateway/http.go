@@ -25,13 +25,15 @@ const (
 //
 //	conn ─serve─▶ handed ─Accept─▶ http.Server ─▶ ServeHTTP ─▶ mux ─▶ an adapter ─▶ exchange ─▶ Handler
 type web struct {
-	srv    *server
-	mux    *http.ServeMux
-	http   *http.Server
-	begun  time.Time
-	handed chan *webConn // from conn.run to Accept
-	closed chan struct{} // no more are taken
-	once   sync.Once     // closes closed
+	srv     *server
+	mux     *http.ServeMux
+	grpc    *grpcFront
+	actions soleActions
+	http    *http.Server
+	begun   time.Time
+	handed  chan *webConn // from conn.run to Accept
+	closed  chan struct{} // no more are taken
+	once    sync.Once     // closes closed
 
 	joined   sync.WaitGroup // Serve, Shutdown
 	giveUp   context.CancelFunc
@@ -57,6 +59,7 @@ func newWeb(s *server) *web {
 		ConnState:         ended,
 	}
 	w.routes()
+	w.grpc = newGRPC(w)
 	return w
 }
 
@@ -77,6 +80,7 @@ func (w *web) routes() {
 	w.mux.HandleFunc("POST /v1/embeddings", w.embeddings)
 	w.mux.HandleFunc("GET /v1/models", w.models)
 	w.mux.HandleFunc("GET /v1/models/{model}", w.models)
+	w.oipRoutes()
 }
 
 // drain lets connections end once what they ask for is answered, and takes no more.
@@ -136,10 +140,11 @@ type webConn struct {
 	conn *conn
 	gone chan struct{} // closed when the http.Server is done with it
 
-	mu    sync.Mutex
-	open  int       // guarded by mu: requests whose handlers have not returned, which may outlive a connection of HTTP/2
-	over  bool      // guarded by mu: no more begin
-	quiet sync.Cond // open is 0
+	mu     sync.Mutex
+	open   int       // guarded by mu: requests whose handlers have not returned, which may outlive a connection of HTTP/2
+	active bool      // guarded by mu: a request has come whose answer is not wholly written, though its handler may have returned
+	over   bool      // guarded by mu: no more begin
+	quiet  sync.Cond // open is 0
 }
 
 type webConnKey struct{}
@@ -152,8 +157,14 @@ func introduce(ctx context.Context, c net.Conn) context.Context {
 
 // ended hears from the [http.Server] how its connections are.
 func ended(c net.Conn, state http.ConnState) {
-	if state == http.StateClosed || state == http.StateHijacked {
-		close(c.(*webConn).gone)
+	wc := c.(*webConn)
+	switch state {
+	case http.StateClosed, http.StateHijacked:
+		close(wc.gone)
+	default:
+		wc.mu.Lock()
+		defer wc.mu.Unlock()
+		wc.active = state == http.StateActive
 	}
 }
 
@@ -185,14 +196,14 @@ func (c *webConn) join() {
 	}
 }
 
-// busy reports whether a request is open. A nil webConn's is not.
+// busy reports whether a request is open, or its answer not wholly written. A nil webConn's is not.
 func (c *webConn) busy() bool {
 	if c == nil {
 		return false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.open > 0
+	return c.open > 0 || c.active
 }
 
 // Write implements [net.Conn]. A client that takes less than 64 KiB in the write timeout loses the connection.
@@ -220,6 +231,10 @@ func (w *web) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	if e := c.conn.prove(r.Header.Get("Authorization")); e != nil {
 		w.exchange(rw, r).refuse(e)
+		return
+	}
+	if speaksGRPC(r) {
+		w.grpc.serve(rw, r)
 		return
 	}
 	w.mux.ServeHTTP(rw, r)

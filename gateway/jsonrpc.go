@@ -149,6 +149,10 @@ func (c rpcCall) response(result json.RawMessage, e *rpcError) []byte {
 func (w *web) rpc(rw http.ResponseWriter, r *http.Request) {
 	x := w.exchange(rw, r)
 	defer x.close()
+	if mark, lines := linesOf(r.Header.Get("Content-Type")); lines {
+		x.rpcLines(mark)
+		return
+	}
 	body, e := x.receive()
 	var valid json.RawMessage
 	switch {
@@ -180,9 +184,7 @@ func (w *web) rpc(rw http.ResponseWriter, r *http.Request) {
 }
 
 func (x *exchange) rpcAnswer(status int, document []byte) {
-	x.w.Header().Set("Content-Type", "application/json")
-	x.w.WriteHeader(status)
-	x.write(document)
+	x.whole(status, "application/json", document)
 }
 
 // rpcOne makes one call and returns its response, nil for a notification.
@@ -207,7 +209,7 @@ func (x *exchange) rpcOne(place *ipc.Place, call rpcCall) []byte {
 // rpcResult makes a call and returns its reply as JSON. Of a notification it only waits for the end.
 func (x *exchange) rpcResult(place *ipc.Place, req *ipc.Request, notification bool) (json.RawMessage, *ipc.Error) {
 	if !notification {
-		reply, e := x.one(place, req)
+		reply, e := x.one(x.r.Context(), place, req)
 		if e != nil {
 			return nil, e
 		}
@@ -216,7 +218,7 @@ func (x *exchange) rpcResult(place *ipc.Place, req *ipc.Request, notification bo
 		}
 		return x.encode(place, reply)
 	}
-	replies, ctx, done, err := x.call(place, req)
+	replies, ctx, done, err := x.call(x.r.Context(), place, req)
 	defer done()
 	for err == nil {
 		var reply *ipc.Reply
@@ -315,7 +317,7 @@ func (x *exchange) rpcChunks(call rpcCall, begin *sync.Once) (json.RawMessage, *
 	if e != nil {
 		return nil, e
 	}
-	replies, ctx, done, err := x.call(x.place, req)
+	replies, ctx, done, err := x.call(x.r.Context(), x.place, req)
 	defer done()
 	for err == nil {
 		var reply *ipc.Reply

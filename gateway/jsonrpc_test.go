@@ -18,7 +18,7 @@ import (
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
-// babel is a backend that is asked the same in several languages: echo answers with the body and tensors, count with three chunks and an end, inspect with what reached it of the headers, block when it is
+// babel is a backend that is asked the same in several languages: echo answers with the body and tensors, mirror with the headers, count with three chunks and an end, inspect with what reached it of the headers, block when it is
 // cancelled; an action named for a code fails with it.
 type babel struct {
 	*fake
@@ -70,6 +70,8 @@ func (b *babel) Call(_ context.Context, req *ipc.Request) (ipc.Replies, error) {
 			return nil, err
 		}
 		return answer(&ipc.Reply{End: true, Body: body})
+	case "mirror":
+		return answer(&ipc.Reply{End: true, Headers: req.Headers})
 	case "block":
 		b.now.Add(-1)
 		return &blockReplies{b.fake}, nil

@@ -60,7 +60,7 @@ func (w *web) metrics(rw http.ResponseWriter, r *http.Request) {
 		}
 	}
 	_ = x.out.SetWriteDeadline(time.Now().Add(w.srv.cfg.StallTimeout)) // fails only where the write will, too
-	promhttp.HandlerFor(prometheus.Gatherers{w.srv.meters.registry, now}, promhttp.HandlerOpts{DisableCompression: true}).ServeHTTP(rw, r)
+	promhttp.HandlerFor(prometheus.Gatherers{w.srv.meters.registry, now}, promhttp.HandlerOpts{}).ServeHTTP(rw, r)
 }
 
 // sizes is a histogram of how often a call had how many requests.

@@ -218,7 +218,7 @@ func (x *exchange) generate(form openaiForm) *ipc.Error {
 	if e != nil {
 		return e
 	}
-	replies, ctx, done, err := x.call(x.place, req)
+	replies, ctx, done, err := x.call(x.r.Context(), x.place, req)
 	defer done()
 	if err != nil {
 		return ipc.AsError(err)
@@ -414,7 +414,7 @@ func (w *web) embeddings(rw http.ResponseWriter, r *http.Request) {
 		x.openaiError(e)
 		return
 	}
-	reply, e := x.one(x.place, req)
+	reply, e := x.one(x.r.Context(), x.place, req)
 	if e != nil {
 		x.openaiError(e)
 		return

@@ -70,6 +70,8 @@ func (x *exchange) refuse(e *ipc.Error) {
 	case path == "/rpc":
 		retryAfter(x.w.Header(), e)
 		x.rpcAnswer(httpStatus(e), rpcCall{}.response(nil, rpcErrorOf(e)))
+	case path == "/v2" || strings.HasPrefix(path, "/v2/"):
+		x.oipError(e)
 	case strings.HasPrefix(path, "/v1/"):
 		x.openaiError(e)
 	default:

@@ -35,6 +35,9 @@ func (p *Place) Add(n int64) *Error {
 	return memoryFull(n)
 }
 
+// Give gives n of the bytes back that Add took.
+func (p *Place) Give(n int64) { p.charge.Remove(n) }
+
 // Hold makes the place pay for the replies to req that wait to be taken, too.
 func (p *Place) Hold(req *Request) {
 	if p.account != nil {

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -23,9 +24,9 @@ type arenas struct {
 }
 
 type region struct {
-	memory *shm.Arena
-	uses   int  // guarded by arenas.mu: requests that run
-	gone   bool // guarded by arenas.mu: detached
+	memory *shm.Arena // nil: this process has no room for it
+	uses   int        // guarded by arenas.mu: requests that run
+	gone   bool       // guarded by arenas.mu: detached
 }
 
 // packet takes what came over the lifeline. It owns the descriptors. What it does not understand it ignores, as the protocol says. Preconditions: mu is held.
@@ -45,9 +46,11 @@ func (a *arenas) packet(b []byte, fds []int) {
 			return
 		}
 		memory, err := shm.OpenArena(fds[0], m.Bytes)
-		if err != nil { // requests that name it will be told that there is no such region
+		if err != nil { // requests that name it will be told
 			fmt.Fprintf(os.Stderr, "worker: attach region %d: %v\n", m.Region, err)
-			return
+			if !errors.Is(err, unix.ENOMEM) {
+				return
+			}
 		}
 		a.regions[m.Region] = &region{memory: memory}
 	case ipc.Detach:
@@ -64,6 +67,9 @@ func (a *arenas) free(id uint64, r *region) {
 		return
 	}
 	delete(a.regions, id)
+	if r.memory == nil {
+		return
+	}
 	if err := r.memory.Close(); err != nil {
 		fmt.Fprintf(os.Stderr, "worker: detach region %d: %v\n", id, err)
 	}
@@ -104,6 +110,9 @@ func (a *arenas) view(used map[uint64]*region, what, name string, at ipc.Range) 
 	r := a.regions[at.Region]
 	if r == nil {
 		return nil, ipc.Errorf(ipc.InvalidArgument, "bad_region", "%s %q is in region %d, of which the worker was not told", what, name, at.Region)
+	}
+	if r.memory == nil {
+		return nil, ipc.Errorf(ipc.Unavailable, "arena_busy", "the worker has no room to map region %d, in which %s %q is (its address space is limited: see the pool's rlimits); send it in the message", at.Region, what, name)
 	}
 	used[at.Region] = r
 	memory := r.memory.Bytes()

@@ -177,3 +177,13 @@ func TestWorkerIgnoresOtherPackets(t *testing.T) {
 		t.Errorf("%d mappings and descriptors of arenas, want the one mapping", n)
 	}
 }
+
+// A worker that has no address space left for an arena says so to those who name it, and forgets it like any other. (A process cannot be brought there from outside: its runtime would die first.)
+func TestWorkerWithoutRoomForAnArena(t *testing.T) {
+	a := &arenas{regions: map[uint64]*region{1: {}}, more: func() {}}
+	_, err := a.resolve(&Request{Tensors: at(1, 0, 1)})
+	wantError(t, err, ipc.Unavailable, "arena_busy")
+	a.packet(ipc.EncodeDetach(ipc.Detach{Region: 1}), nil)
+	_, err = a.resolve(&Request{Tensors: at(1, 0, 1)})
+	wantError(t, err, ipc.InvalidArgument, "bad_region")
+}

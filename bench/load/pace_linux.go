@@ -36,7 +36,7 @@ func (c *crew) paced(ctx context.Context, d time.Duration, whole bool) (elapsed 
 				r := &requester{call: c.cfg.Calls[n%len(c.cfg.Calls)], check: c.cfg.Check, result: newResult()}
 				c.rs = append(c.rs, r)
 				all.Go(func() {
-					r.payload = NewPayload(c.cfg.Size, n)
+					r.payload = c.cfg.payload(n)
 					work(r)
 				})
 			}

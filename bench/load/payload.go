@@ -20,11 +20,14 @@ type Payload struct {
 }
 
 // NewPayload makes the payload of a requester. It panics if size is less than [MinSize].
-func NewPayload(size, requester int) *Payload {
-	if size < MinSize {
+func NewPayload(size, requester int) *Payload { return payloadIn(make([]byte, size), requester) }
+
+// payloadIn makes one that lies in b.
+func payloadIn(b []byte, requester int) *Payload {
+	if len(b) < MinSize {
 		panic("load: a payload needs room for its two stamps")
 	}
-	p := &Payload{Bytes: make([]byte, size), serial: uint64(requester) << 32}
+	p := &Payload{Bytes: b, serial: uint64(requester) << 32}
 	var seed [32]byte
 	binary.LittleEndian.PutUint64(seed[:], uint64(requester))
 	_, _ = rand.NewChaCha8(seed).Read(p.Bytes)

@@ -22,6 +22,9 @@ type Config struct {
 	Duration    time.Duration
 	Check       Check // nil is Echoed
 
+	// Memory, if set, makes the memory in which a requester's payload lies, as an app would write it there itself.
+	Memory func(size int) []byte
+
 	// Begin, if set, is called between the warm-up and the measurement, when nothing is under way.
 	Begin func() error
 }
@@ -41,6 +44,14 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("load: the duration is %v; use a positive one", c.Duration)
 	}
 	return nil
+}
+
+// payload makes a requester's.
+func (c *Config) payload(requester int) *Payload {
+	if c.Memory == nil {
+		return NewPayload(c.Size, requester)
+	}
+	return payloadIn(c.Memory(c.Size), requester)
 }
 
 // Run warms up, measures, and returns when every request has ended. Failed requests and wrong answers are in the result; the error is Begin's, the context's, or of the configuration.
@@ -93,7 +104,7 @@ type closedLoop struct {
 
 func (l *closedLoop) warmUp(ctx context.Context) []*requester {
 	for i := range l.cfg.Outstanding {
-		l.rs = append(l.rs, newRequester(l.cfg.Calls[i%len(l.cfg.Calls)], NewPayload(l.cfg.Size, i), l.cfg.Check))
+		l.rs = append(l.rs, newRequester(l.cfg.Calls[i%len(l.cfg.Calls)], l.cfg.payload(i), l.cfg.Check))
 	}
 	deadline := time.Now().Add(l.cfg.Warmup)
 	together(l.rs, func(r *requester) { r.warmUp(ctx, deadline) })
@@ -111,7 +122,7 @@ type openLoop struct{ crew }
 
 // warmUp has one request answered before the pace begins.
 func (l *openLoop) warmUp(ctx context.Context) []*requester {
-	r := newRequester(l.cfg.Calls[0], NewPayload(l.cfg.Size, 0), l.cfg.Check)
+	r := newRequester(l.cfg.Calls[0], l.cfg.payload(0), l.cfg.Check)
 	l.rs = []*requester{r}
 	r.warmUp(ctx, time.Time{})
 	l.paced(ctx, l.cfg.Warmup, true)

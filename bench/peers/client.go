@@ -44,12 +44,16 @@ func runClient(ctx context.Context, arg string) (err error) {
 		return err
 	}
 	var calls []load.Call
+	var memory func(int) []byte
 	for range max(1, spec.Cell.Connections) {
 		c, err := dial(ctx, spec.Transport, spec.Socket)
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, c.close()) }()
+		if a, ok := c.(*viaArena); ok {
+			memory = a.memory
+		}
 		calls = append(calls, func(ctx context.Context, payload []byte) ([]byte, error) { return c.call(ctx, spec.Action, payload) })
 	}
 	check := checkOf(spec.Action)
@@ -68,7 +72,7 @@ func runClient(ctx context.Context, arg string) (err error) {
 	}
 	in := bufio.NewReader(os.Stdin)
 	r, err := load.Run(ctx, load.Config{
-		Calls: calls, Size: spec.Cell.Size, Outstanding: spec.Cell.Outstanding, Rate: spec.Cell.Rate, Check: check,
+		Calls: calls, Memory: memory, Size: spec.Cell.Size, Outstanding: spec.Cell.Outstanding, Rate: spec.Cell.Rate, Check: check,
 		Warmup: seconds(spec.WarmUp), Duration: seconds(spec.Measure),
 		Begin: func() error {
 			fmt.Println("ready")

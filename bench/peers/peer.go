@@ -40,6 +40,7 @@ const (
 var peers = []peer{
 	{name: "ringmaster", hops: 2, server: true},
 	{name: "ringmaster-socket", hops: 2, server: true},
+	{name: "ringmaster-arena", hops: 2, server: true},
 	{name: "ringmaster-embedded", hops: 1},
 	{name: control, hops: 2, server: true, wire: &wire{serveGRPC, dialGRPC}},
 	{name: "uds-msgpack", hops: 2, server: true, wire: &wire{serveMsgpack, dialMsgpack}},
@@ -56,6 +57,9 @@ var peers = []peer{
 
 // applies reports whether a transport is measured in a cell: an app that holds the workers itself has no clients, and how cost grows is a question to ourselves.
 func (p *peer) applies(c cell) bool {
+	if p.name == "ringmaster-arena" && c.Size < 64<<10 {
+		return false // it would travel in the message
+	}
 	if c.Connections > 0 {
 		return p.name == "ringmaster" && !p.python
 	}
@@ -77,6 +81,8 @@ func dial(ctx context.Context, transport, socket string) (caller, error) {
 		return dialRingmaster(ctx, socket)
 	case "ringmaster-socket":
 		return dialRingmaster(ctx, socket, client.WithRing(0))
+	case "ringmaster-arena":
+		return dialArena(ctx, socket)
 	case "ringmaster-embedded":
 		return startEmbedded(ctx)
 	case "goplugin-grpc":

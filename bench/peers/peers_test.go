@@ -57,7 +57,7 @@ func TestEveryPeerInEveryScenario(t *testing.T) {
 		t.Logf("not run: %s: %s", m.Transport, m.Reason)
 	}
 	// A client, a worker, and what is between them; Ringmaster has a guard as well.
-	processes := map[string]int{"ringmaster": 4, "ringmaster-socket": 4, "ringmaster-embedded": 3, "goplugin-grpc": 2}
+	processes := map[string]int{"ringmaster": 4, "ringmaster-socket": 4, "ringmaster-arena": 4, "ringmaster-embedded": 3, "goplugin-grpc": 2}
 	for _, c := range p.cells {
 		for i := range peers {
 			q := &peers[i]

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"sync/atomic"
 )
 
@@ -19,7 +20,7 @@ func serve(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if transport == "ringmaster" || transport == "ringmaster-socket" {
+	if strings.HasPrefix(transport, "ringmaster") {
 		return serveRingmaster(ctx, socket, goPool(workers))
 	}
 	w, err := wireOf(transport)

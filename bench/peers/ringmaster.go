@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/ringmasterd/ringmaster/client"
@@ -121,7 +122,14 @@ func serveRingmasterWorker(ctx context.Context) error {
 			if err != nil {
 				return nil, err
 			}
-			return &worker.Reply{Tensors: []ipc.Tensor{tensor(payload)}}, nil
+			answer := tensor(payload)
+			if len(req.Outputs) > 0 {
+				if answer, err = req.Output(answer.Name, answer.DType, answer.Shape...); err != nil {
+					return nil, err
+				}
+				copy(answer.Data, payload)
+			}
+			return &worker.Reply{Tensors: []ipc.Tensor{answer}}, nil
 		}}
 	}
 	return worker.Serve(ctx, actions)
@@ -147,6 +155,55 @@ func (v viaSocket) call(ctx context.Context, action string, payload []byte) ([]b
 }
 
 func (v viaSocket) close() error { return v.c.Close() }
+
+// viaArena is an app that writes its tensors into an arena, and has large answers written there.
+type viaArena struct {
+	viaSocket
+	arena *client.Arena
+	slots sync.Map // of *byte, where a payload begins → client.Tensor, for its answers
+}
+
+// arenaBytes is room for eight frames and their answers.
+const arenaBytes = 2 * 8 * frameSize
+
+func dialArena(ctx context.Context, socket string) (caller, error) {
+	c, err := dialRingmaster(ctx, socket)
+	if err != nil {
+		return nil, err
+	}
+	via := &viaArena{viaSocket: c.(viaSocket)}
+	if via.arena, err = via.c.Arena(ctx, arenaBytes); err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	return via, nil
+}
+
+// memory makes a payload's, and room for its answer.
+func (v *viaArena) memory(size int) []byte {
+	in, err := v.arena.Tensor("x", "uint8", uint64(size))
+	if err == nil {
+		var out client.Tensor
+		if out, err = v.arena.Tensor("x", "uint8", uint64(size)); err == nil {
+			v.slots.Store(&in.Data[0], out)
+		}
+	}
+	if err != nil {
+		panic(err) // arenaBytes is for the plan's largest load
+	}
+	return in.Data
+}
+
+func (v *viaArena) call(ctx context.Context, action string, payload []byte) ([]byte, error) {
+	opts := []client.CallOption{client.WithTensors(tensor(payload))}
+	if slot, ok := v.slots.Load(&payload[0]); ok && action != "frame" { // whose answer is small
+		opts = append(opts, client.WithOutputs(slot.(client.Tensor)))
+	}
+	r, err := v.c.Call(ctx, poolName, action, nil, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return data(r.Tensors)
+}
 
 // embedded calls the supervisor in its own process.
 type embedded struct {
