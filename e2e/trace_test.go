@@ -6,8 +6,13 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+
 	"github.com/ringmasterd/ringmaster/client"
 	"github.com/ringmasterd/ringmaster/internal/collector"
+	rpc "github.com/ringmasterd/ringmaster/proto/ringmaster/v1"
 )
 
 const traces = `
@@ -63,6 +68,28 @@ func TestOneTraceByEveryProtocol(t *testing.T) {
 	}
 	heard = append(heard, told{TraceID: completion.Choices[0].Message.Content})
 
+	conn, err := grpc.NewClient("unix:"+s.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, request := range []*rpc.CallRequest{{Pool: "go", Action: "told", Traceparent: parent(), Body: &rpc.CallRequest_Json{Json: "null"}}, {Pool: "py", Action: "told", Body: &rpc.CallRequest_Json{Json: "null"}}} {
+		asked := ctx
+		if request.Traceparent == "" {
+			asked = metadata.AppendToOutgoingContext(ctx, "traceparent", parent(), "tracestate", state)
+		}
+		reply, err := rpc.NewRingmasterClient(conn).Call(asked, request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said told
+		if err := json.Unmarshal([]byte(reply.GetJson()), &said); err != nil {
+			t.Fatalf("%v: %v", err, reply)
+		}
+		heard = append(heard, said)
+	}
+	s.curl(t, "/v2/models/go/infer", "-H", "Traceparent: "+parent(), "-d", `{"inputs":[],"parameters":{"action":"echo"}}`)
+
 	spans := otel.Await(t, "three spans of each request", func(spans []collector.Span) bool { return len(spans) >= 3*parents })
 	works := map[string]bool{}
 	protocols := map[any]int{}
@@ -85,7 +112,7 @@ func TestOneTraceByEveryProtocol(t *testing.T) {
 			t.Errorf("no request is below the span %s", id)
 		}
 	}
-	if protocols["native"] != 2 || protocols["jsonrpc"] != 2 || protocols["openai"] != 1 {
+	if protocols["native"] != 2 || protocols["jsonrpc"] != 2 || protocols["openai"] != 1 || protocols["grpc"] != 2 || protocols["oip"] != 1 {
 		t.Errorf("requests came by %v", protocols)
 	}
 	for _, said := range heard {
