@@ -127,12 +127,35 @@ func (t *Tracer) Reach(next chain.Handler) chain.Handler {
 			}
 			return next(ctx, req)
 		}
-		if c := within(ctx); c != nil {
-			req.Times = &c.record.reaching(c.index).times
+		c := within(ctx)
+		if c == nil {
+			return next(ctx, req)
 		}
-		return next(ctx, req)
+		req.Times = &c.record.reaching(c.index).times
+		replies, err := next(bare(ctx), req)
+		if err != nil {
+			return nil, err
+		}
+		return reached{replies}, nil
 	}
 }
+
+// bare returns what ctx was before spans were put around it, which end when it does. The supervisor knows the context of a call again when replies are asked for with the same; with any other it has to watch two.
+func bare(ctx context.Context) context.Context {
+	for {
+		c, ok := ctx.(*spanContext)
+		if !ok {
+			return ctx
+		}
+		ctx = c.Context
+	}
+}
+
+// reached are replies that are asked for within whatever span.
+type reached struct{ ipc.Replies }
+
+// Recv implements [ipc.Replies].
+func (r reached) Recv(ctx context.Context) (*ipc.Reply, error) { return r.Replies.Recv(bare(ctx)) }
 
 // followed watches a request's replies for its end.
 type followed struct {

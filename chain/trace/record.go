@@ -99,7 +99,10 @@ type Span struct {
 	index  int32
 }
 
-// Start begins a step of the request that ctx belongs to, and returns a context for what is part of it. It costs next to nothing where requests are not followed.
+// Start begins a step of the request that ctx belongs to, and returns a context for what is part of it, such as a call of the next link. It costs next to nothing where requests are not followed. A link writes
+//
+//	ctx, span := trace.Start(ctx, "cache")
+//	defer func() { span.End(err) }()
 func Start(ctx context.Context, name string) (context.Context, Span) {
 	c := within(ctx)
 	if c == nil || !c.record.traced {

@@ -418,6 +418,40 @@ func TestHedgedAttemptsAreBothThere(t *testing.T) {
 	}
 }
 
+// The supervisor sees the same context in a call and when replies are asked for, whatever spans were begun between.
+func TestTheSupervisorKnowsItsContextAgain(t *testing.T) {
+	tracer := newTracer(t, Config{})
+	seen := make([]context.Context, 0, 2)
+	backend := func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
+		seen = append(seen, ctx)
+		replies, err := ok().call(ctx, req)
+		return watching{replies, &seen}, err
+	}
+	steps := func(next chain.Handler) chain.Handler {
+		return func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
+			ctx, span := Start(ctx, "step")
+			defer span.End(nil)
+			return next(ctx, req)
+		}
+	}
+	if err := ask(t, chain.New(backend, tracer.Link, steps, tracer.Reach), &ipc.Request{Pool: "p", Action: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	if len(seen) != 2 || seen[0] != seen[1] {
+		t.Errorf("it sees %v", seen)
+	}
+}
+
+type watching struct {
+	ipc.Replies
+	seen *[]context.Context
+}
+
+func (w watching) Recv(ctx context.Context) (*ipc.Reply, error) {
+	*w.seen = append(*w.seen, ctx)
+	return w.Replies.Recv(ctx)
+}
+
 func TestStartCostsNothingWhereNobodyFollows(t *testing.T) {
 	ctx := chain.WithPeer(t.Context(), chain.Peer{})
 	if n := testing.AllocsPerRun(100, func() {
