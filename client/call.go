@@ -18,6 +18,7 @@ type Reply struct {
 	Tensors []Tensor
 	Body    ipc.Body // one MessagePack value; nil is MessagePack's nil
 	Last    bool     // the action's last word: an answer rather than a chunk
+	Context []byte   // the session's opaque bytes from now on, for [WithContext], if the action made others and no server keeps them; empty: what they were
 }
 
 // Decode decodes the body into v, a pointer.
@@ -162,5 +163,5 @@ func withTimeout(ctx context.Context, d time.Duration) (context.Context, context
 }
 
 func public(r *ipc.Reply) *Reply {
-	return &Reply{Headers: r.Headers, Tensors: r.Tensors, Body: r.Body, Last: r.End}
+	return &Reply{Headers: r.Headers, Tensors: r.Tensors, Body: r.Body, Last: r.End, Context: r.Context}
 }

@@ -14,8 +14,9 @@ import (
 
 const model = `
 pools:
-  smollm2: {command: ["${PYTHON}", -m, examples.smollm2], workers: 2, start_timeout: 3m, env_pass: [SMOLLM2_*]}
+  smollm2: {command: ["${PYTHON}", -m, examples.smollm2], workers: 2, start_timeout: 3m, env_pass: [SMOLLM2_*], balance: hash, session: {conversation: true}}
   echo: {builtin: echo}
+sessions: {store: memory}
 `
 
 // One server for all that the model answers: loading it twice takes longer than everything else.
@@ -29,6 +30,7 @@ func TestModel(t *testing.T) {
 	t.Run("curl", s.curls)
 	t.Run("the same by JSON-RPC", s.sameByRPC)
 	t.Run("metrics", s.metrics)
+	t.Run("a conversation", s.converses)
 }
 
 func (s *server) answers(t *testing.T) {
@@ -140,5 +142,47 @@ func (s *server) badQuestion(t *testing.T) {
 		if w.State != "ready" {
 			t.Errorf("worker %d afterwards: %+v", i, w)
 		}
+	}
+}
+
+// A session's second question is asked after its first one and its answer, although the client sends neither, and of the worker that still has them in memory: it computes little more than what is new.
+func (s *server) converses(t *testing.T) {
+	type usage struct {
+		Prompt     int `msgpack:"prompt_tokens"`
+		Completion int `msgpack:"completion_tokens"`
+		Details    struct {
+			Cached int `msgpack:"cached_tokens"`
+		} `msgpack:"prompt_tokens_details"`
+	}
+	ask := func(session, text string) (answer string, u usage) {
+		t.Helper()
+		body := map[string]any{"messages": []map[string]string{{"role": "user", "content": text}}, "temperature": 0.1, "max_tokens": 24}
+		for chunk, err := range s.dial().Stream(testContext(t), "smollm2", "chat", body, client.WithHeaders(map[string]string{"session": session})) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			var part struct {
+				Text  string `msgpack:"text"`
+				Usage *usage `msgpack:"usage"`
+			}
+			if err := chunk.Decode(&part); err != nil {
+				t.Fatal(err)
+			}
+			answer += part.Text
+			if part.Usage != nil {
+				u = *part.Usage
+			}
+		}
+		return answer, u
+	}
+	first, before := ask("ada", "My name is Ada, and I keep a lighthouse on a small island far away. Greet me by my name.")
+	second, after := ask("ada", "What is my name, and what do I keep?")
+	t.Logf("%+v: %s", before, first)
+	t.Logf("%+v: %s", after, second)
+	if known := before.Prompt + before.Completion; after.Prompt <= known || after.Details.Cached < before.Prompt {
+		t.Errorf("of the second question's %d tokens %d were there, want more than %d, and %d", after.Prompt, after.Details.Cached, known, before.Prompt)
+	}
+	if _, other := ask("bob", "What is my name, and what do I keep?"); other.Prompt >= after.Prompt {
+		t.Errorf("another session's first question has %d tokens", other.Prompt)
 	}
 }

@@ -2,11 +2,13 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 
 	"go.opentelemetry.io/otel/trace"
 
@@ -19,6 +21,7 @@ func serveTestWorker() int {
 	hang := actions["hang"].Unary
 	actions = maps.Clone(actions)
 	maps.Copy(actions, rm.Actions{
+		"chat":         {Stream: chat},
 		"pid":          {Unary: func(context.Context, *rm.Request) (*rm.Reply, error) { return &rm.Reply{Body: os.Getpid()}, nil }, Idempotent: true},
 		"stuck":        {Unary: hang},
 		"hang":         {Unary: once(hang), Idempotent: true},
@@ -37,6 +40,48 @@ func serveTestWorker() int {
 func tellTrace(ctx context.Context, req *rm.Request) (*rm.Reply, error) {
 	span := trace.SpanContextFromContext(ctx)
 	return &rm.Reply{Body: told{req.TraceID, span.TraceID().String() + "-" + span.SpanID().String(), span.TraceState().String()}}, nil
+}
+
+// chatted is what chat answers, as JSON in its text.
+type chatted struct {
+	PID      int      `json:"pid"`
+	Turn     int      `json:"turn"`     // how often the session's context has been here
+	Messages int      `json:"messages"` // how many came
+	Asked    []string `json:"asked"`    // what those of the user say
+}
+
+// chat answers, in two pieces, with what it was sent; the session's context counts its turns. body.wait has it wait for its end after the first piece.
+func chat(ctx context.Context, req *rm.Request, send func(*rm.Reply) error) error {
+	var body struct {
+		Messages []struct {
+			Role    string `msgpack:"role"`
+			Content string `msgpack:"content"`
+		} `msgpack:"messages"`
+		Wait bool `msgpack:"wait"`
+	}
+	if err := req.Body.Decode(&body); err != nil {
+		return err
+	}
+	said := chatted{PID: os.Getpid(), Messages: len(body.Messages)}
+	said.Turn, _ = strconv.Atoi(string(req.Context))
+	for _, m := range body.Messages {
+		if m.Role == "user" {
+			said.Asked = append(said.Asked, m.Content)
+		}
+	}
+	text, err := json.Marshal(said)
+	if err != nil {
+		return err
+	}
+	half := len(text) / 2
+	if err := send(&rm.Reply{Body: map[string]string{"text": string(text[:half])}, Context: []byte(strconv.Itoa(said.Turn + 1))}); err != nil {
+		return err
+	}
+	if body.Wait {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return send(&rm.Reply{Body: map[string]string{"text": string(text[half:])}})
 }
 
 // once runs the action, and on a second try, to be known by the file body.once, answers "second".

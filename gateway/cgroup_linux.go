@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -16,11 +17,11 @@ import (
 // ends, whose pid another process gets before we look, is taken for that one.
 func peerCGroup(fd int, pid int32) (string, error) {
 	pidfd, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
-	if err == unix.ENOPROTOOPT { // an older kernel
+	if errors.Is(err, unix.ENOPROTOOPT) { // an older kernel
 		pidfd, err = unix.PidfdOpen(int(pid), 0)
 	}
 	switch {
-	case err == unix.ESRCH:
+	case errors.Is(err, unix.ESRCH):
 		return "", nil
 	case err != nil:
 		return "", os.NewSyscallError("pidfd of a peer", err)

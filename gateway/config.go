@@ -30,7 +30,7 @@ type Config struct {
 	Gate    Gate     // who may come in and ask; nil: whoever the socket itself lets in, and nobody by TCP
 	Origins []string // of web pages that may ask by TCP, such as http://localhost:3000
 
-	Collectors []prometheus.Collector // of the call chain's links, for GET /metrics
+	Collectors []prometheus.Collector // what the call chain has counted, for GET /metrics
 	Gauge      *MemoryGauge           // is told how much of Memory is taken; nil: nobody asks
 
 	helloTimeout time.Duration // how long a client may take to say hello; 0: 10 s

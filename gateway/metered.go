@@ -51,7 +51,7 @@ func (m *meters) series(of metered) *series {
 	}
 }
 
-func newMeters() *meters {
+func newMeters(others ...prometheus.Collector) *meters {
 	m := &meters{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ringmaster_requests_total", Help: "Requests that have ended, by outcome: OK, or the code of the error."}, []string{"pool", "action", "code"}),
@@ -62,6 +62,7 @@ func newMeters() *meters {
 	}
 	m.others = sync.OnceValue(func() *series { return m.series(metered{}) })
 	m.registry.MustRegister(m.requests, m.queue, m.compute, m.sent, m.received, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(others...)
 	return m
 }
 

@@ -40,9 +40,8 @@ func newServer(ctx context.Context, ln *Listener, backend Backend, cfg Config) *
 	s := &server{
 		cfg: cfg, door: ln.door, leaving: make(chan struct{}), conns: map[*conn]struct{}{},
 		clients: newClients(cfg, ln.door.uid), refused: newRefusals(cfg.Logger), parting: make(chan struct{}, maxParting),
-		meters: newMeters(), crew: ipc.NewCrew(waitingHands),
+		meters: newMeters(cfg.Collectors...), crew: ipc.NewCrew(waitingHands),
 	}
-	s.meters.registry.MustRegister(cfg.Collectors...)
 	cfg.Gauge.of(s.clients.memory)
 	s.handler = chain.New(backend.Call, s.refused.link, s.meters.link)
 	s.base, s.cut = context.WithCancelCause(context.WithoutCancel(ctx))

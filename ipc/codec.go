@@ -67,7 +67,7 @@ const (
 )
 
 func (e *encoder) reply(m *Reply) {
-	n := lastSet(m.End || m.Leased, len(m.Headers) > 0, m.Body.set(), len(m.Tensors) > 0, m.Err != nil)
+	n := lastSet(m.End || m.Leased, len(m.Headers) > 0, m.Body.set(), len(m.Tensors) > 0, m.Err != nil, len(m.Context) > 0)
 	e.array(n)
 	e.uint(uint64(KindReply))
 	e.uint(m.ID)
@@ -91,13 +91,24 @@ func (e *encoder) reply(m *Reply) {
 		e.tensors(m.Tensors)
 	}
 	if n > 6 {
-		e.array(5)
-		e.str(string(m.Err.Code))
-		e.str(m.Err.Reason)
-		e.str(m.Err.Message)
-		e.uint(uint64(max(0, m.Err.RetryAfter.Milliseconds())))
-		e.headers(m.Err.Details)
+		e.error(m.Err)
 	}
+	if n > 7 {
+		e.bin(m.Context)
+	}
+}
+
+func (e *encoder) error(err *Error) {
+	if err == nil {
+		e.buf = append(e.buf, codeNil)
+		return
+	}
+	e.array(5)
+	e.str(string(err.Code))
+	e.str(err.Reason)
+	e.str(err.Message)
+	e.uint(uint64(max(0, err.RetryAfter.Milliseconds())))
+	e.headers(err.Details)
 }
 
 func (e *encoder) cancel(m Cancel) {
@@ -426,6 +437,9 @@ func decodeFields(r *reader, s *scanner, k Kind, id uint64, n int) any {
 		}
 		if n > 4 && !r.null() {
 			m.Err = r.error()
+		}
+		if n > 5 {
+			m.Context = r.bin()
 		}
 		return m
 	case KindCancel:

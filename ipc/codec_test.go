@@ -65,6 +65,9 @@ func randomMessage(r *rand.Rand) any {
 	case 2, 3:
 		m := &Reply{ID: number(), End: r.IntN(2) == 0, Headers: headers(), Body: body(), Tensors: tensors()}
 		if r.IntN(3) == 0 {
+			m.Context = blob()
+		}
+		if r.IntN(3) == 0 {
 			m.Err = &Error{Code: Code(text()), Reason: text(), Message: text(), RetryAfter: time.Duration(r.Uint32()) * time.Millisecond, Details: headers()}
 		}
 		return m
@@ -205,7 +208,7 @@ func TestDecodeIgnoresPositionsItDoesNotKnow(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Fill up to the last position that is known, with nil, which stands for every default; then two more.
-		known := map[Kind]int{KindRequest: 13, KindReply: 7, KindCancel: 3, KindCredit: 3, KindHello: 7, KindDrain: 2, KindStop: 2, KindPing: 3, KindBatch: 3, KindAttach: 4, KindDetach: 3, KindRelease: 2}[Kind(b[1])]
+		known := map[Kind]int{KindRequest: 13, KindReply: 8, KindCancel: 3, KindCredit: 3, KindHello: 7, KindDrain: 2, KindStop: 2, KindPing: 3, KindBatch: 3, KindAttach: 4, KindDetach: 3, KindRelease: 2}[Kind(b[1])]
 		have := int(b[0] & 0x0f)
 		b[0] = 0x90 + byte(known+2)
 		b = append(b, bytes.Repeat([]byte{codeNil}, known-have)...)

@@ -55,13 +55,12 @@ func (c *Crew) handle(j job) {
 
 // work does jobs until enough others wait for more.
 func (c *Crew) work(h *hand, j job) {
-	for ok := true; ok; {
+	for ok := true; ok; j, ok = <-h.mailbox {
 		j.s.handle(j.req, j.w)
-		j = job{} // or what it refers to would live as long as this goroutine waits
+		j = job{} //nolint:wastedassign // or what it refers to would live as long as this goroutine waits
 		if !c.rest(h) {
 			return
 		}
-		j, ok = <-h.mailbox
 	}
 }
 

@@ -8,10 +8,8 @@ import (
 	"time"
 )
 
-// counted counts the goroutines that a crew has, by the handlers that run at a time.
+// counted is a handler that says when it runs.
 type counted struct {
-	mu      sync.Mutex
-	running int
 	release chan struct{}
 	all     chan struct{} // gets an element for each handler that runs
 }

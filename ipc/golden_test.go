@@ -84,6 +84,7 @@ type goldenReply struct {
 	Body    hexBytes          `json:"body_hex"`
 	Tensors []goldenTensor    `json:"tensors"`
 	Error   *goldenError      `json:"error"`
+	Context hexBytes          `json:"context_blob_hex,omitempty"`
 }
 
 type goldenAction struct {
@@ -138,7 +139,7 @@ func toGolden(m any) any {
 	case *Batch:
 		return goldenBatch{"batch", append([]uint64{}, m.IDs...)}
 	case *Reply:
-		g := goldenReply{Kind: "reply", ID: m.ID, Headers: orEmpty(m.Headers), Body: hexBytes(m.Body), Tensors: toGoldenTensors(m.Tensors)}
+		g := goldenReply{Kind: "reply", ID: m.ID, Headers: orEmpty(m.Headers), Body: hexBytes(m.Body), Tensors: toGoldenTensors(m.Tensors), Context: m.Context}
 		if m.End {
 			g.Flags = 1
 		}
@@ -366,6 +367,9 @@ func goldenCases() []goldenCase {
 	for _, v := range uints {
 		add(&Reply{ID: v, End: true}, "reply, id %d", v)
 	}
+	add(&Reply{ID: 1, Context: []byte{0, 0xff}}, "reply, context_blob only")
+	add(&Reply{ID: 1, End: true, Headers: map[string]string{"k": "v"}, Body: body, Tensors: []Tensor{vector}, Context: bytes.Repeat([]byte{0xab}, 256)}, "reply, everything, with a context_blob")
+	add(&Reply{ID: 1, End: true, Err: &Error{Code: Internal, Reason: "handler"}, Context: []byte("session")}, "reply, error with a context_blob")
 
 	add(Cancel{ID: 1}, "cancel, without a reason")
 	add(Cancel{ID: 1, Reason: "deadline"}, "cancel, with a reason")
@@ -573,7 +577,7 @@ func normal(m any) any {
 		return n
 	case *Reply:
 		n := *m
-		n.Headers, n.Body, n.Tensors = normalMap(n.Headers), normalBody(n.Body), normalTensors(n.Tensors)
+		n.Context, n.Headers, n.Body, n.Tensors = normalBytes(n.Context), normalMap(n.Headers), normalBody(n.Body), normalTensors(n.Tensors)
 		if n.Err != nil {
 			e := *n.Err
 			e.Details = normalMap(e.Details)

@@ -58,7 +58,10 @@ type Request struct {
 	Arenas *arena.Use // the arenas that it names, held; set by Serve. nil: none. Does not travel
 
 	// Principal is who asks, such as "user 1000" or "token robot", where chain/auth has looked; "": the Client's user is all that is known. It stays the same for as long as somebody has a role, and does not travel.
-	Principal string
+	Principal  string
+	Background bool // nobody waits for it: it is admitted only if a worker is idle and nobody queues, else refused at once with RESOURCE_EXHAUSTED/busy, which is no reason to try again; does not travel
+
+	Affinity uint64 // of requests with the same number it is good that the same worker gets them (`balance: hash`); 0: the client's. Does not travel
 
 	Protocol string // by which it came, such as native; set by whoever accepted it, does not travel
 	Times    *Times // where its way is noted; does not travel
@@ -91,6 +94,7 @@ type Reply struct {
 	Body    Body
 	Tensors []Tensor
 	Err     *Error // only with End
+	Context []byte // what the session's opaque bytes are from now on; empty: what they were
 }
 
 // Empty reports whether the reply carries neither body nor tensors, as a stream's END does.

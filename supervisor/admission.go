@@ -78,3 +78,7 @@ func wouldExpire(pool string, ahead int, wait, left, retry time.Duration) *ipc.E
 	err.RetryAfter = retry
 	return err
 }
+
+func noneIdle(pool string) *ipc.Error {
+	return ipc.Errorf(ipc.ResourceExhausted, "busy", "pool %s has no idle worker, and this is background work, which does not wait for one", pool)
+}

@@ -12,7 +12,21 @@ func newBalancer(policy Balance, slots int, weights []int) *balancer {
 	return &balancer{policy: policy, last: slots - 1, weights: weights, current: make([]int, slots)}
 }
 
-// pick returns the slot that takes the next request, or −1 if none is free. load[i] is the number of requests in flight at slot i, or −1 if it cannot take one.
+// What load says of a slot that cannot take a request.
+const (
+	busy = -1 // now
+	gone = -2 // as long as its worker is not up again
+)
+
+// choose returns the slot that takes the next request: by its key, if there is one and the policy heeds it, else as pick does. spill: a request with a key need not wait for the worker that it belongs to.
+func (b *balancer) choose(load []int, key uint64, spill bool) int {
+	if b.policy == Hash && key != 0 {
+		return prefer(load, key, spill)
+	}
+	return b.pick(load)
+}
+
+// pick returns the slot that takes the next request, or −1 if none is free. load[i] is the number of requests in flight at slot i, or negative if it cannot take one.
 func (b *balancer) pick(load []int) int {
 	best := -1
 	switch b.policy {

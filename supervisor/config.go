@@ -28,6 +28,9 @@ type Config struct {
 
 	// Memory tells, for the status, how many bytes the requests and replies of clients take, and how many they may; nil: that is not known.
 	Memory func() (used, limit int64)
+
+	// Control answers control requests that are not the supervisor's own affair, by action, for one pool or for all (""). What it returns becomes the answer's body.
+	Control map[string]func(ctx context.Context, pool string) (any, error)
 }
 
 // PoolConfig describes workers that serve the same model or code and are interchangeable.
@@ -43,6 +46,7 @@ type PoolConfig struct {
 	Devices      Devices
 	Balance      Balance       // "": least-connection
 	Weights      []int         // for balance: weighted, one per slot
+	AffinityWait time.Duration // for balance: hash, how long a request waits for the worker that it belongs to while another is free; 0: 500 ms, negative: not at all
 	Queue        int           // requests that may wait for a worker; 0: 256, -1: none
 	Timeout      time.Duration // a request's deadline if it brings none; 0: 60 s
 	StartTimeout time.Duration // from spawn to ready; 0: 5 min
@@ -85,6 +89,7 @@ const (
 	LeastConnection Balance = "least-connection" // fewest in flight; ties go round
 	RoundRobin      Balance = "round-robin"
 	Weighted        Balance = "weighted" // smooth weighted round robin by Weights
+	Hash            Balance = "hash"     // the same worker for the requests of a session, else of a client; see [PoolConfig.AffinityWait]
 )
 
 // Devices says which GPUs a pool's workers see. The zero value is auto.
@@ -116,6 +121,8 @@ const (
 	maxMaxMessage       = 1 << 30
 	maxDrainTimeout     = 24 * time.Hour
 	maxBatchDelay       = time.Second
+	defaultAffinityWait = 500 * time.Millisecond
+	maxAffinityWait     = time.Hour
 )
 
 // FieldError is a bad value in a [Config]: which field, the value, and what would be right.
@@ -199,7 +206,7 @@ func (p *PoolConfig) validate() error {
 		}
 	}
 	switch p.Balance {
-	case "", LeastConnection, RoundRobin:
+	case "", LeastConnection, RoundRobin, Hash:
 	case Weighted:
 		if len(p.Weights) != max(1, p.Workers) {
 			return bad("weights", p.Weights, fmt.Sprintf("balance: weighted needs one weight for each of the %d workers", max(1, p.Workers)))
@@ -210,7 +217,13 @@ func (p *PoolConfig) validate() error {
 			}
 		}
 	default:
-		return bad("balance", string(p.Balance), "use least-connection, round-robin or weighted")
+		return bad("balance", string(p.Balance), "use least-connection, round-robin, weighted or hash")
+	}
+	if p.AffinityWait > 0 && p.Balance != Hash {
+		return bad("affinity_wait", p.AffinityWait, "it is for `balance: hash`; set that, or remove the key")
+	}
+	if p.AffinityWait > maxAffinityWait {
+		return bad("affinity_wait", p.AffinityWait, fmt.Sprintf("use a duration up to %v, such as 500ms", maxAffinityWait))
 	}
 	if err := p.validateActions(); err != nil {
 		return err
@@ -265,6 +278,12 @@ func (c Config) withDefaults() Config {
 		}
 		if p.Balance == "" {
 			p.Balance = LeastConnection
+		}
+		switch {
+		case p.AffinityWait < 0 || p.Balance != Hash:
+			p.AffinityWait = 0
+		case p.AffinityWait == 0:
+			p.AffinityWait = defaultAffinityWait
 		}
 		if p.Replace == "" {
 			p.Replace = ReplaceAuto

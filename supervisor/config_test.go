@@ -53,7 +53,8 @@ func TestValidate(t *testing.T) {
 		`pools.ocr.actions: "": an action has a name`:                                         pool(func(p *PoolConfig) { p.Actions = batching("", 8, 0) }),
 		"pools.ocr.weights: 1001: use weights from 1 to 1000":                                 pool(func(p *PoolConfig) { p.Balance, p.Weights = Weighted, []int{1001} }),
 		"drain_timeout: -1s: use a duration up to 24h, such as 30s":                           {DrainTimeout: -time.Second, Pools: pool(func(*PoolConfig) {}).Pools},
-		"pools.ocr.balance: hash: use least-connection, round-robin or weighted":              pool(func(p *PoolConfig) { p.Balance = "hash" }),
+		"pools.ocr.balance: dice: use least-connection, round-robin, weighted or hash":        pool(func(p *PoolConfig) { p.Balance = "dice" }),
+		"pools.ocr.affinity_wait: 1s: it is for `balance: hash`":                              pool(func(p *PoolConfig) { p.AffinityWait = time.Second }),
 	} {
 		err := cfg.Validate()
 		var field *FieldError

@@ -3,6 +3,9 @@ package supervisor
 import (
 	"context"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/ringmasterd/ringmaster/internal/version"
@@ -57,7 +60,11 @@ func (s *Supervisor) control(ctx context.Context, req *ipc.Request) (ipc.Replies
 		}
 		result, err = s.cfg.OnReload(ctx)
 	default:
-		return nil, ipc.Errorf(ipc.NotFound, "unknown_action", "pool %s has no action %q; it has drain, health, pools, reload, restart, status, version", ControlPool, req.Action)
+		answer := s.cfg.Control[req.Action]
+		if answer == nil {
+			return nil, ipc.Errorf(ipc.NotFound, "unknown_action", "pool %s has no action %q; it has %s", ControlPool, req.Action, strings.Join(s.controlActions(), ", "))
+		}
+		result, err = answer(ctx, args.Pool)
 	}
 	if err != nil {
 		return nil, err
@@ -76,6 +83,11 @@ func (s *Supervisor) poolList() ipc.PoolList {
 		list.Pools = append(list.Pools, ipc.PoolEntry{Name: p.Name, State: p.State, Actions: p.Actions})
 	}
 	return list
+}
+
+// controlActions names the actions of the pool [ControlPool], sorted.
+func (s *Supervisor) controlActions() []string {
+	return slices.Sorted(slices.Values(slices.AppendSeq([]string{"drain", "health", "pools", "reload", "restart", "status", "version"}, maps.Keys(s.cfg.Control))))
 }
 
 // ReloadAnswer is the answer to a reload request.

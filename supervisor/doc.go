@@ -11,7 +11,7 @@
 //	           └───────────────────────────────────────┘
 //
 // Read in this order: config.go (what is asked for), supervisor.go (wiring), call.go (one request's way), suspects.go (requests that workers died of), pool.go with queue.go, gather.go and admission.go (who may wait, and
-// whose turn it is), lease.go with balance.go (who gets it) and batch.go (several in one call), slot.go with backoff.go (one place and its processes, one after the other), life.go with hang.go and limits.go (one process watched), roll.go and
+// whose turn it is), lease.go with balance.go and affinity.go (who gets it) and batch.go (several in one call), slot.go with backoff.go (one place and its processes, one after the other), life.go with hang.go and limits.go (one process watched), roll.go and
 // reload.go (other processes in the places), incarnation.go (one process with its memory) with arena.go (what it is told of arenas), process_linux.go (the process alone) with confine.go and shim_linux.go
 // (what it may do), environ.go, family_linux.go and cgroup_linux.go (what it starts), oom_linux.go and exit.go (why it ended); guard.go (what outlives us). control.go answers requests about the supervisor itself, alive.go a watchdog.
 //
@@ -52,6 +52,6 @@
 //	go-plugin's Start          the handshake                               handshake, death or 10 s     incarnation.bury
 //	tell, Recall, rarely       space in s2w                                the ring's closing           incarnation.bury
 //	Ping, per health check     the answer                                  the check's end, or the ring's closing   incarnation.bury, where it is sending
-//	pool.wake, for a moment    the time at which gathered requests are due   itself                nobody
+//	pool.wake, for a moment    the time at which requests that wait for company, or for their own worker, go   itself   nobody
 //	Answer's look              a pool's lock                               itself, unless it is stuck   nobody: that is what it finds out
 package supervisor

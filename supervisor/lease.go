@@ -26,16 +26,8 @@ type lease struct {
 
 // take leases a place if one is free; alone, one in a worker that has nothing else to do. Preconditions: mu is held.
 func (p *pool) take(w *waiter) *lease {
-	for i, s := range p.slots {
-		p.load[i] = -1
-		switch {
-		case !s.accepting, s.inc.alone:
-		case w.alone && s.inc.inFlight > 0, !w.alone && s == p.reserved:
-		case s.inc.taken < s.places():
-			p.load[i] = s.inc.taken
-		}
-	}
-	i := p.balancer.pick(p.load)
+	p.weigh(w.alone)
+	i := p.balancer.choose(p.load, w.key, w.key != 0 && w.spills(time.Now()))
 	if i < 0 {
 		return nil
 	}
@@ -47,6 +39,20 @@ func (p *pool) take(w *waiter) *lease {
 		p.reserved = nil
 	}
 	return &lease{pool: p, slot: s, inc: s.inc, at: time.Now(), client: w.client, action: w.action, cost: w.cost, alone: w.alone}
+}
+
+// weigh fills in load for a request, which may be one that runs alone. Preconditions: mu is held.
+func (p *pool) weigh(alone bool) {
+	for i, s := range p.slots {
+		p.load[i] = busy
+		switch {
+		case !s.accepting:
+			p.load[i] = gone
+		case s.inc.alone, alone && s.inc.inFlight > 0, !alone && s == p.reserved:
+		case s.inc.taken < s.places():
+			p.load[i] = s.inc.taken
+		}
+	}
 }
 
 // reserve picks the worker that a request which has to run alone waits for: the one with the least to do gets nothing new meanwhile. Preconditions: mu is held.

@@ -53,7 +53,11 @@ type waiter struct {
 	action string
 	cost   time.Duration // what the client is charged for it
 	alone  bool          // it is to share its worker with no other request
+	idle   bool          // it is background work: it gets a place at once where nobody waits for one, or none
 	again  bool          // it was accepted before: it is refused neither for want of room nor because the pool drains, and goes first
+	key    uint64        // balance: hash: of the worker that it belongs to; 0: to none
+	spill  time.Time     // until when it waits for that one rather than take another; zero: it does not wait
+	bound  bool          // set by fairQueue.bind: it waits for that one
 
 	granted chan grant    // capacity 1; nil until it has to wait
 	element *list.Element // in flow.waiting, or pool.again
@@ -85,6 +89,9 @@ func (p *pool) adopt(cfg *PoolConfig) {
 	p.cfg.Store(cfg)
 	p.balancer = newBalancer(cfg.Balance, len(p.slots), cfg.Weights)
 	p.load = make([]int, len(p.slots))
+	if cfg.Balance != Hash {
+		p.queue.unbind()
+	}
 	p.gatherings()
 }
 
@@ -121,6 +128,16 @@ func (p *pool) enter(ctx context.Context, w *waiter) (*lease, *ipc.Error) {
 	if !w.alone {
 		w.gather = p.queue.gathers[w.action]
 	}
+	cfg, hashes := p.config(), p.hashes()
+	switch {
+	case !hashes:
+		w.key = 0
+	case cfg.AffinityWait > 0 && cfg.Queue > 0:
+		w.spill = spillAt(ctx, time.Now(), cfg.AffinityWait)
+	}
+	if w.idle {
+		return p.takeIdle(w)
+	}
 	if w.again {
 		if err := p.hopeless(); err != nil {
 			return nil, err
@@ -142,6 +159,12 @@ func (p *pool) enter(ctx context.Context, w *waiter) (*lease, *ipc.Error) {
 			return l, nil
 		}
 	}
+	if hashes && p.queue.len >= cfg.Queue {
+		w.spill = time.Time{}
+		if l := p.take(w); l != nil { // those in the queue do not want this place
+			return l, nil
+		}
+	}
 	if err := p.makeRoom(ctx, w); err != nil {
 		return nil, err
 	}
@@ -155,10 +178,24 @@ func (p *pool) enter(ctx context.Context, w *waiter) (*lease, *ipc.Error) {
 		}
 	}
 	p.queue.push(w, p.pace.quantum())
-	if w.alone || len(p.queue.gathers) > 0 {
-		p.dispatch() // so that a worker is reserved for it; while requests are gathered there may be a place
+	if w.alone || hashes || len(p.queue.gathers) > 0 {
+		p.dispatch() // so that a worker is reserved for it; while requests are gathered, or wait for a worker of their choice, there may be a place
 	}
 	return nil, nil
+}
+
+// takeIdle gives background work a place if a worker has one and nobody else wants it, and refuses it otherwise. Preconditions: mu is held.
+func (p *pool) takeIdle(w *waiter) (*lease, *ipc.Error) {
+	if err := p.refusal(w.action); err != nil {
+		return nil, err
+	}
+	w.cost = p.pace.cost(w.action)
+	if p.waiting() == 0 && p.idle() {
+		if l := p.take(w); l != nil {
+			return l, nil
+		}
+	}
+	return nil, noneIdle(p.name)
 }
 
 // makeRoom sees that w may queue: that it can begin before its deadline, and that there is room, if need be in the place of a client that has more in the queue. Preconditions: mu is held.
@@ -304,9 +341,7 @@ func (p *pool) dispatchDue() (due time.Time) {
 		p.reserved = nil
 	}
 	for p.queue.len > 0 && p.free() {
-		if len(p.queue.gathers) > 0 {
-			due = p.queue.look(time.Now())
-		}
+		due = p.waits(time.Now())
 		w := p.queue.pop(p.pace.quantum())
 		if w == nil {
 			return due
@@ -320,6 +355,27 @@ func (p *pool) dispatchDue() (due time.Time) {
 	}
 	return time.Time{}
 }
+
+// waits finds out which requests in the queue are not to be given a place yet though there is one, and returns when that changes; zero: by itself it does not. Preconditions: mu is held.
+func (p *pool) waits(now time.Time) (next time.Time) {
+	if len(p.queue.gathers) > 0 {
+		next = p.queue.look(now)
+	}
+	if !p.hashes() {
+		return next
+	}
+	if len(p.queue.gathers) == 0 {
+		p.queue.held = 0
+	}
+	p.weigh(false)
+	if spill := p.queue.bind(p.load, now); next.IsZero() || !spill.IsZero() && spill.Before(next) {
+		next = spill
+	}
+	return next
+}
+
+// hashes reports whether requests have workers that they belong to.
+func (p *pool) hashes() bool { return p.config().Balance == Hash }
 
 // free reports whether an ordinary request would find a place. Preconditions: mu is held.
 func (p *pool) free() bool {
@@ -339,7 +395,7 @@ func (p *pool) refuseWaiters(err *ipc.Error) {
 	for _, g := range p.queue.gathers {
 		g.waits = false
 	}
-	p.queue.held = 0
+	p.queue.unbind()
 	for w := p.queue.pop(minCost); w != nil; w = p.queue.pop(minCost) {
 		w.granted <- grant{err: err}
 	}

@@ -23,7 +23,7 @@ type fairQueue struct {
 	len   int            // waiting requests
 
 	gathers map[string]*gather // by action: the pool's, see there
-	held    int                // set by look: requests that wait for others of their kind, and have no turn meanwhile
+	held    int                // set by look and bind: requests that wait for others of their kind, or for a worker of their choice, and have no turn meanwhile
 }
 
 // flow is one client's part of the queue. It is in one of the two lists.
@@ -64,7 +64,7 @@ func (q *fairQueue) share(f *flow, quantum time.Duration) time.Duration {
 	return max(minCost, quantum/time.Duration(q.users[f.client.UID]))
 }
 
-// pop removes the request whose turn it is; nil if there is none. Clients all of whose requests are being gathered keep their place in line.
+// pop removes the request whose turn it is; nil if there is none. Clients all of whose requests are held keep their place in line.
 func (q *fairQueue) pop(quantum time.Duration) *waiter {
 	if q.len == q.held {
 		return nil
@@ -104,7 +104,7 @@ func (q *fairQueue) settle(quantum time.Duration) {
 	}
 }
 
-// first is the flow whose turn may be. Preconditions: there is a request that is not being gathered.
+// first is the flow whose turn may be. Preconditions: there is a request that is not held.
 func (q *fairQueue) first() *flow {
 	for _, flows := range []*list.List{&q.fresh, &q.old} {
 		for e := flows.Front(); e != nil; e = e.Next() {
@@ -116,10 +116,10 @@ func (q *fairQueue) first() *flow {
 	panic("nobody's turn, though somebody waits")
 }
 
-// next is the client's request that came first, of those that are not being gathered; nil if there is none.
+// next is the client's request that came first, of those that do not wait for company or for a worker of their choice; nil if there is none.
 func (f *flow) next() *waiter {
 	for e := f.waiting.Front(); e != nil; e = e.Next() {
-		if w := e.Value.(*waiter); w.gather == nil || !w.gather.waits {
+		if w := e.Value.(*waiter); !w.bound && (w.gather == nil || !w.gather.waits) {
 			return w
 		}
 	}

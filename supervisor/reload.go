@@ -2,6 +2,9 @@ package supervisor
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
 	"maps"
 	"reflect"
 	"slices"
@@ -154,10 +157,22 @@ func (p *pool) dissolve(ctx context.Context) {
 
 // sameProcess reports whether a worker started for a would be the same for b.
 func sameProcess(a, b *PoolConfig) bool {
-	x, y := *a, *b
-	for _, c := range []*PoolConfig{&x, &y} {
-		c.Workers, c.Balance, c.Weights, c.Queue, c.Timeout, c.StartTimeout = 0, "", nil, 0, 0, 0
-		c.HangTimeout, c.Grace, c.Replace, c.Limits, c.Actions = 0, 0, "", Limits{}, nil
+	return reflect.DeepEqual(a.process(), b.process())
+}
+
+// process returns what of the configuration makes a worker the process that it is.
+func (p *PoolConfig) process() PoolConfig {
+	c := *p
+	c.Workers, c.Balance, c.Weights, c.AffinityWait, c.Queue, c.Timeout, c.StartTimeout = 0, "", nil, 0, 0, 0, 0
+	c.HangTimeout, c.Grace, c.Replace, c.Limits, c.Actions = 0, 0, "", Limits{}, nil
+	return c
+}
+
+// Fingerprint is a digest of what makes the pool's workers the processes that they are: command, environment, devices and the like. It differs between configurations whose workers may answer differently, as far as a configuration tells.
+func (p *PoolConfig) Fingerprint() [sha256.Size]byte {
+	text, err := json.Marshal(p.process()) // maps in the order of their keys
+	if err != nil {
+		panic(fmt.Sprintf("a pool's configuration cannot be written down: %v", err)) // its fields are of plain types
 	}
-	return reflect.DeepEqual(x, y)
+	return sha256.Sum256(text)
 }

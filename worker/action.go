@@ -19,6 +19,7 @@ type Reply struct {
 	Headers map[string]string
 	Body    any // anything MessagePack can encode, or an [ipc.Body] that already is
 	Tensors []ipc.Tensor
+	Context []byte // what the session's opaque bytes are from now on; of a stream the last chunk that has any counts. Empty: what they were
 }
 
 // Action is one thing that a worker can do. Exactly one of Unary, Stream and Batch is set. Each is called on a goroutine of their own, at most as many at a time as the pool's

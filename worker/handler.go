@@ -93,7 +93,7 @@ func encode(req *Request, r *Reply) (*ipc.Reply, error) {
 			return nil, badReply(err)
 		}
 	}
-	return &ipc.Reply{Headers: r.Headers, Body: body, Tensors: tensors}, nil
+	return &ipc.Reply{Headers: r.Headers, Body: body, Tensors: tensors, Context: r.Context}, nil
 }
 
 // badReply is the action's mistake, not its caller's.

@@ -75,7 +75,7 @@ func pause(missing float64, limit rate.Limit) time.Duration {
 	if !(seconds < 3600) {
 		return time.Hour
 	}
-	return max(1, time.Duration(math.Ceil(seconds*1000))) * time.Millisecond
+	return time.Duration(max(1, math.Ceil(seconds*1000)) * float64(time.Millisecond))
 }
 
 // bytesOf is what a request weighs: its body and its tensors, wherever their bytes are.

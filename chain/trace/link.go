@@ -128,7 +128,8 @@ func (t *Tracer) Reach(next chain.Handler) chain.Handler {
 			return next(ctx, req)
 		}
 		c := within(ctx)
-		if c == nil {
+		if c == nil { // nobody follows it, such as the server's own; what it was made of may have been followed
+			req.Times = nil
 			return next(ctx, req)
 		}
 		req.Times = &c.record.reaching(c.index).times

@@ -187,7 +187,7 @@ func localPeer(subject string) (chain.Peer, error) {
 	u, err := user.Lookup(subject)
 	if uid, numeric := strconv.ParseUint(subject, 10, 32); numeric == nil && uid < math.MaxUint32 {
 		if u, err = user.LookupId(subject); err != nil {
-			return chain.Peer{UID: uint32(uid), GID: chain.NoID}, nil
+			return chain.Peer{UID: uint32(uid), GID: chain.NoID}, nil //nolint:nilerr // a number will do
 		}
 	}
 	if err != nil {

@@ -2,39 +2,49 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/chain/auth"
+	"github.com/ringmasterd/ringmaster/chain/cache"
+	"github.com/ringmasterd/ringmaster/chain/session"
 	"github.com/ringmasterd/ringmaster/chain/trace"
 	"github.com/ringmasterd/ringmaster/internal/config"
 	"github.com/ringmasterd/ringmaster/ipc"
+	"github.com/ringmasterd/ringmaster/supervisor"
 )
 
 // callChain is what a request passes between the gateway and the supervisor: the links of package chain, with what the file says of each.
 type callChain struct {
-	trace   *trace.Tracer
-	auth    *auth.Auth
-	handler chain.Handler
+	trace    *trace.Tracer
+	auth     *auth.Auth
+	sessions *session.Sessions
+	cache    *cache.Cache
+	handler  chain.Handler
 }
 
 // newCallChain puts the links before a supervisor's Call, in the order a request meets them.
-func newCallChain(supervisor chain.Handler, file *config.File, log *slog.Logger) (*callChain, error) {
+func newCallChain(sup *supervisor.Supervisor, file *config.File, log *slog.Logger) (*callChain, error) {
 	c := &callChain{}
 	var err error
 	if c.trace, err = trace.New(file.Tracing, log); err != nil {
 		return nil, err
 	}
 	if c.auth, err = auth.New(file.Auth, file.Listen != ""); err != nil {
-		return nil, err
+		return nil, errors.Join(err, c.trace.Close())
 	}
-	c.handler = chain.New(supervisor,
-		c.trace.Link,
-		c.auth.Link,
-		c.trace.Reach, // the last one
-	)
+	if c.sessions, err = session.New(file.Sessions, log); err != nil {
+		return nil, errors.Join(err, c.trace.Close())
+	}
+	if c.cache, err = cache.New(file.Cache, cache.Options{}); err != nil {
+		return nil, errors.Join(err, c.sessions.Close(), c.trace.Close())
+	}
+	c.handler = chain.New(sup.Call, c.trace.Link, c.auth.Link, c.sessions.Link, c.cache.Link, c.trace.Reach)
 	return c, c.configure(file)
 }
 
@@ -50,13 +60,31 @@ func (c *callChain) admit(file *config.File) (undo func(), _ error) {
 
 // configure has every link do what the file says now. An error changes nothing.
 func (c *callChain) configure(file *config.File) error {
-	return c.trace.Configure(file.Tracing)
+	if err := c.trace.Configure(file.Tracing); err != nil {
+		return err
+	}
+	if err := c.sessions.Configure(file.Sessions); err != nil {
+		return err
+	}
+	return c.cache.Configure(file.Cache)
+}
+
+// reloaded tells the links which pools may answer differently from now on.
+func (c *callChain) reloaded(r supervisor.Reloaded) {
+	for _, names := range [][]string{r.Added, r.Removed, r.Changed, slices.Collect(maps.Keys(r.Kept))} {
+		for _, name := range names {
+			c.cache.Clear(name)
+		}
+	}
+}
+
+// collectors are what the links have counted, for Prometheus.
+func (c *callChain) collectors() []prometheus.Collector {
+	return append(slices.Concat(c.auth.Collectors(), c.cache.Collectors()), c.sessions, c.trace)
 }
 
 // close ends what the links have started and stores what they keep. Preconditions: no request is in the chain.
-func (c *callChain) close() error { return c.trace.Close() }
-
-// collectors are what the links have counted, for /metrics.
-func (c *callChain) collectors() []prometheus.Collector {
-	return append([]prometheus.Collector{c.trace}, c.auth.Collectors()...)
+func (c *callChain) close() error {
+	c.cache.Close()
+	return errors.Join(c.sessions.Close(), c.trace.Close())
 }

@@ -14,13 +14,13 @@ const heapSlack = 128 << 20
 // usual 100 the collector took a tenth of its time. What clients may hold is bounded by the limit below all the same.
 const garbagePercent = 400
 
-// limitHeap makes the garbage collector work harder before the heap is much larger than what clients may hold. By itself it waits until the heap has doubled, so that what
+// limitHeap makes the garbage collector work harder before the heap is much larger than what clients may hold and the cache has. By itself it waits until the heap has doubled, so that what
 // ended long ago would take as much again. $GOMEMLIMIT and $GOGC go before it.
-func limitHeap(cfg gateway.Config) {
+func limitHeap(cfg gateway.Config, cached int64) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(garbagePercent)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(cfg.Memory + cfg.Memory/4 + heapSlack)
+		debug.SetMemoryLimit(cfg.Memory + cfg.Memory/4 + cached + cached/4 + heapSlack)
 	}
 }

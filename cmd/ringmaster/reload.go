@@ -65,6 +65,7 @@ func (r *reloader) apply(ctx context.Context) (answer supervisor.ReloadAnswer, e
 		undo()
 		return answer, next.file.Locate(err)
 	}
+	r.links.reloaded(answer.Reloaded)
 	if err := r.links.configure(next.file); err != nil {
 		return answer, next.file.Locate(err)
 	}
@@ -126,9 +127,9 @@ new values, and the others are left alone. No request is lost.
 A pool whose new workers do not come up goes on as it was; that is told, and the exit
 status is 1. A file with mistakes changes nothing: they are printed with their lines, and the exit
 status is 2. Keys that a running server cannot change (socket, socket_group, socket_mode,
-listen, listen_origins, max_message, memory, clients, arenas, drain_timeout, log.format) are named
-if they differ; they count from its next start. The log's level and who may do what (auth)
-count at once. ${VAR} in the file stands for what it stood
+listen, listen_origins, max_message, memory, clients, arenas, sessions.store, path and url,
+drain_timeout, log.format) are named if they differ; they count from its next start. The
+log's level and who may do what (auth) count at once. ${VAR} in the file stands for what it stood
 for at the start.
 
 "systemctl reload ringmaster" and SIGHUP do the same, with the outcome in the log.`,

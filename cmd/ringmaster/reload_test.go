@@ -124,6 +124,7 @@ func TestNeedsRestart(t *testing.T) {
 		"socket: a.sock\nlog: {level: debug, format: text}\ndrain_timeout: 30s":                                                                                         {},
 		"socket: b.sock\nsocket_group: models\nmax_message: 1MiB\nlog: {format: json}\ndrain_timeout: 1m\nmemory: 1GiB\nclients: {connections: 3}\narenas: {client: 0}": {"arenas", "clients", "drain_timeout", "log.format", "max_message", "memory", "socket", "socket_group"},
 		"socket: unix:///a.sock": {"socket"},
+		"socket: a.sock\nsessions: {store: bbolt, path: s.db, ttl: 1h}": {"sessions.path", "sessions.store"},
 	} {
 		if got := needsRestart(running, read(yaml)); !slices.Equal(got, want) {
 			t.Errorf("%s: %q, want %q", yaml, got, want)

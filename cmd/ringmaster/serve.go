@@ -91,6 +91,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	reloads.base.Logger, reloads.base.OnReload = logger, reloads.reload
 	memory := &gateway.MemoryGauge{}
 	reloads.base.Memory = memory.Read
+	reloads.base.Control = map[string]func(context.Context, string) (any, error){clearCache: reloads.clearCache}
 	reloads.base.Arenas = running.file.Gateway.NewArenas()
 	sup, err := supervisor.New(reloads.config(running))
 	if err != nil {
@@ -100,7 +101,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 		return a.check(running.file, running.socket)
 	}
 	reloads.sup = sup
-	links, err := newCallChain(sup.Call, running.file, logger)
+	links, err := newCallChain(sup, running.file, logger)
 	if err != nil {
 		return running.file.Locate(err)
 	}
@@ -117,7 +118,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	front := running.file.Gateway.WithMemory()
 	front.DrainTimeout, front.Logger, front.Lent = s.drain, logger, reloads.base.Arenas
 	front.Gate, front.Gauge, front.Collectors = links.auth, memory, links.collectors()
-	limitHeap(front)
+	limitHeap(front, running.file.Cache.Bound())
 	return s.run(ctx, front)
 }
 

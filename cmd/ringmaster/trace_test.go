@@ -139,3 +139,27 @@ pools: {echo: {builtin: echo}}
 	r = s.run("trace", "1af7")
 	contains(t, "the tree of one that was refused", r.out, "PERMISSION_DENIED/denied", "└ auth  PERMISSION_DENIED/denied")
 }
+
+// Links tell of their steps: the cache of where an answer is from, sessions of their store.
+func TestTraceTellsOfLinks(t *testing.T) {
+	s := serve(t, `
+sessions: {store: memory}
+pools: {echo: {builtin: echo, actions: {echo: {cache: {ttl: 1m}}}}}
+`)
+	ask := func(trace string, headers map[string]string) {
+		t.Helper()
+		if _, err := s.client.Call(t.Context(), "echo", "echo", "hi", client.WithTraceID(strings.Replace(aParent, "0af", trace, 1)), client.WithHeaders(headers)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask("1af", nil)
+	ask("2af", map[string]string{"tracestate": "a=b"})
+	ask("3af", map[string]string{"session": "s"})
+	for trace, want := range map[string][]string{
+		"1af": {"└ cache  cache miss\n", "  ├ queue\n", "  └ worker"},
+		"2af": {"└ cache  cache hit\n"},
+		"3af": {"├ session read", "session write"},
+	} {
+		contains(t, trace, s.run("trace", trace).out, want...)
+	}
+}

@@ -71,6 +71,7 @@ def _chunk(piece: Piece) -> dict[str, Any]:
             "prompt_tokens": piece.usage.prompt_tokens,
             "completion_tokens": piece.usage.completion_tokens,
             "total_tokens": piece.usage.total_tokens,
+            "prompt_tokens_details": {"cached_tokens": piece.usage.cached_tokens},
         },
     }
 

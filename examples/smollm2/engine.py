@@ -50,10 +50,14 @@ class ModelNotFoundError(FileNotFoundError):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one chat: the prompt, with the template's own, and the reply, with the one that ended it."""
+    """Tokens of one chat: the prompt, with the template's own, and the reply, with the one that ended it.
+
+    cached_tokens are those of the prompt that the chat before had in common with it, and that were not computed again.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -238,7 +242,8 @@ class Engine:
                 if "error" in chunk:
                     raise self._error(chunk["error"])
                 if counts := chunk.get("usage"):
-                    usage = Usage(counts["prompt_tokens"], counts["completion_tokens"])
+                    cached = (counts.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+                    usage = Usage(counts["prompt_tokens"], counts["completion_tokens"], cached)
                 for choice in chunk.get("choices", ()):
                     if text := choice["delta"].get("content"):
                         yield Piece(text)

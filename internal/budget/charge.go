@@ -17,6 +17,14 @@ func (c *Charge) Begin(a *Account, n int64) {
 	c.held.Store(n)
 }
 
+// Sibling returns a charge to the same account that holds nothing and ends by itself; nil if c has no bounds.
+func (c *Charge) Sibling() *Charge {
+	if c == nil || c.account == nil {
+		return nil
+	}
+	return &Charge{account: c.account}
+}
+
 // Add takes n more bytes for a reply. It reports false, and takes none, if that would be more than the client's share, or the charge has ended.
 func (c *Charge) Add(n int64) bool {
 	if c == nil || c.account == nil {

@@ -19,6 +19,8 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/ringmasterd/ringmaster/chain/auth"
+	"github.com/ringmasterd/ringmaster/chain/cache"
+	"github.com/ringmasterd/ringmaster/chain/session"
 	"github.com/ringmasterd/ringmaster/chain/trace"
 	"github.com/ringmasterd/ringmaster/gateway"
 	"github.com/ringmasterd/ringmaster/internal/address"
@@ -34,11 +36,13 @@ type File struct {
 	Supervisor  supervisor.Config
 	Gateway     gateway.Config
 	Auth        auth.Config
+	Sessions    session.Config
 	Socket      string      // address to listen on
 	SocketGroup string      // name or number
 	SocketMode  os.FileMode // 0: the usual one
 	Listen      string      // address of a port; "": none
 	Log         Log
+	Cache       cache.Config
 	Tracing     trace.Config
 
 	at map[string]position // of every key that the file has
@@ -49,6 +53,15 @@ type File struct {
 // pool is what the file says of a pool: to the supervisor, and to the links of the call chain.
 type pool struct {
 	supervisor.PoolConfig
+	version string
+	cached  map[string]cache.Action
+	session session.PoolConfig
+}
+
+// action is what it says of one of a pool's actions.
+type action struct {
+	supervisor.ActionConfig
+	cache cache.Action
 }
 
 // Log says how to log.
@@ -90,7 +103,12 @@ var (
 			object(d, v, arenaFields, &f.Gateway.Arenas, "client and total, as in {client: 256MiB, total: 1GiB}")
 		},
 		"drain_timeout": func(d *decoder, v value, f *File) { d.duration(v, &f.Supervisor.DrainTimeout, 1, "30s") },
+		"sessions":      (*decoder).sessions,
 		"log":           func(d *decoder, v value, f *File) { object(d, v, logFields, &f.Log, "level and format") },
+		"cache":         func(d *decoder, v value, f *File) { object(d, v, cacheFields, &f.Cache, "max_bytes") },
+		"prefetch": func(d *decoder, v value, f *File) {
+			object(d, v, prefetchFields, &f.Cache.Prefetch, "learn and concurrency")
+		},
 		"tracing": func(d *decoder, v value, f *File) {
 			object(d, v, tracingFields, &f.Tracing, "otlp, file, sample and recent")
 		},
@@ -152,6 +170,14 @@ var (
 		"concurrency": func(d *decoder, v value, p *pool) { d.integer(v, &p.Concurrency, 1) },
 		"devices":     (*decoder).devices,
 		"balance":     (*decoder).balance,
+		"affinity_wait": func(d *decoder, v value, p *pool) {
+			if d.duration(v, &p.AffinityWait, 0, "500ms"); p.AffinityWait == 0 {
+				p.AffinityWait = -1 // not at all; the zero value is the default
+			}
+		},
+		"session": func(d *decoder, v value, p *pool) {
+			object(d, v, sessionFields, &p.session, "keys such as conversation")
+		},
 		"weights": func(d *decoder, v value, p *pool) {
 			d.integers(v, &p.Weights, 1, "a list of weights, as in [1, 3]")
 		},
@@ -190,16 +216,32 @@ var (
 			if !ok {
 				return
 			}
-			p.Actions = map[string]supervisor.ActionConfig{}
+			p.Actions, p.cached = map[string]supervisor.ActionConfig{}, map[string]cache.Action{}
 			for _, e := range entries {
-				var a supervisor.ActionConfig
-				object(d, e.value, actionFields, &a, "keys such as batch")
-				p.Actions[e.name] = a
+				var a action
+				object(d, e.value, actionFields, &a, "keys such as batch and cache")
+				if a.ActionConfig != (supervisor.ActionConfig{}) { // else it is not the supervisor's affair
+					p.Actions[e.name] = a.ActionConfig
+				}
+				p.cached[e.name] = a.cache
+			}
+			if len(p.Actions) == 0 {
+				p.Actions = nil
 			}
 		},
+		"version": func(d *decoder, v value, p *pool) {
+			d.text(v, &p.version, "a text that says which model the workers have, as in 2026-05")
+		},
 	}
-	actionFields = fields[supervisor.ActionConfig]{
-		"batch": func(d *decoder, v value, a *supervisor.ActionConfig) {
+	actionFields = fields[action]{
+		"cache": func(d *decoder, v value, a *action) {
+			object(d, v, cachedFields, &a.cache, "ttl, stale, max_entry, shared")
+			if a.cache.TTL == 0 && len(d.errs) == 0 {
+				d.fail(v, "(none)", "say how long an answer is good, as in {ttl: 10m}")
+			}
+		},
+		"then": (*decoder).then,
+		"batch": func(d *decoder, v value, a *action) {
 			object(d, v, batchFields, &a.Batch, "max and delay, as in {max: 32, delay: 2ms}")
 			if _, given := d.file.at[v.key+".max"]; !given && len(d.errs) == 0 {
 				d.fail(v, "(none)", "say how many requests may be one call, as in {max: 32}")
@@ -259,7 +301,13 @@ func Parse(path string, data []byte, lookup func(string) (string, bool)) (*File,
 	if err := f.Gateway.Validate(); err != nil {
 		return nil, f.Locate(err)
 	}
+	if err := f.Sessions.Validate(); err != nil {
+		return nil, f.Locate(err)
+	}
 	if err := f.Auth.Validate(); err != nil {
+		return nil, f.Locate(err)
+	}
+	if err := f.Cache.Validate(); err != nil {
 		return nil, f.Locate(err)
 	}
 	if f.Listen != "" && len(f.Auth.Tokens) == 0 {
@@ -272,7 +320,7 @@ func Parse(path string, data []byte, lookup func(string) (string, bool)) (*File,
 	return f, nil
 }
 
-// Locate adds to a package's FieldError, such as a [*supervisor.FieldError], where in the file the field is. Other errors it returns as they are.
+// Locate adds to the FieldError of a package that is configured here where in the file the field is. Other errors it returns as they are.
 func (f *File) Locate(err error) error {
 	var access *auth.FieldError
 	if errors.As(err, &access) {
@@ -288,9 +336,16 @@ func (f *File) Locate(err error) error {
 	if errors.As(err, &front) {
 		return Errors{f.error(f.find(front.Field), front.Field, fmt.Sprint(front.Value), front.Want)}
 	}
+	var cached *cache.FieldError
+	if errors.As(err, &cached) {
+		return Errors{f.error(f.find(cached.Field), cached.Field, fmt.Sprint(cached.Value), cached.Want)}
+	}
 	var traced *trace.FieldError
 	if errors.As(err, &traced) {
 		return Errors{f.error(f.find(traced.Field), traced.Field, fmt.Sprint(traced.Value), traced.Want)}
+	}
+	if key, e := sessionMistake(err); e != nil {
+		return Errors{f.error(f.find(key), key, fmt.Sprint(e.Value), e.Want)}
 	}
 	var field *supervisor.FieldError
 	if !errors.As(err, &field) {
@@ -334,6 +389,8 @@ func (d *decoder) pools(v value, f *File) {
 		p := pool{PoolConfig: supervisor.PoolConfig{Name: e.name}}
 		object(d, e.value, poolFields, &p, "keys such as command")
 		f.Supervisor.Pools = append(f.Supervisor.Pools, p.PoolConfig)
+		p.gatherCache(&f.Cache)
+		f.poolSession(e.name, p.session)
 	}
 }
 
@@ -363,14 +420,7 @@ func (d *decoder) devices(v value, p *pool) {
 
 func (d *decoder) balance(v value, p *pool) {
 	var s string
-	if !d.text(v, &s, "a balance's name") {
-		return
-	}
-	if s == "hash" {
-		d.fail(v, s, "hash comes with a later version; use least-connection, round-robin or weighted")
-		return
-	}
-	if d.oneOf(v, &s, string(supervisor.LeastConnection), string(supervisor.RoundRobin), string(supervisor.Weighted)) {
+	if d.oneOf(v, &s, string(supervisor.LeastConnection), string(supervisor.RoundRobin), string(supervisor.Weighted), string(supervisor.Hash)) {
 		p.Balance = supervisor.Balance(s)
 	}
 }

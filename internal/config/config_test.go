@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ringmasterd/ringmaster/chain/auth"
+	"github.com/ringmasterd/ringmaster/chain/session"
 	"github.com/ringmasterd/ringmaster/chain/trace"
 	"github.com/ringmasterd/ringmaster/gateway"
 	"github.com/ringmasterd/ringmaster/supervisor"
@@ -74,7 +75,7 @@ func TestEveryKey(t *testing.T) {
 	}); !reflect.DeepEqual(f.Auth, access) || !f.Auth.Tokens["ci"].Expires.Equal(time.Date(2027, 1, 1, 11, 0, 0, 0, time.UTC)) {
 		t.Errorf("got  %+v\nwant %+v", f.Auth, access)
 	}
-	b := supervisor.PoolConfig{Name: "b", Builtin: "echo", Devices: supervisor.Devices{None: true}, Queue: 7, CPUs: []int{2, 0},
+	b := supervisor.PoolConfig{Name: "b", Builtin: "echo", Devices: supervisor.Devices{None: true}, Balance: supervisor.Hash, AffinityWait: 2 * time.Second, Queue: 7, CPUs: []int{2, 0},
 		Actions: map[string]supervisor.ActionConfig{"embed": {Batch: supervisor.Batch{Max: 32, Delay: 2 * time.Millisecond}}, "rank": {Batch: supervisor.Batch{Max: 8}}}}
 	c := b
 	c.Name = "c"
@@ -89,6 +90,12 @@ func TestEveryKey(t *testing.T) {
 	}, b, c}
 	if got := f.Supervisor.Pools; !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	talks := session.PoolConfig{Conversation: true, Actions: []string{"chat", "ask"}, Messages: "turns"}
+	sessions := session.Config{Store: session.Bbolt, Path: "/me/sessions.db", TTL: time.Hour, MaxBytes: 64 << 10, MaxSessions: 500, MaxTotal: 16 << 20, OnConflict: session.Abort, OnStoreFailure: session.Stateless,
+		Pools: map[string]session.PoolConfig{"b": talks, "c": talks}}
+	if !reflect.DeepEqual(f.Sessions, sessions) {
+		t.Errorf("got  %+v\nwant %+v", f.Sessions, sessions)
 	}
 }
 
@@ -170,8 +177,16 @@ func TestErrors(t *testing.T) {
 		{"devices", "pools:\n  a: {builtin: echo, devices: all}\n", "f:2:31: pools.a.devices: all: use auto, none or [0, 1]"},
 		{"no devices", "pools:\n  a: {builtin: echo, devices: []}\n", "f:2:31: pools.a.devices: []: the list is empty; use auto, none, or a list of device numbers as in [0, 1]"},
 		{"a negative device", "pools:\n  a: {builtin: echo, devices: [0, -1]}\n", "f:2:35: pools.a.devices[1]: -1: use a whole number, 0 or more"},
-		{"hash", "pools:\n  a: {builtin: echo, balance: hash}\n", "f:2:31: pools.a.balance: hash: hash comes with a later version; use least-connection, round-robin or weighted"},
-		{"balance", "pools:\n  a: {builtin: echo, balance: random}\n", "f:2:31: pools.a.balance: random: use least-connection, round-robin or weighted"},
+		{"balance", "pools:\n  a: {builtin: echo, balance: random}\n", "f:2:31: pools.a.balance: random: use least-connection, round-robin, weighted or hash"},
+		{"affinity", "pools:\n  a: {builtin: echo, affinity_wait: 2s}\n", "f:2:37: pools.a.affinity_wait: 2s: it is for `balance: hash`; set that, or remove the key"},
+		{"an affinity of days", "pools:\n  a: {builtin: echo, balance: hash, affinity_wait: 48h}\n", "f:2:52: pools.a.affinity_wait: 48h0m0s: use a duration up to 1h0m0s, such as 500ms"},
+		{"a store", "sessions: {store: etcd}\npools: {a: {builtin: echo}}\n", "f:1:19: sessions.store: etcd: use memory, bbolt or redis"},
+		{"a store without a file", "sessions: {store: bbolt}\npools: {a: {builtin: echo}}\n", "f:1:11: sessions.path: (none): say in which file bbolt is to keep them, as in /var/lib/ringmaster/sessions.db"},
+		{"a file without a store", "sessions: {path: x}\npools: {a: {builtin: echo}}\n", "f:1:18: sessions.path: x: it is for `store: bbolt`; set that, or remove the key"},
+		{"sessions without room", "sessions: {max_bytes: 0, max_sessions: 0, ttl: 0s}\npools: {a: {builtin: echo}}\n", "f:1:23: sessions.max_bytes: 0: use a positive size such as 4GiB, or remove the key for the default\nf:1:40: sessions.max_sessions: 0: use a whole number, 1 or more\nf:1:48: sessions.ttl: 0s: use a positive duration such as 24h"},
+		{"conflicts", "sessions: {on_conflict: fight, on_store_failure: cry}\npools: {a: {builtin: echo}}\n", "f:1:25: sessions.on_conflict: fight: use queue or abort\nf:1:50: sessions.on_store_failure: cry: use fail or stateless"},
+		{"a conversation that nobody keeps", "pools:\n  a: {builtin: echo, session: {conversation: true}}\n", "f:2:46: pools.a.session.conversation: true: nothing keeps sessions; add `sessions: {store: memory}`, or bbolt or redis"},
+		{"not a conversation", "pools:\n  a: {builtin: echo, session: {conversation: maybe}}\n", "f:2:46: pools.a.session.conversation: maybe: use true or false"},
 		{"no weights", "pools:\n  a: {builtin: echo, workers: 2, balance: weighted}\n", "f:2:6: pools.a.weights: []: balance: weighted needs one weight for each of the 2 workers"},
 		{"an unset variable", "pools:\n  a: {builtin: echo, dir: '${NOWHERE}/x'}\n", "f:2:27: pools.a.dir: ${NOWHERE}/x: the environment variable NOWHERE is not set; set it, or write ${NOWHERE:-default}"},
 		{"half a variable", "pools:\n  a: {builtin: echo, dir: '${HOME'}\n", "f:2:27: pools.a.dir: ${HOME: ${ without }; write $${ for a literal ${"},
@@ -237,10 +252,12 @@ func TestLocate(t *testing.T) {
 		err  error
 		want string
 	}{
-		{&supervisor.FieldError{Pool: "a", Field: "limits.rss", Value: 1, Want: "w"}, "full.yaml:26:12: pools.a.limits.rss: 1: w"},
-		{&supervisor.FieldError{Pool: "b", Field: "command", Value: "(none)", Want: "w"}, "full.yaml:36:6: pools.b.command: (none): w"},
+		{&supervisor.FieldError{Pool: "a", Field: "limits.rss", Value: 1, Want: "w"}, "full.yaml:35:12: pools.a.limits.rss: 1: w"},
+		{&supervisor.FieldError{Pool: "b", Field: "command", Value: "(none)", Want: "w"}, "full.yaml:45:6: pools.b.command: (none): w"},
 		{&auth.FieldError{Field: "auth.tokens.ci.hash", Value: "x", Want: "w"}, "testdata/tokens.yaml:2:12: auth.tokens.ci.hash: x: w"},
 		{&supervisor.FieldError{Field: "nonsense", Value: 1, Want: "w"}, "full.yaml:1:1: nonsense: 1: w"},
+		{&session.FieldError{Pool: "b", Field: "session.messages", Value: 1, Want: "w"}, "full.yaml:50:67: pools.b.session.messages: 1: w"},
+		{&session.FieldError{Field: "sessions.ttl", Value: 1, Want: "w"}, "full.yaml:11:8: sessions.ttl: 1: w"},
 		{errors.New("other"), "other"},
 	} {
 		if got := f.Locate(tt.err).Error(); got != tt.want {

@@ -13,11 +13,12 @@ import (
 // schema is what this test reads of the JSON Schema.
 type schema struct {
 	Properties           map[string]schema `json:"properties"`
-	Enum                 []string          `json:"enum"`
+	Words                []any             `json:"enum"`
 	AdditionalProperties any               `json:"additionalProperties"`
 	AnyOf                []schema          `json:"anyOf"`
 	Description          string            `json:"description"`
 	Defs                 map[string]schema `json:"$defs"`
+	Items                *schema           `json:"items"`
 }
 
 func readSchema(t *testing.T) schema {
@@ -44,6 +45,7 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 	}{
 		{"the file", s, slices.Sorted(maps.Keys(fileFields))},
 		{"clients", s.Properties["clients"], slices.Sorted(maps.Keys(clientFields))},
+		{"sessions", s.Properties["sessions"], slices.Sorted(maps.Keys(sessionsFields))},
 		{"auth", s.Properties["auth"], slices.Sorted(maps.Keys(authFields))},
 		{"a role", s.Defs["role"], slices.Sorted(maps.Keys(roleFields))},
 		{"a rule", s.Defs["rule"], slices.Sorted(maps.Keys(ruleFields))},
@@ -55,6 +57,11 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 		{"limits", pool.Properties["limits"], slices.Sorted(maps.Keys(limitFields))},
 		{"rlimits", pool.Properties["rlimits"], slices.Sorted(maps.Keys(rlimitFields))},
 		{"an action", s.Defs["action"], slices.Sorted(maps.Keys(actionFields))},
+		{"cache", s.Properties["cache"], slices.Sorted(maps.Keys(cacheFields))},
+		{"prefetch", s.Properties["prefetch"], slices.Sorted(maps.Keys(prefetchFields))},
+		{"an action's cache", s.Defs["action"].Properties["cache"], slices.Sorted(maps.Keys(cachedFields))},
+		{"what follows", *s.Defs["action"].Properties["then"].Items, slices.Sorted(maps.Keys(followFields))},
+		{"a pool's session", pool.Properties["session"], slices.Sorted(maps.Keys(sessionFields))},
 		{"batch", s.Defs["action"].Properties["batch"], slices.Sorted(maps.Keys(batchFields))},
 	} {
 		if got := slices.Sorted(maps.Keys(tt.schema.Properties)); !slices.Equal(got, tt.keys) {
@@ -71,16 +78,30 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 	}
 }
 
+// words are the texts that a value may be.
+func (s schema) words() (list []string) {
+	for _, w := range s.Words {
+		if text, ok := w.(string); ok {
+			list = append(list, text)
+		}
+	}
+	return list
+}
+
 // Every word that the schema allows loads.
 func TestSchemaWordsLoad(t *testing.T) {
 	s := readSchema(t)
 	pool := s.Defs["pool"].Properties
 	words := map[string][]string{
-		"socket_mode: %\npools: {a: {builtin: echo}}":                       s.Properties["socket_mode"].Enum,
-		"log: {level: %}\npools: {a: {builtin: echo}}":                      s.Properties["log"].Properties["level"].Enum,
-		"log: {format: %}\npools: {a: {builtin: echo}}":                     s.Properties["log"].Properties["format"].Enum,
-		"pools: {a: {builtin: echo, devices: %}}":                           pool["devices"].AnyOf[0].Enum,
-		"pools: {a: {builtin: echo, workers: 1, weights: [1], balance: %}}": pool["balance"].AnyOf[0].Enum,
+		"socket_mode: %\npools: {a: {builtin: echo}}":                                 s.Properties["socket_mode"].words(),
+		"log: {level: %}\npools: {a: {builtin: echo}}":                                s.Properties["log"].Properties["level"].words(),
+		"log: {format: %}\npools: {a: {builtin: echo}}":                               s.Properties["log"].Properties["format"].words(),
+		"prefetch: {learn: %}\npools: {a: {builtin: echo}}":                           s.Properties["prefetch"].Properties["learn"].words(),
+		"pools: {a: {builtin: echo, actions: {echo: {cache: {ttl: 1m, shared: %}}}}}": s.Defs["action"].Properties["cache"].Properties["shared"].words(),
+		"pools: {a: {builtin: echo, devices: %}}":                                     pool["devices"].AnyOf[0].words(),
+		"pools: {a: {builtin: echo, workers: 1, weights: [1], balance: %}}":           pool["balance"].AnyOf[0].words(),
+		"sessions: {on_conflict: %}\npools: {a: {builtin: echo}}":                     s.Properties["sessions"].Properties["on_conflict"].AnyOf[0].words(),
+		"sessions: {on_store_failure: %}\npools: {a: {builtin: echo}}":                s.Properties["sessions"].Properties["on_store_failure"].AnyOf[0].words(),
 	}
 	for text, list := range words {
 		if len(list) == 0 {

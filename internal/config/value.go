@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // integer reads a whole number of at least least.
@@ -57,6 +59,47 @@ func (d *decoder) part(v value, into *float64) bool {
 	}
 	*into = n
 	return true
+}
+
+func (d *decoder) boolean(v value, into *bool) {
+	var s string
+	if d.oneOf(v, &s, "true", "false") {
+		*into = s == "true"
+	}
+}
+
+// tree reads any value, with the variables of its texts expanded.
+func (d *decoder) tree(v value) (any, bool) {
+	switch n := v.resolve(); n.Kind {
+	case yaml.MappingNode:
+		entries, ok := d.entries(v, "an object")
+		m := make(map[string]any, len(entries))
+		for _, e := range entries {
+			x, good := d.tree(e.value)
+			m[e.name], ok = x, ok && good
+		}
+		return m, ok
+	case yaml.SequenceNode:
+		list, ok := d.list(v, "a list")
+		values := make([]any, len(list))
+		for i, e := range list {
+			x, good := d.tree(e)
+			values[i], ok = x, ok && good
+		}
+		return values, ok
+	default:
+		if n.ShortTag() == "!!str" {
+			var s string
+			ok := d.text(v, &s, "a text")
+			return s, ok
+		}
+		var x any
+		if err := n.Decode(&x); err != nil {
+			d.fail(v, n.Value, "expected a value: %v", err)
+			return nil, false
+		}
+		return x, true
+	}
 }
 
 // duration reads a duration of at least least nanoseconds.

@@ -12,7 +12,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func begin(t *testing.T, parent context.Context, due time.Time) *Context {
+func begin(parent context.Context, t *testing.T, due time.Time) *Context {
 	t.Helper()
 	c := new(Context)
 	c.Begin(parent, due)
@@ -20,7 +20,7 @@ func begin(t *testing.T, parent context.Context, due time.Time) *Context {
 	return c
 }
 
-func ended(t *testing.T, c context.Context, want error) {
+func ended(c context.Context, t *testing.T, want error) {
 	t.Helper()
 	select {
 	case <-c.Done():
@@ -58,7 +58,7 @@ func TestItEnds(t *testing.T) {
 				if tt.due != 0 {
 					due = time.Now().Add(tt.due)
 				}
-				c := begin(t, parent, due)
+				c := begin(parent, t, due)
 				if got, ok := c.Deadline(); ok == due.IsZero() || !got.Equal(due) {
 					t.Errorf("the deadline is %v, %v", got, ok)
 				}
@@ -77,14 +77,14 @@ func TestItEnds(t *testing.T) {
 				tt.end(c, cancel)
 				switch asked {
 				case "by a child":
-					ended(t, child, tt.want)
+					ended(child, t, tt.want)
 				case "by a callback":
 					<-called
 				case "never":
 					for deadline := time.Now().Add(10 * time.Second); c.Err() == nil && time.Now().Before(deadline); {
 					}
 				}
-				ended(t, c, tt.want)
+				ended(c, t, tt.want)
 				if got := context.Cause(c); !errors.Is(got, tt.cause) {
 					t.Errorf("the cause is %v, not %v", got, tt.cause)
 				}
@@ -98,17 +98,17 @@ func TestTheEarlierDeadlineCounts(t *testing.T) {
 	parent, cancel := context.WithDeadline(t.Context(), soon)
 	defer cancel()
 	for _, due := range []time.Time{late, {}} {
-		if d, ok := begin(t, parent, due).Deadline(); !ok || !d.Equal(soon) {
+		if d, ok := begin(parent, t, due).Deadline(); !ok || !d.Equal(soon) {
 			t.Errorf("%v, %v; the parent's is earlier", d, ok)
 		}
 	}
-	if d, _ := begin(t, begin(t, t.Context(), late), soon).Deadline(); !d.Equal(soon) {
+	if d, _ := begin(begin(t.Context(), t, late), t, soon).Deadline(); !d.Equal(soon) {
 		t.Errorf("%v; its own is earlier", d)
 	}
 }
 
 func TestStoppedCallbacksAreNotCalled(t *testing.T) {
-	c := begin(t, t.Context(), time.Time{})
+	c := begin(t.Context(), t, time.Time{})
 	var calls sync.WaitGroup
 	calls.Add(2)
 	c.AfterFunc(calls.Done)
@@ -130,7 +130,7 @@ func TestStoppedCallbacksAreNotCalled(t *testing.T) {
 func TestConcurrentUse(t *testing.T) {
 	for range 200 {
 		parent, cancel := context.WithCancel(t.Context())
-		c := begin(t, parent, time.Now().Add(time.Millisecond))
+		c := begin(parent, t, time.Now().Add(time.Millisecond))
 		var all sync.WaitGroup
 		all.Go(cancel)
 		all.Go(func() { c.Cancel(context.Canceled) })
@@ -143,7 +143,7 @@ func TestConcurrentUse(t *testing.T) {
 		})
 		grandchildren := make([]*Context, 4)
 		for i := range grandchildren {
-			grandchildren[i] = begin(t, c, time.Time{})
+			grandchildren[i] = begin(c, t, time.Time{})
 			all.Go(func() { <-grandchildren[i].Done() })
 			all.Go(func() {
 				if i%2 == 0 {
@@ -161,7 +161,7 @@ func TestOwned(t *testing.T) {
 	c := new(Context)
 	c.Owned()
 	c.Begin(parent, time.Time{})
-	child, done := begin(t, c, time.Now().Add(time.Hour)), make(chan struct{})
+	child, done := begin(c, t, time.Now().Add(time.Hour)), make(chan struct{})
 	child.AfterFunc(func() { close(done) })
 	cancel()
 	if c.watched && c.stop != nil {
@@ -169,13 +169,13 @@ func TestOwned(t *testing.T) {
 	}
 	c.Cancel(parent.Err())
 	<-done
-	ended(t, child, context.Canceled)
+	ended(child, t, context.Canceled)
 }
 
 // Values are the parent's.
 func TestValues(t *testing.T) {
 	type key struct{}
-	if got := begin(t, context.WithValue(t.Context(), key{}, 7), time.Time{}).Value(key{}); got != 7 {
+	if got := begin(context.WithValue(t.Context(), key{}, 7), t, time.Time{}).Value(key{}); got != 7 {
 		t.Errorf("%v", got)
 	}
 }

@@ -50,6 +50,7 @@ KINDS: dict[str, Any] = {
         tensors_of(m),
         error_from(m["error"]),
         bool(m["flags"] & 2),
+        bytes.fromhex(m.get("context_blob_hex", "")),
     ),
     "attach": lambda m: _codec.Attach(m["id"], m["bytes"], m["region"]),
     "detach": lambda m: _codec.Detach(m["region"]),

@@ -138,6 +138,22 @@ def test_facts() -> None:
         assert body_of(w.call("facts"))["left"] is None
 
 
+@CONCURRENCIES
+def test_the_context_goes_back(concurrency: int) -> None:
+    with Worker("zoo.py", concurrency=concurrency) as w:
+        w.start()
+        assert w.call("remember", b"new", context=b"old").context == b"new"
+        assert w.call("remember", None, context=b"old").context == b""  # it is what it was
+        assert w.call("remember", b"x" * 10_000).context == b"x" * 10_000
+        w.request("remember_slowly", "abc", context=b"_", credit=9)
+        replies = [w.expect(Reply) for _ in range(4)]
+        assert [(r.end, r.context) for r in replies] == [(False, b"")] * 3 + [(True, b"_abc")]
+        error = w.call("remember", "no bytes").error
+        assert error is not None
+        assert (error.code, error.reason) == ("INTERNAL", "handler")
+        assert "must be bytes" in error.message
+
+
 def test_status_words() -> None:
     with Worker("zoo.py") as w:
         memory = Memory(w.fd)

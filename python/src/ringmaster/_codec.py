@@ -75,6 +75,7 @@ class Reply:
     tensors: Mapping[str, ArrayLike | Placed] = field(default_factory=dict)
     error: Error | None = None
     leased: bool = False  # with end: what the request names in arenas is in use until a Release
+    context: Buffer = b""  # what the session's bytes are from now on; empty: what they were
 
 
 @dataclass(slots=True)
@@ -195,7 +196,7 @@ def encode(m: Message) -> list[Buffer]:
             return _with_content(fields, (None, None, "", "", "", b"", 0, 1, {}), m.body, m.tensors, last)
         case Reply():
             said = (REPLY, m.id, m.end * _END | m.leased * _LEASED, _sorted(m.headers))
-            return _with_content(said, (None, None, 0, {}), m.body, m.tensors, _packed(m.error))
+            return _with_content(said, (None, None, 0, {}), m.body, m.tensors, _ending(m))
         case Cancel():
             return [_short((CANCEL, m.id, m.reason), (None, None, ""))]
         case Credit():
@@ -257,6 +258,12 @@ def _with_content(
     return [*parts, *last]
 
 
+def _ending(m: Reply) -> tuple[bytes, ...]:
+    """Return what a reply has after its tensors, encoded."""
+    error = _packed(m.error)
+    return (*(error or (pack(None),)), pack(m.context)) if m.context else error
+
+
 def _packed(error: Error | None) -> tuple[bytes, ...]:
     if error is None:
         return ()
@@ -296,7 +303,7 @@ _LAYOUTS = {
         (str, str, str, memoryview, int, int, slice, object, slice, int, slice),
         ("", "", "", b"", 0, 1, None, None, None, 0, None),
     ),
-    REPLY: _Layout((int, slice, object, slice, slice), (0, None, None, None, None)),
+    REPLY: _Layout((int, slice, object, slice, slice, memoryview), (0, None, None, None, None, b"")),
     CANCEL: _Layout((str,), ("",)),
     CREDIT: _Layout((int,), (0,)),
     HELLO: _Layout((int, int, str, slice, slice), (0, 0, "", None, None)),
@@ -354,7 +361,7 @@ def _message(kind: int, id: int, view: memoryview, v: list[Any]) -> Message:
                 decode_slots(view[outputs]) if outputs is not None else {},
             )
         case 2:
-            flags, headers, body, tensors, error = v
+            flags, headers, body, tensors, error, context = v
             return Reply(
                 id,
                 bool(flags & _END),
@@ -363,6 +370,7 @@ def _message(kind: int, id: int, view: memoryview, v: list[Any]) -> Message:
                 _tensors(view, tensors),
                 _error(view, error),
                 bool(flags & _LEASED),
+                bytes(context),
             )
         case 3:
             return Cancel(id, v[0])

@@ -11,7 +11,7 @@ from ringmaster import _codec
 from ringmaster._errors import Cancelled, DeadlineExceeded, Error, InvalidArgument
 from ringmaster._regions import Output
 from ringmaster._tensors import Array, Shape, dtype_name, extent
-from ringmaster._values import Encoded
+from ringmaster._values import Buffer, Encoded
 
 
 class Ring(Protocol):
@@ -32,7 +32,8 @@ class Request:
     trace_id  W3C traceparent, or "": which trace the request is part of, and the span that the worker's own spans are
               below. Where opentelemetry is installed its current context says the same while the action runs, so that
               tracer.start_as_current_span needs nothing more; in a batch of several each request has its own
-    context   the session's opaque bytes
+    context   the session's opaque bytes. An action that assigns others sends them back with the end of its answer, and
+              the session's next request brings them
     headers   strings by name
     tensors   NumPy arrays by name, without a copy. Those that came in the message are views of it, writable; where
               alignment to their item size matters, np.require(a, requirements="A") copies if it must. Those that lie in
@@ -42,7 +43,7 @@ class Request:
     """
 
     __slots__ = (
-        "_body", "_credit", "_ended", "_outputs", "_reason", "_ring",
+        "_body", "_brought", "_credit", "_ended", "_outputs", "_reason", "_ring",
         "action", "context", "deadline", "headers", "id", "pool", "tensors", "trace_id",
     )  # fmt: skip
 
@@ -53,7 +54,7 @@ class Request:
         self.pool = message.pool
         self.action = message.action
         self.trace_id = message.trace_id
-        self.context = message.context
+        self.context = self._brought = message.context
         self.headers: Mapping[str, str] = message.headers
         self.tensors = tensors
         self.deadline = time.monotonic() + message.timeout_us / 1e6 if message.timeout_us else None
@@ -124,6 +125,14 @@ class Request:
         """Raise Cancelled or DeadlineExceeded if nobody waits any more; a long action calls it now and then."""
         if self.cancelled:
             raise self._outcome()
+
+    def _new_context(self) -> Buffer:
+        """Return what the action made of the session's bytes; nothing if they are what they were."""
+        if self.context is self._brought:
+            return b""
+        if not isinstance(self.context, bytes | bytearray | memoryview):
+            raise TypeError(f"request.context is a {type(self.context).__name__}; it must be bytes")
+        return self.context
 
     def _outcome(self) -> Error:
         """Return the error of a request that nobody waits for any more."""

@@ -70,14 +70,16 @@ class Result:
              memory that the worker wrote to, aligned to 64 bytes. That memory is the array's, and its views': when the
              last of them goes it is used again
     headers  strings by name
+    context  the session's opaque bytes from now on, if the action made others and no server keeps them
     """
 
-    __slots__ = ("_body", "headers", "tensors")
+    __slots__ = ("_body", "context", "headers", "tensors")
 
     def __init__(self, reply: Reply) -> None:
         self._body = reply.body
         self.tensors: Mapping[str, Array] = reply.tensors  # type: ignore[assignment]  # decoded ones are arrays
         self.headers: Mapping[str, str] = reply.headers
+        self.context = reply.context
 
     def __repr__(self) -> str:
         return f"<Result {self._body!r}, tensors {list(self.tensors)}>"

@@ -344,7 +344,7 @@ class Worker(ABC):
             with self._tracing.within(request):
                 if action.stream:
                     self._stream(request, action.handler(request))
-                    return encode(Reply(request.id, True))
+                    return encode(Reply(request.id, True, context=request._new_context()))
                 return self._encode(request, action.handler(request), end=True)
         except Exception as e:
             return self._raised(request, e)
@@ -376,7 +376,8 @@ class Worker(ABC):
         body, tensors = (
             result if type(result) is tuple and len(result) == 2 and isinstance(result[1], Mapping) else (result, {})
         )
-        parts = encode(Reply(request.id, end, body=body, tensors=request._place(tensors, end)))
+        context = request._new_context() if end else b""
+        parts = encode(Reply(request.id, end, body=body, tensors=request._place(tensors, end), context=context))
         if size_of(parts) > self._max_message:
             raise ResourceExhausted(
                 f"the answer is {size_of(parts)} bytes, the limit is {self._max_message} bytes; "

@@ -50,6 +50,20 @@ def facts(request):
     }
 
 
+@rm.action("remember")
+def remember(request):
+    if request.body is not None:
+        request.context = request.body
+    return "remembered"
+
+
+@rm.action("remember_slowly", stream=True)
+def remember_slowly(request):
+    for letter in request.body:
+        request.context += letter.encode()
+        yield letter
+
+
 @rm.action("spin_until_cancelled")
 def spin_until_cancelled(request):
     while not request.cancelled:

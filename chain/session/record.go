@@ -1,0 +1,62 @@
+package session
+
+import (
+	"fmt"
+
+	"github.com/vmihailenco/msgpack/v5"
+
+	"github.com/ringmasterd/ringmaster/ipc"
+)
+
+// recordVersion is the first element of a stored record. One that is another's is not read.
+const recordVersion = 1
+
+// record is what is kept of a session: MessagePack, [1, context, [message, …]].
+type record struct {
+	context  []byte
+	messages []ipc.Body // each a value, still encoded
+}
+
+func (r record) encode() []byte {
+	size := 16 + len(r.context)
+	for _, m := range r.messages {
+		size += len(m)
+	}
+	b := append(make([]byte, 0, size), 0x93, recordVersion)
+	b = appendLength(b, len(r.context), bin)
+	b = append(b, r.context...)
+	b = appendLength(b, len(r.messages), array)
+	for _, m := range r.messages {
+		b = append(b, m...)
+	}
+	return b
+}
+
+// decodeRecord reads what encode wrote; it refers to b.
+func decodeRecord(b []byte) (r record, err error) {
+	if len(b) == 0 {
+		return record{}, nil
+	}
+	var stored []msgpack.RawMessage
+	if err := ipc.Body(b).Validate(); err != nil {
+		return record{}, fmt.Errorf("what is stored of the session is damaged: %w", err)
+	}
+	stored, err = elements(b)
+	if err == nil && (len(stored) < 3 || len(stored[0]) != 1 || stored[0][0] != recordVersion) {
+		err = fmt.Errorf("it is not of version %d", recordVersion)
+	}
+	if err == nil {
+		err = msgpack.Unmarshal(stored[1], &r.context)
+	}
+	var messages []msgpack.RawMessage
+	if err == nil {
+		messages, err = elements(stored[2])
+	}
+	if err != nil {
+		return record{}, fmt.Errorf("what is stored of the session cannot be read: %w", err)
+	}
+	for _, m := range messages {
+		r.messages = append(r.messages, ipc.Body(m))
+	}
+	return r, nil
+}
