@@ -143,13 +143,10 @@ func (t *Tracer) Reach(next chain.Handler) chain.Handler {
 
 // bare returns what ctx was before spans were put around it, which end when it does. The supervisor knows the context of a call again when replies are asked for with the same; with any other it has to watch two.
 func bare(ctx context.Context) context.Context {
-	for {
-		c, ok := ctx.(*spanContext)
-		if !ok {
-			return ctx
-		}
-		ctx = c.Context
+	if c, ok := ctx.(*spanContext); ok {
+		return bare(c.Context)
 	}
+	return ctx
 }
 
 // reached are replies that are asked for within whatever span.
