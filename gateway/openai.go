@@ -489,7 +489,7 @@ func floatBytes(row []float32) []byte {
 	return b
 }
 
-// models answers GET /v1/models and /v1/models/{model}: the pools that have an action which these paths ask for.
+// models answers GET /v1/models and /v1/models/{model}: the pools and pipelines that have an action which these paths ask for.
 func (w *web) models(rw http.ResponseWriter, r *http.Request) {
 	x := w.exchange(rw, r)
 	defer x.close()

@@ -75,7 +75,24 @@ type Call struct {
 // arrival is a reply that waits for Recv.
 type arrival struct {
 	reply *Reply
-	size  int // bytes of its message
+	size  int  // bytes of its message
+	last  bool // nothing comes after it
+}
+
+// queues are those of calls that get one reply, as most do. The one that takes the last arrival out has the queue for itself.
+var queues = sync.Pool{New: func() any { return make(chan arrival, 2) }}
+
+func newQueue(credit uint32) chan arrival {
+	if credit == 1 {
+		return queues.Get().(chan arrival)
+	}
+	return make(chan arrival, credit+1)
+}
+
+func freeQueue(queue chan arrival) {
+	if cap(queue) == 2 {
+		queues.Put(queue) //nolint:staticcheck // a channel is a pointer
+	}
 }
 
 // replyOverhead is what a reply that waits takes beside its message, in bytes.
@@ -94,7 +111,7 @@ func (c *Caller) Start(req *Request, done func(*Error)) (*Call, error) {
 		}
 	}
 	most := min(max(1, req.Credit), maxWindow)
-	call := &Call{caller: c, queue: make(chan arrival, most+1), charge: req.charge, window: newWindow(most, req.charge != nil), done: done}
+	call := &Call{caller: c, queue: newQueue(most), charge: req.charge, window: newWindow(most, req.charge != nil), done: done}
 	call.granted = uint64(call.window.size)
 	call.slots = req.Outputs
 	if req.Held {
@@ -161,6 +178,9 @@ func (c *Call) Recv(ctx context.Context) (*Reply, error) {
 	r := a.reply
 	if r.End {
 		c.finished = true
+		if a.last {
+			freeQueue(c.queue)
+		}
 		if r.Err != nil {
 			return nil, r.Err
 		}
@@ -311,6 +331,7 @@ func (c *Caller) Stop() error { return c.send(func(e *encoder) { e.signal(KindSt
 
 // Run receives until the transport ends or the peer breaks the protocol, and returns why. It leaves the calls that are still open to [Caller.Close].
 func (c *Caller) Run() error {
+	var messages decoder
 	for {
 		b, err := c.t.Recv()
 		if err != nil {
@@ -320,7 +341,7 @@ func (c *Caller) Run() error {
 			}
 			return err
 		}
-		m, err := Decode(b)
+		m, err := messages.decode(b)
 		if err != nil {
 			return protocolErrorf("%v", err)
 		}
@@ -390,7 +411,7 @@ func (c *Caller) deliver(r *Reply, size int) error {
 	switch {
 	case abandoned:
 	case call.charge.Add(int64(size) + replyOverhead):
-		call.queue <- arrival{r, size} // fits: see queue
+		call.queue <- arrival{r, size, r.End} // fits: see queue
 	default:
 		c.overdraw(call, r.End)
 	}

@@ -336,6 +336,14 @@ func (a Action) flags() uint64 {
 // Errors are INVALID_ARGUMENT/bad_message (or bad_tensor) and say what is wrong; the message returned beside one is a *Request or *Reply if at least kind and id could be
 // read, so that the error can be answered, and nil otherwise.
 func Decode(b []byte) (any, error) {
+	var d decoder
+	return d.decode(b)
+}
+
+// decoder decodes messages that come one after the other. What one of them names is likely what the last one named, and is then the same string. The zero value is ready.
+type decoder struct{ pool, action, tensor string }
+
+func (d *decoder) decode(b []byte) (any, error) {
 	r := reader{b: b}
 	var s scanner
 	scanErr := s.whole(b)
@@ -350,7 +358,7 @@ func Decode(b []byte) (any, error) {
 	}
 	var m any
 	if scanErr == nil {
-		m = decodeFields(&r, &s, k, id, n-2)
+		m = d.fields(&r, &s, k, id, n-2)
 		scanErr = r.err
 	}
 	if scanErr != nil {
@@ -380,67 +388,33 @@ func badMessage(err error) *Error {
 	return Errorf(InvalidArgument, "bad_message", "the message is malformed: %v", err)
 }
 
-// decodeFields reads the n positions after kind and id of what s has scanned.
-func decodeFields(r *reader, s *scanner, k Kind, id uint64, n int) any {
+// withTensor is a message together with room for the one small tensor that most have who have any.
+type withTensor[M any] struct {
+	message M
+	tensor  [1]Tensor
+	shape   [4]uint64
+}
+
+// fields reads the n positions after kind and id of what s has scanned.
+func (d *decoder) fields(r *reader, s *scanner, k Kind, id uint64, n int) any {
 	switch k {
 	case KindRequest:
-		m := &Request{ID: id, Credit: 1}
-		r.texts(s.length(2, min(n, 3)))
-		if n > 0 {
-			m.Pool = r.str()
-		}
-		if n > 1 {
-			m.Action = r.str()
-		}
-		if n > 2 {
-			m.TraceID = r.str()
-		}
-		if n > 3 {
-			m.Context = r.bin()
-		}
-		if n > 4 {
-			m.Timeout = microseconds(r.uint())
-		}
-		if n > 5 {
-			m.Credit = max(1, r.uint32())
-		}
-		if n > 6 {
-			m.Headers = r.headers()
-		}
-		if n > 7 {
-			m.Body = r.scanned(s.length(9, 1))
-		}
 		if n > 8 {
-			m.Tensors = r.tensors()
+			m := &withTensor[Request]{message: Request{ID: id, Credit: 1}}
+			d.request(r, s, &m.message, n, m.tensor[:0], m.shape[:0])
+			return &m.message
 		}
-		if n > 9 {
-			m.Held = r.uint()&flagHeld != 0
-		}
-		if n > 10 {
-			m.Outputs = r.outputs()
-		}
+		m := &Request{ID: id, Credit: 1}
+		d.request(r, s, m, n, nil, nil)
 		return m
 	case KindReply:
-		m := &Reply{ID: id}
-		if n > 0 {
-			flags := r.uint()
-			m.End, m.Leased = flags&flagEnd != 0, flags&flagLeased != 0
-		}
-		if n > 1 {
-			m.Headers = r.headers()
-		}
-		if n > 2 {
-			m.Body = r.scanned(s.length(4, 1))
-		}
 		if n > 3 {
-			m.Tensors = r.tensors()
+			m := &withTensor[Reply]{message: Reply{ID: id}}
+			d.reply(r, s, &m.message, n, m.tensor[:0], m.shape[:0])
+			return &m.message
 		}
-		if n > 4 && !r.null() {
-			m.Err = r.error()
-		}
-		if n > 5 {
-			m.Context = r.bin()
-		}
+		m := &Reply{ID: id}
+		d.reply(r, s, m, n, nil, nil)
 		return m
 	case KindCancel:
 		m := Cancel{ID: id}
@@ -487,6 +461,66 @@ func decodeFields(r *reader, s *scanner, k Kind, id uint64, n int) any {
 		return Release{ID: id}
 	}
 	return k
+}
+
+// request reads a request's positions. tensors and shape are room for what comes first of them.
+func (d *decoder) request(r *reader, s *scanner, m *Request, n int, tensors []Tensor, shape []uint64) {
+	if n > 0 {
+		m.Pool = r.again(&d.pool)
+	}
+	if n > 1 {
+		m.Action = r.again(&d.action)
+	}
+	if n > 2 {
+		m.TraceID = r.str()
+	}
+	if n > 3 {
+		m.Context = r.bin()
+	}
+	if n > 4 {
+		m.Timeout = microseconds(r.uint())
+	}
+	if n > 5 {
+		m.Credit = max(1, r.uint32())
+	}
+	if n > 6 {
+		m.Headers = r.headers()
+	}
+	if n > 7 {
+		m.Body = r.scanned(s.length(9, 1))
+	}
+	if n > 8 {
+		m.Tensors = d.tensors(r, tensors, shape)
+	}
+	if n > 9 {
+		m.Held = r.uint()&flagHeld != 0
+	}
+	if n > 10 {
+		m.Outputs = r.outputs()
+	}
+}
+
+// reply reads a reply's, likewise.
+func (d *decoder) reply(r *reader, s *scanner, m *Reply, n int, tensors []Tensor, shape []uint64) {
+	if n > 0 {
+		flags := r.uint()
+		m.End, m.Leased = flags&flagEnd != 0, flags&flagLeased != 0
+	}
+	if n > 1 {
+		m.Headers = r.headers()
+	}
+	if n > 2 {
+		m.Body = r.scanned(s.length(4, 1))
+	}
+	if n > 3 {
+		m.Tensors = d.tensors(r, tensors, shape)
+	}
+	if n > 4 && !r.null() {
+		m.Err = r.error()
+	}
+	if n > 5 {
+		m.Context = r.bin()
+	}
 }
 
 func (r *reader) hello(n int) *Hello {
@@ -605,21 +639,28 @@ func (r *reader) headers() map[string]string {
 	return h
 }
 
-func (r *reader) tensors() []Tensor {
+// tensors reads tensors. ts and shape are room for the first; what does not fit is allocated.
+func (d *decoder) tensors(r *reader, ts []Tensor, shape []uint64) []Tensor {
 	n := r.most(r.array(), maxTensors, "tensors")
 	if n == 0 {
 		return nil
 	}
-	ts := make([]Tensor, 0, min(n, 64))
+	if n > cap(ts) {
+		ts = make([]Tensor, 0, min(n, 64))
+	}
 	for range n {
 		k := r.array()
 		if k < 4 && r.err == nil {
 			r.fail("a tensor of four positions")
 		}
-		t := Tensor{Name: r.str(), DType: r.str()}
-		if d := r.most(r.array(), maxDims, "dimensions"); d > 0 {
-			t.Shape = make([]uint64, 0, min(d, 64))
-			for range d {
+		t := Tensor{Name: r.again(&d.tensor), DType: r.dtype()}
+		if dims := r.most(r.array(), maxDims, "dimensions"); dims > 0 {
+			if dims <= cap(shape) {
+				t.Shape, shape = shape[:0:dims], nil
+			} else {
+				t.Shape = make([]uint64, 0, min(dims, 64))
+			}
+			for range dims {
 				t.Shape = append(t.Shape, r.uint())
 				if r.err != nil {
 					return nil

@@ -93,6 +93,7 @@ type server struct {
 	ctx      context.Context
 	handlers sync.WaitGroup // and awaitDraining
 	room     admission      // run only
+	messages decoder        // run only
 
 	held map[uint64]Member // Serve's: requests that no batch has named yet
 
@@ -143,7 +144,7 @@ func (s *server) run() error {
 		case err != nil:
 			return err
 		}
-		m, err := Decode(b)
+		m, err := s.messages.decode(b)
 		if err != nil {
 			if err := s.malformed(m, AsError(err)); err != nil {
 				return err
@@ -378,15 +379,23 @@ func (w *Responder) End(r *Reply) error {
 	leased := w.arenas.Leased()
 	r.Leased = leased != nil
 	err := send(w.s.t, func(e *encoder) { e.reply(r) })
-	var e *Error
-	if errors.As(err, &e) && e.Reason == "too_large" {
-		err = send(w.s.t, func(enc *encoder) { enc.reply(&Reply{ID: w.id, End: true, Leased: r.Leased, Err: e}) })
+	if err != nil {
+		err = w.endShort(r.Leased, err)
 	}
 	if leased != nil {
 		w.s.handlers.Add(1) // the request's own handler has not returned
 		go w.s.awaitRelease(w.id, leased)
 	}
 	return err
+}
+
+// endShort ends the request whose last reply could not be sent for this reason, if it is one that the peer can be told.
+func (w *Responder) endShort(leased bool, err error) error {
+	var e *Error
+	if !errors.As(err, &e) || e.Reason != "too_large" {
+		return err
+	}
+	return send(w.s.t, func(enc *encoder) { enc.reply(&Reply{ID: w.id, End: true, Leased: leased, Err: e}) })
 }
 
 // Fail ends the request with an error.

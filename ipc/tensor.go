@@ -19,6 +19,11 @@ func (t *Tensor) Size() uint64 {
 	return uint64(len(t.Data))
 }
 
+// dtypeNames are the types there are, the most frequent first.
+var dtypeNames = []string{
+	"uint8", "float32", "float16", "bfloat16", "int64", "int32", "float64", "bool", "int8", "int16", "uint16", "uint32", "uint64", "complex64", "complex128",
+}
+
 // ItemSize returns the bytes of one element of dtype, or 0 if there is no such dtype.
 func ItemSize(dtype string) uint64 {
 	switch dtype {

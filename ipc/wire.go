@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 )
 
@@ -101,15 +102,8 @@ func (e *encoder) bin(b []byte) {
 
 // reader reads the values of a message that [Scan] has accepted. The first value of the wrong type sets err and makes all later reads return zero values.
 type reader struct {
-	b    []byte
-	text string // what b began with when texts was called; strings in it are parts of it
-	end  int    // len(b) where text ends
-	err  error
-}
-
-// texts makes the strings among the next n bytes share one allocation.
-func (r *reader) texts(n int) {
-	r.text, r.end = string(r.b[:n]), len(r.b)-n
+	b   []byte
+	err error
 }
 
 func (r *reader) fail(want string) {
@@ -209,12 +203,34 @@ func (r *reader) take(n int, what string) []byte {
 func (r *reader) array() int   { return r.length("an array", 0x90, 0x0f, 0, 0xdc, 0xdd) }
 func (r *reader) mapping() int { return r.length("a map", 0x80, 0x0f, 0, 0xde, 0xdf) }
 
-func (r *reader) str() string {
-	n := r.length("a string", 0xa0, 0x1f, 0xd9, 0xda, 0xdb)
-	at := len(r.text) - (len(r.b) - r.end)
-	b := r.take(n, "a string")
-	if at >= 0 && at+len(b) <= len(r.text) {
-		return r.text[at : at+len(b)]
+func (r *reader) str() string { return string(r.text()) }
+
+// text returns a string's bytes.
+func (r *reader) text() []byte {
+	return r.take(r.length("a string", 0xa0, 0x1f, 0xd9, 0xda, 0xdb), "a string")
+}
+
+// maxAgain is the longest string that is remembered, in bytes.
+const maxAgain = 256
+
+// again reads a string that may well be the last one of its kind, which then costs nothing.
+func (r *reader) again(last *string) string {
+	b := r.text()
+	if string(b) == *last {
+		return *last
+	}
+	s := string(b)
+	if len(s) <= maxAgain {
+		*last = s
+	}
+	return s
+}
+
+// dtype reads the name of a type; those that there are cost nothing.
+func (r *reader) dtype() string {
+	b := r.text()
+	if i := slices.IndexFunc(dtypeNames, func(name string) bool { return name == string(b) }); i >= 0 {
+		return dtypeNames[i]
 	}
 	return string(b)
 }

@@ -80,6 +80,7 @@ func validate(req *ipc.Request) error {
 type answer struct {
 	pool    *pool
 	req     ipc.Request
+	out     ipc.Request // as it is sent
 	parent  context.Context
 	ctx     deadline.Context // parent with the request's deadline
 	waiter  waiter
@@ -116,7 +117,8 @@ func (a *answer) send(ctx context.Context, again, alone bool) error {
 			return err
 		}
 		deadline, _ := a.ctx.Deadline()
-		req := a.req
+		req := &a.out
+		*req = a.req
 		if traceID != "" {
 			req.TraceID = traceID
 		}
@@ -125,7 +127,7 @@ func (a *answer) send(ctx context.Context, again, alone bool) error {
 		if req.Held = l.batch != nil; req.Held {
 			req.Batch = l.batch.number
 		}
-		call, err := l.inc.caller.Start(&req, l.release)
+		call, err := l.inc.caller.Start(req, l.release)
 		if err == nil {
 			a.lease, a.call = l, call
 			a.req.Times.Send(a.pool.name, l.slot.index, l.inc.proc.pid, l.batch.members())

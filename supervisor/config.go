@@ -29,6 +29,9 @@ type Config struct {
 	// Memory tells, for the status, how many bytes the requests and replies of clients take, and how many they may; nil: that is not known.
 	Memory func() (used, limit int64)
 
+	// OnStatus adds to a status what others know; nil: nothing.
+	OnStatus func(*Status)
+
 	// Control answers control requests that are not the supervisor's own affair, by action, for one pool or for all (""). What it returns becomes the answer's body.
 	Control map[string]func(ctx context.Context, pool string) (any, error)
 }
@@ -110,9 +113,11 @@ type Limits struct {
 // ControlPool is the pool name under which the supervisor itself answers requests.
 const ControlPool = "ringmaster"
 
+// DefaultTimeout is the deadline of a request that brings none, to a pool that has no other.
+const DefaultTimeout = 60 * time.Second
+
 const (
 	defaultQueue        = 256
-	defaultTimeout      = 60 * time.Second
 	defaultStartTimeout = 5 * time.Minute
 	maxSlots            = 1024
 	maxConcurrency      = 65536
@@ -271,7 +276,7 @@ func (c Config) withDefaults() Config {
 			p.Queue = 0
 		}
 		if p.Timeout == 0 {
-			p.Timeout = defaultTimeout
+			p.Timeout = DefaultTimeout
 		}
 		if p.StartTimeout == 0 {
 			p.StartTimeout = defaultStartTimeout

@@ -79,8 +79,12 @@ func (s *Supervisor) control(ctx context.Context, req *ipc.Request) (ipc.Replies
 // poolList says which pools there are and what they can do; links on its way leave out what is not the asker's.
 func (s *Supervisor) poolList() ipc.PoolList {
 	list := ipc.PoolList{Pools: []ipc.PoolEntry{}}
-	for _, p := range s.Status().Pools {
+	st := s.Status()
+	for _, p := range st.Pools {
 		list.Pools = append(list.Pools, ipc.PoolEntry{Name: p.Name, State: p.State, Actions: p.Actions})
+	}
+	for _, p := range st.Pipelines { // which are called like pools
+		list.Pools = append(list.Pools, ipc.PoolEntry{Name: p.Name, State: "ready", Actions: p.Actions})
 	}
 	return list
 }

@@ -581,7 +581,14 @@ func (p *pool) status() PoolStatus {
 
 // idempotent reports whether an action may run a second time.
 func (p *pool) idempotent(action string) bool {
+	known, _ := p.action(action)
+	return known.Idempotent
+}
+
+// action returns what the workers say of an action; false: there is none, or no worker has said anything yet.
+func (p *pool) action(name string) (ipc.Action, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.actions[action].Idempotent
+	a, ok := p.actions[name]
+	return a, ok
 }

@@ -15,6 +15,15 @@ type Status struct {
 	Arenas arena.Usage `json:"arenas" msgpack:"arenas"` // shared memory that clients have for large tensors
 
 	Pools []PoolStatus `json:"pools" msgpack:"pools"`
+
+	Pipelines []PipelineStatus `json:"pipelines" msgpack:"pipelines"` // by [Config].OnStatus: they are none of the supervisor's
+}
+
+// PipelineStatus describes a pipeline, which is called like a pool, and asks pools.
+type PipelineStatus struct {
+	Name    string   `json:"name" msgpack:"name"`
+	Actions []string `json:"actions" msgpack:"actions"`
+	Steps   []string `json:"steps" msgpack:"steps"`
 }
 
 // Memory is what the requests and waiting replies of clients take, and may take, in bytes; a limit of 0 is not known.

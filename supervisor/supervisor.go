@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ringmasterd/ringmaster/internal/version"
+	"github.com/ringmasterd/ringmaster/ipc"
 )
 
 // How long a Supervisor waits, unless a test says otherwise.
@@ -180,6 +181,15 @@ func (s *Supervisor) WaitReady(ctx context.Context) error {
 	return nil
 }
 
+// Action returns what a pool's workers say of one of their actions; false: they have none of this name, or have said nothing yet.
+func (s *Supervisor) Action(pool, action string) (ipc.Action, bool) {
+	p := (*s.pools.Load())[pool]
+	if p == nil {
+		return ipc.Action{}, false
+	}
+	return p.action(action)
+}
+
 // Status describes every pool, in order of name.
 func (s *Supervisor) Status() Status {
 	st := Status{Version: version.Version, UptimeS: time.Since(s.begin).Seconds(), PID: os.Getpid(), Goroutines: runtime.NumGoroutine(), GPUs: s.gpus.look()}
@@ -191,6 +201,9 @@ func (s *Supervisor) Status() Status {
 	}
 	for _, p := range s.all() {
 		st.Pools = append(st.Pools, p.status())
+	}
+	if s.cfg.OnStatus != nil {
+		s.cfg.OnStatus(&st)
 	}
 	return st
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/chain/auth"
 	"github.com/ringmasterd/ringmaster/chain/cache"
+	"github.com/ringmasterd/ringmaster/chain/pipeline"
+	"github.com/ringmasterd/ringmaster/chain/resilience"
 	"github.com/ringmasterd/ringmaster/chain/session"
 	"github.com/ringmasterd/ringmaster/chain/trace"
 	"github.com/ringmasterd/ringmaster/internal/config"
@@ -21,16 +23,19 @@ import (
 
 // callChain is what a request passes between the gateway and the supervisor: the links of package chain, with what the file says of each.
 type callChain struct {
-	trace    *trace.Tracer
-	auth     *auth.Auth
-	sessions *session.Sessions
-	cache    *cache.Cache
-	handler  chain.Handler
+	trace      *trace.Tracer
+	auth       *auth.Auth
+	handler    chain.Handler
+	file       *config.File // that it was configured by last
+	sessions   *session.Sessions
+	cache      *cache.Cache
+	pipelines  *pipeline.Link
+	resilience *resilience.Link
 }
 
 // newCallChain puts the links before a supervisor's Call, in the order a request meets them.
 func newCallChain(sup *supervisor.Supervisor, file *config.File, log *slog.Logger) (*callChain, error) {
-	c := &callChain{}
+	c := &callChain{pipelines: pipeline.New(file.Supervisor.MaxMessage)}
 	var err error
 	if c.trace, err = trace.New(file.Tracing, log); err != nil {
 		return nil, err
@@ -44,7 +49,8 @@ func newCallChain(sup *supervisor.Supervisor, file *config.File, log *slog.Logge
 	if c.cache, err = cache.New(file.Cache, cache.Options{}); err != nil {
 		return nil, errors.Join(err, c.sessions.Close(), c.trace.Close())
 	}
-	c.handler = chain.New(sup.Call, c.trace.Link, c.auth.Link, c.sessions.Link, c.cache.Link, c.trace.Reach)
+	c.resilience = resilience.New(sup.Action, c.cache, log)
+	c.handler = chain.New(sup.Call, c.trace.Link, c.auth.Link, c.sessions.Link, c.pipelines.Link, c.cache.Link, c.resilience.Link, c.trace.Reach)
 	return c, c.configure(file)
 }
 
@@ -66,7 +72,15 @@ func (c *callChain) configure(file *config.File) error {
 	if err := c.sessions.Configure(file.Sessions); err != nil {
 		return err
 	}
-	return c.cache.Configure(file.Cache)
+	if err := c.cache.Configure(file.Cache); err != nil {
+		return err
+	}
+	if err := c.pipelines.Configure(file.Pipelines, file.PoolNames()); err != nil {
+		return err // there is none for a file that was read: reading checks them
+	}
+	c.file = file
+	c.resilience.Configure(file.Resilience)
+	return nil
 }
 
 // reloaded tells the links which pools may answer differently from now on.
@@ -80,11 +94,19 @@ func (c *callChain) reloaded(r supervisor.Reloaded) {
 
 // collectors are what the links have counted, for Prometheus.
 func (c *callChain) collectors() []prometheus.Collector {
-	return append(slices.Concat(c.auth.Collectors(), c.cache.Collectors()), c.sessions, c.trace)
+	return slices.Concat(c.auth.Collectors(), c.cache.Collectors(), []prometheus.Collector{c.sessions, c.trace}, c.pipelines.Collectors(), c.resilience.Collectors())
+}
+
+// status adds the pipelines to a status.
+func (c *callChain) status(s *supervisor.Status) {
+	for _, p := range c.pipelines.Status() {
+		s.Pipelines = append(s.Pipelines, supervisor.PipelineStatus(p))
+	}
 }
 
 // close ends what the links have started and stores what they keep. Preconditions: no request is in the chain.
 func (c *callChain) close() error {
 	c.cache.Close()
+	c.resilience.Close()
 	return errors.Join(c.sessions.Close(), c.trace.Close())
 }

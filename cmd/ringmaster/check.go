@@ -2,8 +2,10 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/ringmasterd/ringmaster/internal/config"
@@ -33,6 +35,13 @@ func (a *app) check(file *config.File, socket string) error {
 			plural = ""
 		}
 		fmt.Fprintf(a.out, "  %s: %d worker%s, %s\n", p.Name, workers, plural, what)
+	}
+	for _, name := range slices.Sorted(maps.Keys(file.Pipelines.Pipelines)) {
+		var steps []string
+		for _, s := range file.Pipelines.Pipelines[name].Steps {
+			steps = append(steps, s.Name)
+		}
+		fmt.Fprintf(a.out, "  %s: a pipeline of %s\n", name, strings.Join(steps, ", "))
 	}
 	return nil
 }

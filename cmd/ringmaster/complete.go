@@ -18,7 +18,7 @@ func (a *app) completePool(_ *cobra.Command, args []string, _ string) ([]cobra.C
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var names []cobra.Completion
-	for _, p := range a.runningPools() {
+	for _, p := range a.running().Pools {
 		names = append(names, cobra.CompletionWithDesc(p.Name, p.State))
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
@@ -27,10 +27,20 @@ func (a *app) completePool(_ *cobra.Command, args []string, _ string) ([]cobra.C
 // completePoolAndAction completes a pool's name and then one of its actions.
 func (a *app) completePoolAndAction(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	if len(args) == 0 {
-		return a.completePool(cmd, args, toComplete)
+		names, directive := a.completePool(cmd, args, toComplete)
+		for _, p := range a.running().Pipelines {
+			names = append(names, cobra.CompletionWithDesc(p.Name, "pipeline"))
+		}
+		return names, directive
 	}
 	if len(args) == 1 {
-		for _, p := range a.runningPools() {
+		s := a.running()
+		for _, p := range s.Pools {
+			if p.Name == args[0] {
+				return p.Actions, cobra.ShellCompDirectiveNoFileComp
+			}
+		}
+		for _, p := range s.Pipelines {
 			if p.Name == args[0] {
 				return p.Actions, cobra.ShellCompDirectiveNoFileComp
 			}
@@ -39,13 +49,13 @@ func (a *app) completePoolAndAction(cmd *cobra.Command, args []string, toComplet
 	return nil, cobra.ShellCompDirectiveNoFileComp
 }
 
-// runningPools asks the server, if there is one.
-func (a *app) runningPools() []supervisor.PoolStatus {
+// running asks the server, if there is one.
+func (a *app) running() supervisor.Status {
 	ctx, cancel := context.WithTimeout(context.Background(), completeTimeout)
 	defer cancel()
 	var s supervisor.Status
 	if err := a.control(ctx, "status", nil, completeTimeout, &s); err != nil {
-		return nil
+		return supervisor.Status{}
 	}
-	return s.Pools
+	return s
 }

@@ -77,6 +77,7 @@ func (a *app) printChunks(replies iter.Seq2[*client.Reply, error]) error {
 		if err != nil {
 			return err
 		}
+		a.mentionDegraded(r)
 		if text, ok := textOf(r.Body); ok {
 			if text != "" {
 				midLine = !strings.HasSuffix(text, "\n")
@@ -112,10 +113,11 @@ func textOf(b ipc.Body) (string, bool) {
 func (a *app) printWhole(replies iter.Seq2[*client.Reply, error]) error {
 	var chunks []json.RawMessage
 	for r, err := range replies {
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case r.Last && chunks == nil:
+		}
+		a.mentionDegraded(r)
+		if r.Last && chunks == nil {
 			return a.printBody(r)
 		}
 		chunk, err := bodyJSON(r)
@@ -142,6 +144,13 @@ func (a *app) printBody(r *client.Reply) error {
 	a.mentionTensors(r)
 	_, err = fmt.Fprintf(a.out, "%s\n", body)
 	return err
+}
+
+// mentionDegraded says on stderr that something else took the place of the answer.
+func (a *app) mentionDegraded(r *client.Reply) {
+	if what := r.Headers["degraded"]; what != "" {
+		fmt.Fprintf(a.err, "degraded: %s\n", what)
+	}
 }
 
 // mentionTensors says on stderr what the printed body leaves out.

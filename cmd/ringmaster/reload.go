@@ -65,10 +65,12 @@ func (r *reloader) apply(ctx context.Context) (answer supervisor.ReloadAnswer, e
 		undo()
 		return answer, next.file.Locate(err)
 	}
+	was := r.links.file
 	r.links.reloaded(answer.Reloaded)
 	if err := r.links.configure(next.file); err != nil {
 		return answer, next.file.Locate(err)
 	}
+	addLinks(&answer.Reloaded, was, next.file)
 	r.level.Set(next.level)
 	answer.NeedsRestart = needsRestart(r.running, next)
 	return answer, nil

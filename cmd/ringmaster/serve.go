@@ -91,6 +91,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	reloads.base.Logger, reloads.base.OnReload = logger, reloads.reload
 	memory := &gateway.MemoryGauge{}
 	reloads.base.Memory = memory.Read
+	reloads.base.OnStatus = func(s *supervisor.Status) { reloads.links.status(s) } // nobody asks before there are links
 	reloads.base.Control = map[string]func(context.Context, string) (any, error){clearCache: reloads.clearCache}
 	reloads.base.Arenas = running.file.Gateway.NewArenas()
 	sup, err := supervisor.New(reloads.config(running))

@@ -114,7 +114,7 @@ func TestStatus(t *testing.T) {
 			t.Errorf("%s has the keys\n%q, want\n%q", what, have, want)
 		}
 	}
-	keys("status", got, "version", "uptime_s", "pid", "goroutines", "memory", "gpus", "arenas", "pools")
+	keys("status", got, "version", "uptime_s", "pid", "goroutines", "memory", "gpus", "arenas", "pools", "pipelines")
 	keys("arenas", got["arenas"], "regions", "bytes", "limit")
 	bad, echo := got["pools"].([]any)[0].(map[string]any), got["pools"].([]any)[1].(map[string]any)
 	keys("a pool", echo, "name", "state", "queued", "in_flight", "actions", "workers", "exits", "batches")

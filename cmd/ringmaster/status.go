@@ -53,6 +53,13 @@ func withoutNulls(s supervisor.Status) supervisor.Status {
 			*l = []string{}
 		}
 	}
+	if s.Pipelines == nil {
+		s.Pipelines = []supervisor.PipelineStatus{}
+	}
+	for i := range s.Pipelines {
+		list(&s.Pipelines[i].Actions)
+		list(&s.Pipelines[i].Steps)
+	}
 	if s.Pools == nil {
 		s.Pools = []supervisor.PoolStatus{}
 	}
@@ -91,6 +98,9 @@ func printStatus(out io.Writer, s supervisor.Status) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	if err := printPipelines(out, s.Pipelines); err != nil {
+		return err
+	}
 	fmt.Fprintln(w, "WORKER\tPID\tSTATE\tIN FLIGHT\tREQUESTS\tRESTARTS\tUPTIME\tCPU\tMEMORY\tDEVICES\tLAST EXIT")
 	for _, p := range s.Pools {
 		for _, wk := range p.Workers {
@@ -111,6 +121,19 @@ func memoryUse(m supervisor.Memory) string {
 		return ""
 	}
 	return fmt.Sprintf(", clients hold %s of %s", size(uint64(m.Used)), size(uint64(m.Limit)))
+}
+
+func printPipelines(out io.Writer, pipelines []supervisor.PipelineStatus) error {
+	if len(pipelines) == 0 {
+		return nil
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "PIPELINE\tACTIONS\tSTEPS")
+	for _, p := range pipelines {
+		fmt.Fprintf(w, "%s\t%s\t%s\n", p.Name, strings.Join(p.Actions, ", "), strings.Join(p.Steps, ", "))
+	}
+	fmt.Fprintln(w)
+	return w.Flush()
 }
 
 // lastLines is how much of a dead worker's stderr is shown.

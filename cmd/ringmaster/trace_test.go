@@ -163,3 +163,19 @@ pools: {echo: {builtin: echo, actions: {echo: {cache: {ttl: 1m}}}}}
 		contains(t, trace, s.run("trace", trace).out, want...)
 	}
 }
+
+// A pipeline's steps and a pool's attempts are in the tree, with their workers below.
+func TestTraceTellsOfStepsAndAttempts(t *testing.T) {
+	s := serve(t, `
+pools: {echo: {builtin: echo, resilience: {retry: {}}}}
+pipelines: {twice: {steps: {one: {pool: echo, action: echo, body: $input.body}, two: {pool: echo, action: echo, body: $steps.one.body}}}}
+`)
+	if _, err := s.client.Call(t.Context(), "twice", "run", "hi", client.WithTraceID(aParent)); err != nil {
+		t.Fatal(err)
+	}
+	r := s.run("trace", "0af7")
+	contains(t, "the tree", r.out, "├ step one", "└ step two", "└ attempt  pool echo", "└ worker")
+	if strings.Count(r.out, "└ worker") != 2 {
+		t.Error(r.out)
+	}
+}

@@ -20,6 +20,8 @@ import (
 
 	"github.com/ringmasterd/ringmaster/chain/auth"
 	"github.com/ringmasterd/ringmaster/chain/cache"
+	"github.com/ringmasterd/ringmaster/chain/pipeline"
+	"github.com/ringmasterd/ringmaster/chain/resilience"
 	"github.com/ringmasterd/ringmaster/chain/session"
 	"github.com/ringmasterd/ringmaster/chain/trace"
 	"github.com/ringmasterd/ringmaster/gateway"
@@ -36,6 +38,8 @@ type File struct {
 	Supervisor  supervisor.Config
 	Gateway     gateway.Config
 	Auth        auth.Config
+	Resilience  resilience.Config
+	Pipelines   pipeline.Config
 	Sessions    session.Config
 	Socket      string      // address to listen on
 	SocketGroup string      // name or number
@@ -53,9 +57,10 @@ type File struct {
 // pool is what the file says of a pool: to the supervisor, and to the links of the call chain.
 type pool struct {
 	supervisor.PoolConfig
-	version string
-	cached  map[string]cache.Action
-	session session.PoolConfig
+	version    string
+	cached     map[string]cache.Action
+	resilience resilience.Pool
+	session    session.PoolConfig
 }
 
 // action is what it says of one of a pool's actions.
@@ -75,6 +80,7 @@ type Log struct {
 var (
 	fileFields = fields[File]{
 		"pools":          (*decoder).pools,
+		"pipelines":      (*decoder).pipelines,
 		"socket":         (*decoder).socket,
 		"socket_group":   func(d *decoder, v value, f *File) { d.text(v, &f.SocketGroup, "a group's name or number") },
 		"socket_mode":    (*decoder).socketMode,
@@ -208,6 +214,9 @@ var (
 				d.fail(v, "[]", "the list is empty; remove the key")
 			}
 		},
+		"resilience": func(d *decoder, v value, p *pool) {
+			object(d, v, resilienceFields, &p.resilience, "retry, breaker, hedge and fallback")
+		},
 		"user":  func(d *decoder, v value, p *pool) { d.text(v, &p.User, "a user's name or number") },
 		"group": func(d *decoder, v value, p *pool) { d.text(v, &p.Group, "a group's name or number") },
 		"cpus":  (*decoder).cpus,
@@ -297,6 +306,12 @@ func Parse(path string, data []byte, lookup func(string) (string, bool)) (*File,
 	if err := f.Supervisor.Validate(); err != nil {
 		return nil, f.Locate(err)
 	}
+	if err := f.Resilience.Validate(f.PoolNames()); err != nil {
+		return nil, f.Locate(err)
+	}
+	if err := f.Pipelines.Validate(f.PoolNames()); err != nil {
+		return nil, f.Locate(err)
+	}
 	f.Gateway.MaxMessage = f.Supervisor.MaxMessage
 	if err := f.Gateway.Validate(); err != nil {
 		return nil, f.Locate(err)
@@ -335,6 +350,9 @@ func (f *File) Locate(err error) error {
 	var front *gateway.FieldError
 	if errors.As(err, &front) {
 		return Errors{f.error(f.find(front.Field), front.Field, fmt.Sprint(front.Value), front.Want)}
+	}
+	if key, value, want := chainMistake(err); key != "" {
+		return Errors{f.error(f.find(key), key, value, want)}
 	}
 	var cached *cache.FieldError
 	if errors.As(err, &cached) {
@@ -389,9 +407,19 @@ func (d *decoder) pools(v value, f *File) {
 		p := pool{PoolConfig: supervisor.PoolConfig{Name: e.name}}
 		object(d, e.value, poolFields, &p, "keys such as command")
 		f.Supervisor.Pools = append(f.Supervisor.Pools, p.PoolConfig)
+		f.poolResilience(e.name, &p)
 		p.gatherCache(&f.Cache)
 		f.poolSession(e.name, p.session)
 	}
+}
+
+// PoolNames are the names of the pools, in the file's order.
+func (f *File) PoolNames() []string {
+	names := make([]string, len(f.Supervisor.Pools))
+	for i := range f.Supervisor.Pools {
+		names[i] = f.Supervisor.Pools[i].Name
+	}
+	return names
 }
 
 func (d *decoder) socket(v value, f *File) {

@@ -57,6 +57,13 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 		{"limits", pool.Properties["limits"], slices.Sorted(maps.Keys(limitFields))},
 		{"rlimits", pool.Properties["rlimits"], slices.Sorted(maps.Keys(rlimitFields))},
 		{"an action", s.Defs["action"], slices.Sorted(maps.Keys(actionFields))},
+		{"a pipeline", s.Defs["pipeline"], slices.Sorted(maps.Keys(pipelineFields))},
+		{"a step", s.Defs["step"], slices.Sorted(maps.Keys(stepFields))},
+		{"resilience", s.Defs["resilience"], slices.Sorted(maps.Keys(resilienceFields))},
+		{"retry", s.Defs["retry"], slices.Sorted(maps.Keys(retryFields))},
+		{"breaker", s.Defs["breaker"], slices.Sorted(maps.Keys(breakerFields))},
+		{"hedge", s.Defs["hedge"], slices.Sorted(maps.Keys(hedgeFields))},
+		{"fallback", s.Defs["fallback"], slices.Sorted(maps.Keys(fallbackFields))},
 		{"cache", s.Properties["cache"], slices.Sorted(maps.Keys(cacheFields))},
 		{"prefetch", s.Properties["prefetch"], slices.Sorted(maps.Keys(prefetchFields))},
 		{"an action's cache", s.Defs["action"].Properties["cache"], slices.Sorted(maps.Keys(cachedFields))},
@@ -93,15 +100,16 @@ func TestSchemaWordsLoad(t *testing.T) {
 	s := readSchema(t)
 	pool := s.Defs["pool"].Properties
 	words := map[string][]string{
-		"socket_mode: %\npools: {a: {builtin: echo}}":                                 s.Properties["socket_mode"].words(),
-		"log: {level: %}\npools: {a: {builtin: echo}}":                                s.Properties["log"].Properties["level"].words(),
-		"log: {format: %}\npools: {a: {builtin: echo}}":                               s.Properties["log"].Properties["format"].words(),
-		"prefetch: {learn: %}\npools: {a: {builtin: echo}}":                           s.Properties["prefetch"].Properties["learn"].words(),
-		"pools: {a: {builtin: echo, actions: {echo: {cache: {ttl: 1m, shared: %}}}}}": s.Defs["action"].Properties["cache"].Properties["shared"].words(),
-		"pools: {a: {builtin: echo, devices: %}}":                                     pool["devices"].AnyOf[0].words(),
-		"pools: {a: {builtin: echo, workers: 1, weights: [1], balance: %}}":           pool["balance"].AnyOf[0].words(),
-		"sessions: {on_conflict: %}\npools: {a: {builtin: echo}}":                     s.Properties["sessions"].Properties["on_conflict"].AnyOf[0].words(),
-		"sessions: {on_store_failure: %}\npools: {a: {builtin: echo}}":                s.Properties["sessions"].Properties["on_store_failure"].AnyOf[0].words(),
+		"socket_mode: %\npools: {a: {builtin: echo}}":                                                  s.Properties["socket_mode"].words(),
+		"log: {level: %}\npools: {a: {builtin: echo}}":                                                 s.Properties["log"].Properties["level"].words(),
+		"log: {format: %}\npools: {a: {builtin: echo}}":                                                s.Properties["log"].Properties["format"].words(),
+		"prefetch: {learn: %}\npools: {a: {builtin: echo}}":                                            s.Properties["prefetch"].Properties["learn"].words(),
+		"pools: {a: {builtin: echo, actions: {echo: {cache: {ttl: 1m, shared: %}}}}}":                  s.Defs["action"].Properties["cache"].Properties["shared"].words(),
+		"pools: {a: {builtin: echo, devices: %}}":                                                      pool["devices"].AnyOf[0].words(),
+		"pools: {a: {builtin: echo, workers: 1, weights: [1], balance: %}}":                            pool["balance"].AnyOf[0].words(),
+		"sessions: {on_conflict: %}\npools: {a: {builtin: echo}}":                                      s.Properties["sessions"].Properties["on_conflict"].AnyOf[0].words(),
+		"sessions: {on_store_failure: %}\npools: {a: {builtin: echo}}":                                 s.Properties["sessions"].Properties["on_store_failure"].AnyOf[0].words(),
+		"pools: {a: {builtin: echo}}\npipelines: {p: {steps: {a: {pool: a, action: x, on_error: %}}}}": s.Defs["step"].Properties["on_error"].AnyOf[0].words()[:2],
 	}
 	for text, list := range words {
 		if len(list) == 0 {
@@ -118,7 +126,7 @@ func TestSchemaWordsLoad(t *testing.T) {
 
 // The files that ship load; the commands in them need not exist here.
 func TestShippedFilesLoad(t *testing.T) {
-	for _, path := range []string{"../../examples/quickstart.yaml"} {
+	for _, path := range []string{"../../examples/quickstart.yaml", "../../examples/pipeline/ringmaster.yaml", "../../examples/pipeline/builtin.yaml"} {
 		if _, err := Load(filepath.FromSlash(path)); err != nil {
 			t.Error(err)
 		}
