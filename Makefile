@@ -111,6 +111,10 @@ fuzz: ## every fuzz target, FUZZTIME (20s) each
 lint: $(VENV)/.dev $(GOLANGCI) ## gofmt, golangci-lint, ruff, mypy, shellcheck
 	@GOLANGCI=$(GOLANGCI) scripts/check lint
 
+.PHONY: pictures
+pictures: build $(VENV)/.dev ## docs/img/top.svg and status-page.png, from a real server; needs a Chromium
+	@scripts/pictures
+
 .PHONY: bench
 bench: $(VENV_PEERS)/.peers ## every scenario beside the peers, into docs/performance.md; BENCH_REPEATS (5), BENCH_SECONDS (0.25)
 	@mkdir -p bench/results

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 
+	"go.opentelemetry.io/otel/trace"
+
 	rm "github.com/ringmasterd/ringmaster/worker"
 )
 
@@ -25,12 +27,19 @@ func serveTestWorker() int {
 		"hang":         {Unary: once(hang), Idempotent: true},
 		"record":       {Unary: recordLine},
 		"record_again": {Unary: recordLine, Idempotent: true},
+		"told":         {Unary: tellTrace},
 	})
 	if err := rm.Serve(context.Background(), actions); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return 0
+}
+
+// tellTrace answers with the trace that the request is part of, as it was told and as OpenTelemetry has it.
+func tellTrace(ctx context.Context, req *rm.Request) (*rm.Reply, error) {
+	span := trace.SpanContextFromContext(ctx)
+	return &rm.Reply{Body: told{req.TraceID, span.TraceID().String() + "-" + span.SpanID().String(), span.TraceState().String()}}, nil
 }
 
 // chatted is what chat answers, as JSON in its text.

@@ -31,6 +31,7 @@ type Config struct {
 	Origins []string // of web pages that may ask by TCP, such as http://localhost:3000
 
 	Collectors []prometheus.Collector // what the call chain has counted, for GET /metrics
+	Gauge      *MemoryGauge           // is told how much of Memory is taken; nil: nobody asks
 
 	helloTimeout time.Duration // how long a client may take to say hello; 0: 10 s
 }

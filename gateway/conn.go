@@ -147,7 +147,7 @@ func (c *conn) ServeRequest(ctx context.Context, req *ipc.Request, w *ipc.Respon
 			return
 		}
 	}
-	req.Client = c.client.id
+	req.Client, req.Protocol = c.client.id, "native"
 	native{c.srv.handler}.ServeRequest(ctx, req, w)
 }
 

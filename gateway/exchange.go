@@ -17,6 +17,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/ringmasterd/ringmaster/internal/jsonbody"
+	w3c "github.com/ringmasterd/ringmaster/internal/traceparent"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -191,17 +192,15 @@ func (x *exchange) call(ctx context.Context, place *ipc.Place, req *ipc.Request)
 	if req.Timeout = sooner(req.Timeout, limit); req.Timeout > 0 {
 		ctx, done = context.WithTimeout(ctx, req.Timeout)
 	}
-	if req.TraceID == "" {
-		req.TraceID = traceparent(x.r.Header.Get("Traceparent"))
-	}
 	req.Headers = both(req.Headers, toldBy(x.r.Header))
+	x.traced(req)
 	if a := x.r.Header.Get("Authorization"); a != "" && x.web.srv.cfg.Gate != nil { // who would else be the one to take it out again
 		if req.Headers == nil {
 			req.Headers = map[string]string{}
 		}
 		req.Headers[authorizationHeader] = a
 	}
-	req.Client, req.Credit = x.conn.conn.client.id, webCredit
+	req.Client, req.Protocol, req.Credit = x.conn.conn.client.id, x.protocol(), webCredit
 	place.Hold(req)
 	replies, err = x.web.srv.handler(ctx, req)
 	if err != nil {
@@ -290,17 +289,44 @@ func (x *exchange) tell(reply *ipc.Reply) {
 	}
 }
 
+// traced takes over of which trace a request is part, as the W3C's headers say: https://www.w3.org/TR/trace-context/. A request that has been told so already stays what it is.
+func (x *exchange) traced(req *ipc.Request) {
+	if req.TraceID == "" {
+		req.TraceID = traceparent(x.r.Header.Get("Traceparent"))
+	}
+	if state := strings.Join(x.r.Header.Values("Tracestate"), ","); state != "" && req.TraceID != "" {
+		if req.Headers == nil {
+			req.Headers = map[string]string{}
+		}
+		req.Headers["tracestate"] = state
+	}
+}
+
 // traceparent returns a W3C traceparent if it is one, else "", as that standard wants it.
 func traceparent(s string) string {
-	if len(s) != 55 || s[2] != '-' || s[35] != '-' || s[52] != '-' || s[:2] == "ff" {
+	if _, ok := w3c.Parse(s); !ok {
 		return ""
 	}
-	for i := range len(s) {
-		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') && c != '-' {
-			return ""
-		}
-	}
 	return s
+}
+
+// protocol names what the request came by, after the path that it was sent to.
+func (x *exchange) protocol() string {
+	path := x.r.URL.Path
+	switch {
+	case strings.HasPrefix(x.r.Header.Get("Content-Type"), "application/grpc"):
+		if strings.HasPrefix(path, "/inference.") {
+			return "oip-grpc"
+		}
+		return "grpc"
+	case path == "/rpc":
+		return "jsonrpc"
+	case strings.HasPrefix(path, "/v1/"):
+		return "openai"
+	case strings.HasPrefix(path, "/v2"):
+		return "oip"
+	}
+	return "http"
 }
 
 // json answers with a status and a document.

@@ -70,6 +70,7 @@ func (w *web) start() {
 
 // routes says which adapter answers what.
 func (w *web) routes() {
+	w.mux.HandleFunc("GET /{$}", w.statusPage)
 	w.mux.HandleFunc("GET /healthz", w.healthz)
 	w.mux.HandleFunc("GET /readyz", w.readyz)
 	w.mux.HandleFunc("GET /metrics", w.metrics)

@@ -20,8 +20,10 @@ type supervised struct {
 		InFlight int               `msgpack:"in_flight"`
 		Actions  []string          `msgpack:"actions"`
 		Exits    map[string]uint64 `msgpack:"exits"`
+		Batches  map[int]uint64    `msgpack:"batches"`
 		Workers  []struct {
 			Slot     int     `msgpack:"slot"`
+			Restarts int     `msgpack:"restarts"`
 			PID      int     `msgpack:"pid"`
 			State    string  `msgpack:"state"`
 			RSSBytes float64 `msgpack:"rss_bytes"`
@@ -61,6 +63,26 @@ func (w *web) metrics(rw http.ResponseWriter, r *http.Request) {
 	promhttp.HandlerFor(prometheus.Gatherers{w.srv.meters.registry, now}, promhttp.HandlerOpts{}).ServeHTTP(rw, r)
 }
 
+// sizes is a histogram of how often a call had how many requests.
+func sizes(calls map[int]uint64, pool string) prometheus.Metric {
+	var count uint64
+	var sum float64
+	below := map[float64]uint64{}
+	for size, n := range calls {
+		count += n
+		sum += float64(size) * float64(n)
+	}
+	for bound := 1; bound <= ipc.MaxBatch; bound *= 2 {
+		below[float64(bound)] = 0
+		for size, n := range calls {
+			if size <= bound {
+				below[float64(bound)] += n
+			}
+		}
+	}
+	return prometheus.MustNewConstHistogram(batchSizes, count, sum, below, pool)
+}
+
 // snapshot is a collector of what is so at one moment.
 type snapshot struct {
 	srv    *server
@@ -78,6 +100,8 @@ var (
 	workers      = gauge("workers", "Workers, by state.", "pool", "state")
 	workerMemory = gauge("worker_resident_memory_bytes", "Resident memory of a worker's process.", "pool", "slot")
 	exits        = gauge("worker_exits_total", "Worker processes that have ended, by cause.", "pool", "cause")
+	restarts     = gauge("worker_restarts_total", "Processes that were started in the place of another.", "pool", "slot")
+	batchSizes   = gauge("batch_requests", "How many requests were one call, of the actions whose requests are gathered.", "pool")
 	connections  = gauge("connections", "Connections that are open.")
 	processes    = gauge("clients", "Processes that have a connection open.")
 	memoryUsed   = gauge("client_memory_bytes", "Memory that clients' requests and waiting replies hold.")
@@ -89,7 +113,7 @@ var (
 
 // Describe implements [prometheus.Collector].
 func (snapshot) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{buildInfo, inFlight, queued, workers, workerMemory, exits, connections, processes, memoryUsed, memoryLimit, arenas, arenaBytes, arenaLimit} {
+	for _, d := range []*prometheus.Desc{buildInfo, inFlight, queued, workers, workerMemory, exits, restarts, batchSizes, connections, processes, memoryUsed, memoryLimit, arenas, arenaBytes, arenaLimit} {
 		ch <- d
 	}
 }
@@ -102,9 +126,12 @@ func (s snapshot) Collect(ch chan<- prometheus.Metric) {
 	for _, p := range s.status.Pools {
 		tell(inFlight, float64(p.InFlight), p.Name)
 		tell(queued, float64(p.Queued), p.Name)
-		states, slots := map[string]int{}, map[int]bool{}
+		states, slots, started := map[string]int{}, map[int]bool{}, map[int]int{}
 		for _, worker := range p.Workers {
 			states[worker.State]++
+			if n, known := started[worker.Slot]; !known || worker.Restarts > n {
+				started[worker.Slot] = worker.Restarts
+			}
 			if worker.PID != 0 && !slots[worker.Slot] { // while one takes another's place, there are two of a slot
 				slots[worker.Slot] = true
 				tell(workerMemory, worker.RSSBytes, p.Name, strconv.Itoa(worker.Slot))
@@ -112,6 +139,12 @@ func (s snapshot) Collect(ch chan<- prometheus.Metric) {
 		}
 		for _, state := range workerStates {
 			tell(workers, float64(states[state]), p.Name, state)
+		}
+		for slot, n := range started {
+			ch <- prometheus.MustNewConstMetric(restarts, prometheus.CounterValue, float64(n), p.Name, strconv.Itoa(slot))
+		}
+		if len(p.Batches) > 0 {
+			ch <- sizes(p.Batches, p.Name)
 		}
 		for cause, n := range p.Exits {
 			ch <- prometheus.MustNewConstMetric(exits, prometheus.CounterValue, float64(n), p.Name, cause)

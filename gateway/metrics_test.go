@@ -56,8 +56,8 @@ func value(m *dto.Metric) float64 {
 func TestMetrics(t *testing.T) {
 	b := newBabel()
 	status := manager(b.fake, map[string]any{"status": map[string]any{"pools": []map[string]any{{
-		"name": "p", "queued": 3, "in_flight": 2, "actions": []string{"echo", "INTERNAL"}, "exits": map[string]int{"signal": 4, "recycled": 1},
-		"workers": []map[string]any{{"slot": 0, "pid": 10, "state": "ready", "rss_bytes": 1000}, {"slot": 1, "pid": 0, "state": "backoff"}, {"slot": 0, "pid": 11, "state": "loading", "rss_bytes": 5}},
+		"name": "p", "queued": 3, "in_flight": 2, "actions": []string{"echo", "INTERNAL"}, "exits": map[string]int{"signal": 4, "recycled": 1}, "batches": map[int]int{1: 2, 3: 5},
+		"workers": []map[string]any{{"slot": 0, "pid": 10, "state": "ready", "rss_bytes": 1000, "restarts": 6}, {"slot": 1, "pid": 0, "state": "backoff"}, {"slot": 0, "pid": 11, "state": "loading", "rss_bytes": 5}},
 	}}}})
 	s := start(t, backendFunc(func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
 		if req.Pool == controlPool {
@@ -100,6 +100,8 @@ func TestMetrics(t *testing.T) {
 		"ringmaster_workers{p,failed}":                   0,
 		"ringmaster_worker_exits_total{signal,p}":        4,
 		"ringmaster_worker_exits_total{recycled,p}":      1,
+		"ringmaster_worker_restarts_total{p,0}":          6,
+		"ringmaster_batch_requests{p}":                   7,
 		"ringmaster_worker_resident_memory_bytes{p,0}":   1000,
 		"ringmaster_clients{}":                           1,
 		"ringmaster_client_memory_limit_bytes{}":         1 << 30,

@@ -42,7 +42,8 @@ func newServer(ctx context.Context, ln *Listener, backend Backend, cfg Config) *
 		clients: newClients(cfg, ln.door.uid), refused: newRefusals(cfg.Logger), parting: make(chan struct{}, maxParting),
 		meters: newMeters(cfg.Collectors...), crew: ipc.NewCrew(waitingHands),
 	}
-	s.handler = chain.New(backend.Call, logged(cfg.Logger), s.refused.link, s.meters.link)
+	cfg.Gauge.of(s.clients.memory)
+	s.handler = chain.New(backend.Call, s.refused.link, s.meters.link)
 	s.base, s.cut = context.WithCancelCause(context.WithoutCancel(ctx))
 	s.web = newWeb(s)
 	return s

@@ -436,31 +436,6 @@ func TestPipelinedHello(t *testing.T) {
 	}
 }
 
-func TestDebugLogSaysWhoAskedWhat(t *testing.T) {
-	var log syncBuffer
-	f := newFake()
-	s := start(t, f, Config{Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
-	c := dial(t, s.path)
-	c.echo(t)
-	if _, err := recv(c.call(t, "nonsense")); err == nil {
-		t.Error("nonsense was answered")
-	}
-	stream := c.call(t, "stream")
-	if _, err := recv(stream); err != nil {
-		t.Fatal(err)
-	}
-	stream.Cancel("cancelled")
-	await(t, f.ended, "the stream's end")
-	if err := s.stop(); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"action=echo", "outcome=OK", "outcome=\"NOT_FOUND/unknown_action", "cancelled", "client gone"} {
-		if !bytes.Contains(log.bytes(), []byte(want)) {
-			t.Errorf("the log lacks %q:\n%s", want, log.bytes())
-		}
-	}
-}
-
 type syncBuffer struct {
 	mu sync.Mutex
 	b  []byte

@@ -63,6 +63,9 @@ type Request struct {
 
 	Affinity uint64 // of requests with the same number it is good that the same worker gets them (`balance: hash`); 0: the client's. Does not travel
 
+	Protocol string // by which it came, such as native; set by whoever accepted it, does not travel
+	Times    *Times // where its way is noted; does not travel
+
 	charge *budget.Charge // what the request holds of its client's memory, set by Serve for the Caller that passes it on; nil: nobody is charged. Does not travel
 }
 

@@ -25,6 +25,14 @@ type batch struct {
 	ids     []uint64 // guarded by mu: theirs, 0 for one that is not sent
 }
 
+// members is how many requests share the call; 0 for no batch.
+func (b *batch) members() int {
+	if b == nil {
+		return 0
+	}
+	return b.size
+}
+
 // batches counts batches.
 var batches atomic.Uint64
 
@@ -45,8 +53,12 @@ func (b *batch) settle(i int, id uint64) {
 
 // grant gives a lease to the waiter that it is for, and shares it with those that can go with him. Preconditions: mu is held, neither is in a queue any more.
 func (p *pool) grant(w *waiter, l *lease) {
-	if others := p.companions(w, l.inc); len(others) > 0 {
-		n := 1 + len(others)
+	others := p.companions(w, l.inc)
+	n := 1 + len(others)
+	if w.gather != nil {
+		p.batched[n]++
+	}
+	if n > 1 {
 		l.batch = &batch{inc: l.inc, number: batches.Add(1), size: n, open: n, missing: n, ids: make([]uint64, n)}
 		for i, o := range others {
 			l.inc.inFlight++

@@ -100,13 +100,16 @@ func (a *answer) send(ctx context.Context, again, alone bool) error {
 		if err != nil {
 			return err
 		}
+		traceID := a.req.Times.Wait()
 		a.waiter = waiter{client: a.req.Client, action: a.req.Action, key: affinityKey(&a.req), again: again, alone: alone || known, idle: a.req.Background}
 		l, err := a.pool.acquire(ctx, &a.waiter)
 		if err != nil {
+			a.req.Times.Done(ipc.AsError(err))
 			return err
 		}
 		if _, err := a.suspected(); err != nil { // found out while it waited
 			l.unused(false)
+			a.req.Times.Done(ipc.AsError(err))
 			return err
 		}
 		if err := l.lend(a.req.Arenas); err != nil {
@@ -116,6 +119,9 @@ func (a *answer) send(ctx context.Context, again, alone bool) error {
 		deadline, _ := a.ctx.Deadline()
 		req := &a.out
 		*req = a.req
+		if traceID != "" {
+			req.TraceID = traceID
+		}
 		req.Timeout = max(time.Microsecond, time.Until(deadline))
 		req.Credit = min(req.Credit, maxCredit)
 		if req.Held = l.batch != nil; req.Held {
@@ -124,9 +130,11 @@ func (a *answer) send(ctx context.Context, again, alone bool) error {
 		call, err := l.inc.caller.Start(req, l.release)
 		if err == nil {
 			a.lease, a.call = l, call
+			a.req.Times.Send(a.pool.name, l.slot.index, l.inc.proc.pid, l.batch.members())
 			l.sent(call.ID())
 			return nil
 		}
+		a.req.Times.Done(ipc.AsError(err))
 		l.unused(died(err))
 		if !died(err) {
 			return ipc.AsError(err)
@@ -190,8 +198,12 @@ func (a *answer) Recv(ctx context.Context) (*ipc.Reply, error) {
 	for {
 		r, err := a.call.Recv(ctx)
 		if err == nil {
-			a.begun = true
+			if !a.begun {
+				a.begun = true
+				a.req.Times.Reply()
+			}
 			if r.End {
+				a.req.Times.Done(nil)
 				a.acquit()
 				a.finish()
 			}
@@ -207,6 +219,7 @@ func (a *answer) Recv(ctx context.Context) (*ipc.Reply, error) {
 // recover deals with the end of an attempt that failed: nil if there is another one under way now, else the request's error.
 func (a *answer) recover(ctx context.Context, err error) error {
 	e := ipc.AsError(err)
+	a.req.Times.Done(e)
 	switch {
 	case e == a.lease.inc.lost.Load():
 		return a.lost(ctx, e)
@@ -272,6 +285,7 @@ func (a *answer) finish() {
 // Cancel implements [ipc.Replies].
 func (a *answer) Cancel(reason string) {
 	if !a.ended {
+		a.req.Times.Done(ipc.Errorf(ipc.Cancelled, reason, "the request was cancelled"))
 		a.lease.abandon(a.identify())
 		a.finish()
 	}

@@ -26,6 +26,9 @@ type Config struct {
 	// OnReload answers the control request `reload`, after reading the configuration again and giving it to [Supervisor.Reload]; nil: there is nothing to read, and the request is refused.
 	OnReload func(context.Context) (ReloadAnswer, error)
 
+	// Memory tells, for the status, how many bytes the requests and replies of clients take, and how many they may; nil: that is not known.
+	Memory func() (used, limit int64)
+
 	// OnStatus adds to a status what others know; nil: nothing.
 	OnStatus func(*Status)
 

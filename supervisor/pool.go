@@ -43,6 +43,7 @@ type pool struct {
 	actions  map[string]ipc.Action // guarded by mu; what the workers said they can do; nil before the first hello
 	pace     pace                  // guarded by mu
 	exits    map[string]uint64     // guarded by mu; how many processes have ended, by cause
+	batched  map[int]uint64        // guarded by mu; how often a call of an action whose requests are gathered had so many
 	changed  chan struct{}         // guarded by mu; closed and replaced when a slot's state or a count that waiters watch changes
 }
 
@@ -75,7 +76,7 @@ type grant struct {
 }
 
 func newPool(sup *Supervisor, cfg *PoolConfig) *pool {
-	p := &pool{name: cfg.Name, sup: sup, log: sup.cfg.Logger.With("pool", cfg.Name), rolling: make(chan struct{}, 1), changed: make(chan struct{}), exits: map[string]uint64{}}
+	p := &pool{name: cfg.Name, sup: sup, log: sup.cfg.Logger.With("pool", cfg.Name), rolling: make(chan struct{}, 1), changed: make(chan struct{}), exits: map[string]uint64{}, batched: map[int]uint64{}}
 	for i := range cfg.Workers {
 		p.slots = append(p.slots, newSlot(p, cfg, i, &place{}))
 	}
@@ -152,6 +153,9 @@ func (p *pool) enter(ctx context.Context, w *waiter) (*lease, *ipc.Error) {
 	w.cost = p.pace.cost(w.action)
 	if p.waiting() == 0 && (w.gather == nil || p.idle()) {
 		if l := p.take(w); l != nil {
+			if w.gather != nil {
+				p.batched[1]++
+			}
 			return l, nil
 		}
 	}
@@ -559,7 +563,7 @@ func (p *pool) state() string {
 
 func (p *pool) status() PoolStatus {
 	p.mu.Lock()
-	st := PoolStatus{Name: p.name, State: p.state(), Queued: p.waiting(), InFlight: p.inFlight(), Actions: p.actionNames(), Exits: maps.Clone(p.exits)}
+	st := PoolStatus{Name: p.name, State: p.state(), Queued: p.waiting(), InFlight: p.inFlight(), Actions: p.actionNames(), Exits: maps.Clone(p.exits), Batches: maps.Clone(p.batched)}
 	for _, list := range [][]*slot{p.slots, p.extra} {
 		for _, s := range list {
 			st.Workers = append(st.Workers, s.status())
@@ -568,6 +572,9 @@ func (p *pool) status() PoolStatus {
 	p.mu.Unlock()
 	for i := range st.Workers {
 		measure(&st.Workers[i]) // reads /proc: not under the lock
+		if pid := st.Workers[i].PID; pid != 0 {
+			st.Workers[i].VRAMBytes = p.sup.vram.of(pid)
+		}
 	}
 	return st
 }

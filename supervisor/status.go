@@ -10,6 +10,8 @@ type Status struct {
 
 	Goroutines int `json:"goroutines" msgpack:"goroutines"` // of the supervisor's process
 
+	Memory Memory      `json:"memory" msgpack:"memory"` // of clients
+	GPUs   []GPU       `json:"gpus" msgpack:"gpus"`     // of the machine, as nvidia-smi tells; none where it does not
 	Arenas arena.Usage `json:"arenas" msgpack:"arenas"` // shared memory that clients have for large tensors
 
 	Pools []PoolStatus `json:"pools" msgpack:"pools"`
@@ -24,6 +26,22 @@ type PipelineStatus struct {
 	Steps   []string `json:"steps" msgpack:"steps"`
 }
 
+// Memory is what the requests and waiting replies of clients take, and may take, in bytes; a limit of 0 is not known.
+type Memory struct {
+	Used  int64 `json:"used" msgpack:"used"`
+	Limit int64 `json:"limit" msgpack:"limit"`
+}
+
+// GPU is one GPU, a few seconds ago.
+type GPU struct {
+	Index        int    `json:"index" msgpack:"index"`
+	Name         string `json:"name" msgpack:"name"`
+	BusyPercent  int    `json:"busy_percent" msgpack:"busy_percent"`
+	MemoryUsed   uint64 `json:"memory_used" msgpack:"memory_used"` // bytes
+	MemoryTotal  uint64 `json:"memory_total" msgpack:"memory_total"`
+	TemperatureC int    `json:"temperature_c" msgpack:"temperature_c"`
+}
+
 // PoolStatus describes one pool. State is ready (a worker can take requests), loading, draining, drained, backoff or failed.
 type PoolStatus struct {
 	Name     string            `json:"name" msgpack:"name"`
@@ -32,7 +50,8 @@ type PoolStatus struct {
 	InFlight int               `json:"in_flight" msgpack:"in_flight"`
 	Actions  []string          `json:"actions" msgpack:"actions"`
 	Workers  []WorkerStatus    `json:"workers" msgpack:"workers"`
-	Exits    map[string]uint64 `json:"exits" msgpack:"exits"` // how many of its processes have ended, by [Exit].Cause
+	Exits    map[string]uint64 `json:"exits" msgpack:"exits"`     // how many of its processes have ended, by [Exit].Cause
+	Batches  map[int]uint64    `json:"batches" msgpack:"batches"` // how often a call had so many requests, of actions whose requests are gathered
 }
 
 // WorkerStatus describes one slot and its current process.
@@ -44,6 +63,7 @@ type WorkerStatus struct {
 	Restarts   int     `json:"restarts" msgpack:"restarts"`
 	Requests   uint64  `json:"requests" msgpack:"requests"`
 	RSSBytes   uint64  `json:"rss_bytes" msgpack:"rss_bytes"`
+	VRAMBytes  uint64  `json:"vram_bytes" msgpack:"vram_bytes"` // of the GPUs' memory; 0 where nvidia-smi does not tell
 	CPUPercent float64 `json:"cpu_percent" msgpack:"cpu_percent"`
 	FDs        int     `json:"fds" msgpack:"fds"`
 	Devices    string  `json:"devices" msgpack:"devices"` // CUDA_VISIBLE_DEVICES; "" if not set

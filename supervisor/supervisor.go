@@ -42,6 +42,7 @@ type Supervisor struct {
 	spawner *spawner  // set by Run before any slot starts
 	guard   *guard    // likewise
 	vram    vramMeter // of the workers' processes
+	gpus    gpuMeter  // of the machine
 
 	reloading chan struct{}                    // capacity 1: held by Reload
 	pools     atomic.Pointer[map[string]*pool] // what it points to is immutable
@@ -72,6 +73,7 @@ func New(cfg Config) (*Supervisor, error) {
 	s.pools.Store(&pools)
 	s.vram.every = vramEvery
 	s.vram.launch = func(f func()) bool { return s.launch(func(context.Context) { f() }) }
+	s.gpus.launch = s.vram.launch
 	return s, nil
 }
 
@@ -118,6 +120,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	s.mu.Lock()
 	s.end = end
 	s.mu.Unlock()
+	s.gpus.look() // so that they are known when somebody asks
 	for _, p := range s.all() {
 		for _, sl := range p.all() {
 			p.begin(sl)
@@ -189,7 +192,10 @@ func (s *Supervisor) Action(pool, action string) (ipc.Action, bool) {
 
 // Status describes every pool, in order of name.
 func (s *Supervisor) Status() Status {
-	st := Status{Version: version.Version, UptimeS: time.Since(s.begin).Seconds(), PID: os.Getpid(), Goroutines: runtime.NumGoroutine()}
+	st := Status{Version: version.Version, UptimeS: time.Since(s.begin).Seconds(), PID: os.Getpid(), Goroutines: runtime.NumGoroutine(), GPUs: s.gpus.look()}
+	if s.cfg.Memory != nil {
+		st.Memory.Used, st.Memory.Limit = s.cfg.Memory()
+	}
 	if s.cfg.Arenas != nil {
 		st.Arenas = s.cfg.Arenas.Usage()
 	}

@@ -10,7 +10,8 @@ import (
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
-// Request is what an action is asked. Its body is decoded with req.Body.Decode(&v), its tensors are found with req.Tensor(name).
+// Request is what an action is asked. Its body is decoded with req.Body.Decode(&v), its tensors are found with req.Tensor(name). Its TraceID is a W3C traceparent, which OpenTelemetry's spans that are begun with the action's
+// ctx are below; where a call answers several requests, each has its own and ctx none.
 type Request = ipc.Request
 
 // Reply is what an action answers, or one chunk of it.

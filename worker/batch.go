@@ -59,6 +59,9 @@ func (h *handler) runBatch(a Action, members []ipc.Member) {
 	}
 	ctx, stop := together(live)
 	defer stop()
+	if len(live) == 1 { // several may be of as many traces
+		ctx = traced(ctx, reqs[0])
+	}
 	h.running.Add(1)
 	h.status.begin(reqs[0].ID)
 	results, err := runTogether(ctx, a, reqs)

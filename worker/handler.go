@@ -55,7 +55,7 @@ func (h *handler) ServeRequest(ctx context.Context, req *Request, w *ipc.Respond
 		}
 		_ = w.End(reply)
 	}()
-	reply, err = run(ctx, action, req, w)
+	reply, err = run(traced(ctx, req), action, req, w)
 	returned = true
 }
 

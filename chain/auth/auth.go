@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/chain/trace"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -101,16 +102,12 @@ func (a *Auth) Link(next chain.Handler) chain.Handler {
 		if !ok || p.open && peer.Standing != chain.Remote && !free(req.Pool, req.Action) {
 			return next(ctx, req)
 		}
-		now := time.Now()
-		id, e := a.asks(p, &peer, authorization, now)
-		if e != nil {
-			return nil, a.refuse(e)
-		}
-		room, e := id.admit(req, now)
+		id, room, e := a.admitted(ctx, p, &peer, authorization, req)
 		if e != nil {
 			return nil, a.refuse(e)
 		}
 		req.Principal = id.name
+		trace.SetPrincipal(ctx, id.name)
 		if peer.Standing == chain.Remote {
 			req.Client = id.client
 		}
@@ -127,6 +124,18 @@ func (a *Auth) Link(next chain.Handler) chain.Handler {
 		}
 		return &counted{Replies: replies, room: room}, nil
 	}
+}
+
+// admitted returns who asks, and the room that the request takes of a role's limits, or why it may not.
+func (a *Auth) admitted(ctx context.Context, p *policy, peer *chain.Peer, authorization string, req *ipc.Request) (id *identity, room *limits, e *ipc.Error) {
+	_, span := trace.Start(ctx, "auth")
+	defer func() { span.End(e) }()
+	now := time.Now()
+	if id, e = a.asks(p, peer, authorization, now); e != nil {
+		return nil, nil, e
+	}
+	room, e = id.admit(req, now)
+	return id, room, e
 }
 
 // asks returns who makes a request with this authorization header.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/chain/trace"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -171,6 +172,26 @@ func (c *Cache) Link(next chain.Handler) chain.Handler {
 		if a == nil || !plain(req) {
 			return next(ctx, req)
 		}
-		return c.answer(&question{ctx: ctx, req: req, next: next, settings: s, pool: p, action: a})
+		ctx, span := trace.Start(ctx, "cache")
+		replies, err := c.answer(&question{ctx: ctx, req: req, next: next, settings: s, pool: p, action: a})
+		if span.On() {
+			span.Set("ringmaster.cache", whence(replies))
+		}
+		span.End(err)
+		return replies, err
 	}
+}
+
+// whence is what a trace tells of where an answer is from.
+func whence(replies ipc.Replies) string {
+	switch r := replies.(type) {
+	case *replay:
+		return r.said
+	case *waiter:
+		if !r.leads {
+			return saidCoalesced
+		}
+		return saidMiss
+	}
+	return "none"
 }

@@ -16,7 +16,7 @@ import (
 type Key [sha256.Size]byte
 
 // ownHeaders are headers of a request that are for the call chain and say nothing about the answer. Any other may be read by a worker.
-var ownHeaders = map[string]bool{"cache": true, "priority": true, "session-version": true, "timeout": true}
+var ownHeaders = map[string]bool{"cache": true, "priority": true, "session-version": true, "timeout": true, "tracestate": true}
 
 // hasher makes keys. It keeps its buffers for the next one.
 type hasher struct {

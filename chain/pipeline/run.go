@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/chain/trace"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -147,8 +148,9 @@ func (r *run) count(s *step, begun time.Time, replaced, err *ipc.Error) {
 }
 
 // ask gets a step's answer, whole.
-func (r *run) ask(s *step) (result, *ipc.Error) {
-	ctx := r.ctx
+func (r *run) ask(s *step) (_ result, e *ipc.Error) {
+	ctx, span := trace.Start(r.ctx, "step "+s.Name)
+	defer func() { span.End(e) }()
 	if s.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, s.Timeout)
@@ -322,7 +324,8 @@ func (r *run) recv(ctx context.Context) (*ipc.Reply, error) {
 			return r.last(result{}, err)
 		}
 		req.Credit = cmp.Or(r.req.Credit, 1)
-		out, failed := r.next(r.ctx, req)
+		spanned, _ := trace.Start(r.ctx, "step "+s.Name) // it ends with the request
+		out, failed := r.next(spanned, req)
 		if failed != nil {
 			return r.last(result{}, ipc.AsError(failed))
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/chain/trace"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -187,7 +188,11 @@ func (a *answer) send(ctx context.Context, p *pool, req *ipc.Request, apart bool
 		try.ctx, try.cancel = context.WithCancel(ctx)
 	}
 	var err error
-	if try.replies, err = a.next(try.ctx, req); err != nil {
+	spanned, span := trace.Start(try.ctx, "attempt")
+	if try.span = span; span.On() {
+		span.Set("ringmaster.pool", req.Pool)
+	}
+	if try.replies, err = a.next(spanned, req); err != nil {
 		e := ipc.AsError(err)
 		try.end(e)
 		return nil, &failure{err: e}
@@ -247,6 +252,7 @@ func (a *answer) told(e *ipc.Error) *ipc.Error {
 type attempt struct {
 	pool    *pool // whose circuit and pace learn from it; nil: nobody's
 	action  string
+	span    trace.Span
 	begin   time.Time // when a worker had it
 	own     bool      // the deadline is the pool's own, and whole
 	permit  permit
@@ -280,6 +286,7 @@ func (t *attempt) end(e *ipc.Error) {
 	if t.ended {
 		return
 	}
+	t.span.End(e)
 	t.ended = true
 	o := neither
 	if e != nil {

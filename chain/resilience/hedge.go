@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/ringmasterd/ringmaster/chain/trace"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -114,7 +115,9 @@ func (a *answer) hedge(results chan<- result) *attempt {
 		r := result{try: try}
 		var err error
 		if try.permit, r.fail = admitted(a.pool.breaker); r.fail == nil {
-			if try.replies, err = next(try.ctx, &req); err != nil {
+			var spanned context.Context
+			spanned, try.span = trace.Start(try.ctx, "hedge")
+			if try.replies, err = next(spanned, &req); err != nil {
 				r.fail = &failure{err: ipc.AsError(err)}
 				try.end(r.fail.err)
 			} else {

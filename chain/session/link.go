@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/chain/trace"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -170,7 +171,9 @@ func (x *exchange) load(ctx context.Context, req *ipc.Request) error {
 func (x *exchange) read(ctx context.Context) (record, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
+	_, span := trace.Start(ctx, "session read")
 	stamp, data, err := x.sessions.store.Load(ctx, x.key)
+	span.End(err)
 	if err != nil {
 		return record{}, err
 	}
@@ -203,7 +206,9 @@ func (x *exchange) commit() error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.ctx), storeTimeout) // the answer is there, and counts
 	defer cancel()
+	_, span := trace.Start(ctx, "session write")
 	err := x.sessions.store.Commit(ctx, x.key, x.was, x.is, data)
+	span.End(err)
 	switch {
 	case errors.Is(err, errConflict):
 		x.sessions.conflicts.Add(1)

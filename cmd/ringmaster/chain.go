@@ -15,6 +15,7 @@ import (
 	"github.com/ringmasterd/ringmaster/chain/pipeline"
 	"github.com/ringmasterd/ringmaster/chain/resilience"
 	"github.com/ringmasterd/ringmaster/chain/session"
+	"github.com/ringmasterd/ringmaster/chain/trace"
 	"github.com/ringmasterd/ringmaster/internal/config"
 	"github.com/ringmasterd/ringmaster/ipc"
 	"github.com/ringmasterd/ringmaster/supervisor"
@@ -22,6 +23,7 @@ import (
 
 // callChain is what a request passes between the gateway and the supervisor: the links of package chain, with what the file says of each.
 type callChain struct {
+	trace      *trace.Tracer
 	auth       *auth.Auth
 	handler    chain.Handler
 	file       *config.File // that it was configured by last
@@ -35,17 +37,20 @@ type callChain struct {
 func newCallChain(sup *supervisor.Supervisor, file *config.File, log *slog.Logger) (*callChain, error) {
 	c := &callChain{pipelines: pipeline.New(file.Supervisor.MaxMessage)}
 	var err error
-	if c.auth, err = auth.New(file.Auth, file.Listen != ""); err != nil {
+	if c.trace, err = trace.New(file.Tracing, log); err != nil {
 		return nil, err
+	}
+	if c.auth, err = auth.New(file.Auth, file.Listen != ""); err != nil {
+		return nil, errors.Join(err, c.trace.Close())
 	}
 	if c.sessions, err = session.New(file.Sessions, log); err != nil {
-		return nil, err
+		return nil, errors.Join(err, c.trace.Close())
 	}
 	if c.cache, err = cache.New(file.Cache, cache.Options{}); err != nil {
-		return nil, errors.Join(err, c.sessions.Close())
+		return nil, errors.Join(err, c.sessions.Close(), c.trace.Close())
 	}
 	c.resilience = resilience.New(sup.Action, c.cache, log)
-	c.handler = chain.New(sup.Call, c.auth.Link, c.sessions.Link, c.pipelines.Link, c.cache.Link, c.resilience.Link)
+	c.handler = chain.New(sup.Call, c.trace.Link, c.auth.Link, c.sessions.Link, c.pipelines.Link, c.cache.Link, c.resilience.Link, c.trace.Reach)
 	return c, c.configure(file)
 }
 
@@ -61,6 +66,9 @@ func (c *callChain) admit(file *config.File) (undo func(), _ error) {
 
 // configure has every link do what the file says now. An error changes nothing.
 func (c *callChain) configure(file *config.File) error {
+	if err := c.trace.Configure(file.Tracing); err != nil {
+		return err
+	}
 	if err := c.sessions.Configure(file.Sessions); err != nil {
 		return err
 	}
@@ -86,7 +94,7 @@ func (c *callChain) reloaded(r supervisor.Reloaded) {
 
 // collectors are what the links have counted, for Prometheus.
 func (c *callChain) collectors() []prometheus.Collector {
-	return slices.Concat(c.auth.Collectors(), c.cache.Collectors(), []prometheus.Collector{c.sessions}, c.pipelines.Collectors(), c.resilience.Collectors())
+	return slices.Concat(c.auth.Collectors(), c.cache.Collectors(), []prometheus.Collector{c.sessions, c.trace}, c.pipelines.Collectors(), c.resilience.Collectors())
 }
 
 // status adds the pipelines to a status.
@@ -100,5 +108,5 @@ func (c *callChain) status(s *supervisor.Status) {
 func (c *callChain) close() error {
 	c.cache.Close()
 	c.resilience.Close()
-	return c.sessions.Close()
+	return errors.Join(c.sessions.Close(), c.trace.Close())
 }

@@ -24,12 +24,17 @@ func (a *app) control(ctx context.Context, action string, args []string, timeout
 		body.Pool = &args[0]
 	}
 	return a.withClient(ctx, func(c *client.Client) error {
-		reply, err := c.Call(ctx, supervisor.ControlPool, action, body, client.WithTimeout(timeout))
-		if err != nil || result == nil {
-			return err
-		}
-		return reply.Decode(result)
+		return controlWith(ctx, c, action, body, timeout, result)
 	})
+}
+
+// controlWith does so on a connection that is there, with any body.
+func controlWith(ctx context.Context, c *client.Client, action string, body any, timeout time.Duration, result any) error {
+	reply, err := c.Call(ctx, supervisor.ControlPool, action, body, client.WithTimeout(timeout))
+	if err != nil || result == nil {
+		return err
+	}
+	return reply.Decode(result)
 }
 
 func (a *app) restartCommand() *cobra.Command {

@@ -71,6 +71,8 @@ func (a *app) rootCommand() *cobra.Command {
 		a.serveCommand(),
 		a.callCommand(),
 		a.statusCommand(),
+		a.topCommand(),
+		a.traceCommand(),
 		a.healthCommand(),
 		a.restartCommand(),
 		a.drainCommand(),

@@ -89,6 +89,8 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 		return fmt.Errorf("find this program's own file: %w", err)
 	}
 	reloads.base.Logger, reloads.base.OnReload = logger, reloads.reload
+	memory := &gateway.MemoryGauge{}
+	reloads.base.Memory = memory.Read
 	reloads.base.OnStatus = func(s *supervisor.Status) { reloads.links.status(s) } // nobody asks before there are links
 	reloads.base.Control = map[string]func(context.Context, string) (any, error){clearCache: reloads.clearCache}
 	reloads.base.Arenas = running.file.Gateway.NewArenas()
@@ -116,7 +118,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	s := &serving{app: a, sup: sup, links: links, ln: ln, port: port, log: logger, notify: notify, reloads: reloads, hangups: hangups, drain: running.drainTimeout()}
 	front := running.file.Gateway.WithMemory()
 	front.DrainTimeout, front.Logger, front.Lent = s.drain, logger, reloads.base.Arenas
-	front.Gate, front.Collectors = links.auth, links.collectors()
+	front.Gate, front.Gauge, front.Collectors = links.auth, memory, links.collectors()
 	limitHeap(front, running.file.Cache.Bound())
 	return s.run(ctx, front)
 }

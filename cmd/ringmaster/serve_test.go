@@ -114,12 +114,12 @@ func TestStatus(t *testing.T) {
 			t.Errorf("%s has the keys\n%q, want\n%q", what, have, want)
 		}
 	}
-	keys("status", got, "version", "uptime_s", "pid", "goroutines", "arenas", "pools", "pipelines")
+	keys("status", got, "version", "uptime_s", "pid", "goroutines", "memory", "gpus", "arenas", "pools", "pipelines")
 	keys("arenas", got["arenas"], "regions", "bytes", "limit")
 	bad, echo := got["pools"].([]any)[0].(map[string]any), got["pools"].([]any)[1].(map[string]any)
-	keys("a pool", echo, "name", "state", "queued", "in_flight", "actions", "workers", "exits")
+	keys("a pool", echo, "name", "state", "queued", "in_flight", "actions", "workers", "exits", "batches")
 	worker := echo["workers"].([]any)[1]
-	keys("a worker", worker, "slot", "pid", "state", "in_flight", "restarts", "requests", "rss_bytes", "devices", "last_exit", "cpu_percent", "fds", "sdk", "uptime_s")
+	keys("a worker", worker, "slot", "pid", "state", "in_flight", "restarts", "requests", "rss_bytes", "vram_bytes", "devices", "last_exit", "cpu_percent", "fds", "sdk", "uptime_s")
 	exit := bad["workers"].([]any)[0].(map[string]any)["last_exit"]
 	keys("last_exit", exit, "cause", "detail", "stderr")
 	if echo["state"] != "ready" || bad["state"] != "failed" || !slices.Contains(echo["actions"].([]any), any("count")) {

@@ -63,6 +63,9 @@ func withoutNulls(s supervisor.Status) supervisor.Status {
 	if s.Pools == nil {
 		s.Pools = []supervisor.PoolStatus{}
 	}
+	if s.GPUs == nil {
+		s.GPUs = []supervisor.GPU{}
+	}
 	for i := range s.Pools {
 		p := &s.Pools[i]
 		list(&p.Actions)
@@ -79,7 +82,7 @@ func withoutNulls(s supervisor.Status) supervisor.Status {
 }
 
 func printStatus(out io.Writer, s supervisor.Status) error {
-	fmt.Fprintf(out, "ringmaster %s, pid %d, up %s\n\n", s.Version, s.PID, duration(s.UptimeS))
+	fmt.Fprintf(out, "ringmaster %s, pid %d, up %s%s\n\n", s.Version, s.PID, duration(s.UptimeS), memoryUse(s.Memory))
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "POOL\tSTATE\tREADY\tQUEUED\tIN FLIGHT")
 	for _, p := range s.Pools {
@@ -110,6 +113,14 @@ func printStatus(out io.Writer, s supervisor.Status) error {
 	}
 	printLastWords(out, s)
 	return nil
+}
+
+// memoryUse is what the first line says of clients' memory.
+func memoryUse(m supervisor.Memory) string {
+	if m.Limit == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", clients hold %s of %s", size(uint64(m.Used)), size(uint64(m.Limit)))
 }
 
 func printPipelines(out io.Writer, pipelines []supervisor.PipelineStatus) error {

@@ -23,6 +23,7 @@ import (
 	"github.com/ringmasterd/ringmaster/chain/pipeline"
 	"github.com/ringmasterd/ringmaster/chain/resilience"
 	"github.com/ringmasterd/ringmaster/chain/session"
+	"github.com/ringmasterd/ringmaster/chain/trace"
 	"github.com/ringmasterd/ringmaster/gateway"
 	"github.com/ringmasterd/ringmaster/internal/address"
 	"github.com/ringmasterd/ringmaster/supervisor"
@@ -46,6 +47,7 @@ type File struct {
 	Listen      string      // address of a port; "": none
 	Log         Log
 	Cache       cache.Config
+	Tracing     trace.Config
 
 	at map[string]position // of every key that the file has
 
@@ -69,8 +71,9 @@ type action struct {
 
 // Log says how to log.
 type Log struct {
-	Level  string // debug, info, warn, error
-	Format string // text, json
+	Level    string // debug, info, warn, error
+	Format   string // text, json
+	Requests bool   // each request, at level info
 }
 
 // The keys of the file, by the object they are in.
@@ -112,6 +115,9 @@ var (
 		"prefetch": func(d *decoder, v value, f *File) {
 			object(d, v, prefetchFields, &f.Cache.Prefetch, "learn and concurrency")
 		},
+		"tracing": func(d *decoder, v value, f *File) {
+			object(d, v, tracingFields, &f.Tracing, "otlp, file, sample and recent")
+		},
 	}
 	clientFields = fields[gateway.Limits]{
 		"connections": func(d *decoder, v value, l *gateway.Limits) { d.integer(v, &l.Connections, 1) },
@@ -134,6 +140,28 @@ var (
 	logFields = fields[Log]{
 		"level":  func(d *decoder, v value, l *Log) { d.oneOf(v, &l.Level, "debug", "info", "warn", "error") },
 		"format": func(d *decoder, v value, l *Log) { d.oneOf(v, &l.Format, "text", "json") },
+		"requests": func(d *decoder, v value, l *Log) {
+			var s string
+			if d.oneOf(v, &s, "true", "false") {
+				l.Requests = s == "true"
+			}
+		},
+	}
+	tracingFields = fields[trace.Config]{
+		"otlp": func(d *decoder, v value, c *trace.Config) {
+			d.text(v, &c.OTLP, "a collector's URL, as in http://127.0.0.1:4318")
+		},
+		"file": func(d *decoder, v value, c *trace.Config) { d.text(v, &c.File, "an absolute path") },
+		"sample": func(d *decoder, v value, c *trace.Config) {
+			if d.part(v, &c.Sample) && c.Sample == 0 {
+				c.Sample = -1 // none; the zero value is the default
+			}
+		},
+		"recent": func(d *decoder, v value, c *trace.Config) {
+			if d.integer(v, &c.Recent, 0) && c.Recent == 0 {
+				c.Recent = -1 // likewise
+			}
+		},
 	}
 	poolFields = fields[pool]{
 		"command": func(d *decoder, v value, p *pool) {
@@ -300,6 +328,10 @@ func Parse(path string, data []byte, lookup func(string) (string, bool)) (*File,
 	if f.Listen != "" && len(f.Auth.Tokens) == 0 {
 		return nil, Errors{f.error(f.find("listen"), "listen", f.Listen, "there is no token, and each request by TCP needs one; `ringmaster auth token NAME` makes one for `auth.tokens`")}
 	}
+	f.Tracing.Requests = f.Log.Requests
+	if err := f.Tracing.Validate(); err != nil {
+		return nil, f.Locate(err)
+	}
 	return f, nil
 }
 
@@ -325,6 +357,10 @@ func (f *File) Locate(err error) error {
 	var cached *cache.FieldError
 	if errors.As(err, &cached) {
 		return Errors{f.error(f.find(cached.Field), cached.Field, fmt.Sprint(cached.Value), cached.Want)}
+	}
+	var traced *trace.FieldError
+	if errors.As(err, &traced) {
+		return Errors{f.error(f.find(traced.Field), traced.Field, fmt.Sprint(traced.Value), traced.Want)}
 	}
 	if key, e := sessionMistake(err); e != nil {
 		return Errors{f.error(f.find(key), key, fmt.Sprint(e.Value), e.Want)}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ringmasterd/ringmaster/chain/auth"
 	"github.com/ringmasterd/ringmaster/chain/session"
+	"github.com/ringmasterd/ringmaster/chain/trace"
 	"github.com/ringmasterd/ringmaster/gateway"
 	"github.com/ringmasterd/ringmaster/supervisor"
 )
@@ -50,12 +51,15 @@ func TestDesignExample(t *testing.T) {
 
 func TestEveryKey(t *testing.T) {
 	f := parseFile(t, "full.yaml")
-	if f.Socket != "unix:///run/rm.sock" || f.SocketGroup != "models" || f.Log != (Log{"debug", "json"}) || f.Supervisor.MaxMessage != 128<<20 || f.Supervisor.DrainTimeout != 2*time.Minute ||
+	if f.Socket != "unix:///run/rm.sock" || f.SocketGroup != "models" || f.Log != (Log{"debug", "json", true}) || f.Supervisor.MaxMessage != 128<<20 || f.Supervisor.DrainTimeout != 2*time.Minute ||
 		!reflect.DeepEqual(f.Gateway, gateway.Config{MaxMessage: 128 << 20, Memory: 2 << 30, Clients: gateway.Limits{Connections: 8, InFlight: 100}, Arenas: gateway.Arenas{Client: 64 << 20, Total: 512 << 20}, Origins: []string{"http://localhost:3000"}}) {
 		t.Errorf("got %+v", f)
 	}
 	if f.SocketMode != 0o666 || f.Listen != "localhost:8080" {
 		t.Errorf("got %+v", f)
+	}
+	if want := (trace.Config{OTLP: "http://127.0.0.1:4318", File: "/var/log/traces.jsonl", Sample: 0.5, Recent: -1, Requests: true}); f.Tracing != want {
+		t.Errorf("got  %+v\nwant %+v", f.Tracing, want)
 	}
 	if access := (auth.Config{
 		Given: true, NoOwner: true,
@@ -165,6 +169,11 @@ func TestErrors(t *testing.T) {
 		{"no memory", "memory: 0\npools: {a: {builtin: echo}}\n", "f:1:9: memory: 0: use a positive size such as 4GiB, or remove the key for the default"},
 		{"little memory", "memory: 255MiB\npools: {a: {builtin: echo}}\n", "f:1:9: memory: 267386880: use at least 268435456 bytes, 4 times max_message, or a smaller max_message"},
 		{"clients", "clients: {connections: 0, inflight: 3}\npools: {a: {builtin: echo}}\n", "f:1:24: clients.connections: 0: use a whole number, 1 or more\nf:1:27: clients.inflight: unknown key: did you mean in_flight?"},
+		{"a sample", "tracing: {sample: 2}\npools: {a: {builtin: echo}}\n", "f:1:19: tracing.sample: 2: use a number from 0 to 1, such as 0.1 for a tenth"},
+		{"a collector", "tracing: {otlp: 'localhost:4318', recent: 5}\npools: {a: {builtin: echo}}\n", "f:1:17: tracing.otlp: localhost:4318: use the URL of a collector's HTTP port, as in http://127.0.0.1:4318"},
+		{"a trace file", "tracing: {file: traces.jsonl}\npools: {a: {builtin: echo}}\n", "f:1:17: tracing.file: traces.jsonl: use an absolute path, as in /var/log/ringmaster/traces.jsonl"},
+		{"many recent", "tracing: {recent: 2000000}\npools: {a: {builtin: echo}}\n", "f:1:19: tracing.recent: 2000000: use a number of requests, from 0 (none) to 1048576"},
+		{"logged requests", "log: {requests: maybe}\npools: {a: {builtin: echo}}\n", "f:1:17: log.requests: maybe: use true or false"},
 		{"devices", "pools:\n  a: {builtin: echo, devices: all}\n", "f:2:31: pools.a.devices: all: use auto, none or [0, 1]"},
 		{"no devices", "pools:\n  a: {builtin: echo, devices: []}\n", "f:2:31: pools.a.devices: []: the list is empty; use auto, none, or a list of device numbers as in [0, 1]"},
 		{"a negative device", "pools:\n  a: {builtin: echo, devices: [0, -1]}\n", "f:2:35: pools.a.devices[1]: -1: use a whole number, 0 or more"},

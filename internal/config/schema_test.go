@@ -52,6 +52,7 @@ func TestSchemaKnowsTheSameKeys(t *testing.T) {
 		{"a token", s.Defs["token"], slices.Sorted(maps.Keys(tokenFields))},
 		{"arenas", s.Properties["arenas"], slices.Sorted(maps.Keys(arenaFields))},
 		{"log", s.Properties["log"], slices.Sorted(maps.Keys(logFields))},
+		{"tracing", s.Properties["tracing"], slices.Sorted(maps.Keys(tracingFields))},
 		{"a pool", pool, slices.Sorted(maps.Keys(poolFields))},
 		{"limits", pool.Properties["limits"], slices.Sorted(maps.Keys(limitFields))},
 		{"rlimits", pool.Properties["rlimits"], slices.Sorted(maps.Keys(rlimitFields))},

@@ -46,6 +46,21 @@ func (d *decoder) count(v value, into *uint64) bool {
 	return true
 }
 
+// part reads a number from 0 to 1.
+func (d *decoder) part(v value, into *float64) bool {
+	var s string
+	if !d.text(v, &s, "a number from 0 to 1") {
+		return false
+	}
+	n, err := strconv.ParseFloat(s, 64)
+	if err != nil || !(n >= 0 && n <= 1) {
+		d.fail(v, s, "use a number from 0 to 1, such as 0.1 for a tenth")
+		return false
+	}
+	*into = n
+	return true
+}
+
 func (d *decoder) boolean(v value, into *bool) {
 	var s string
 	if d.oneOf(v, &s, "true", "false") {

@@ -29,7 +29,9 @@ class Request:
 
     id        the supervisor's number for it
     pool      the pool that was asked, and action, the action
-    trace_id  W3C traceparent, or ""
+    trace_id  W3C traceparent, or "": which trace the request is part of, and the span that the worker's own spans are
+              below. Where opentelemetry is installed its current context says the same while the action runs, so that
+              tracer.start_as_current_span needs nothing more; in a batch of several each request has its own
     context   the session's opaque bytes. An action that assigns others sends them back with the end of its answer, and
               the session's next request brings them
     headers   strings by name

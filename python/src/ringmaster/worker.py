@@ -50,6 +50,7 @@ from ringmaster._pin import new_pinner
 from ringmaster._regions import Regions
 from ringmaster._request import Request
 from ringmaster._ring import ProtocolError, lifeline_packets, lifeline_pending
+from ringmaster._tracing import Tracing
 from ringmaster._values import Buffer
 
 logger = logging.getLogger("ringmaster")
@@ -125,6 +126,7 @@ class Worker(ABC):
         self._open: dict[int, Request] = {}
         self._held: dict[int, Request] = {}  # of them, those that wait for their batch; who receives has it alone
         self._draining = False
+        self._tracing = Tracing()
         # Guards the requests' credit and _ended, and who comes to _open and leaves; notified of credit and of cancels.
         self._lock = threading.Condition()
 
@@ -302,7 +304,8 @@ class Worker(ABC):
         """
         batch = Batch(requests)
         try:
-            results = action.handler(batch)
+            with self._tracing.within(*requests):
+                results = action.handler(batch)
         except Exception as e:
             if isinstance(e, Unequal) and sum(map(len, e.groups)) == len(requests):
                 raise
@@ -338,10 +341,11 @@ class Worker(ABC):
                     f"this worker has no action {request.action!r}; it has: {known}", reason="unknown_action"
                 )
             request.check()
-            if action.stream:
-                self._stream(request, action.handler(request))
-                return encode(Reply(request.id, True, context=request._new_context()))
-            return self._encode(request, action.handler(request), end=True)
+            with self._tracing.within(request):
+                if action.stream:
+                    self._stream(request, action.handler(request))
+                    return encode(Reply(request.id, True, context=request._new_context()))
+                return self._encode(request, action.handler(request), end=True)
         except Exception as e:
             return self._raised(request, e)
 
