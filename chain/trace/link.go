@@ -106,11 +106,11 @@ func (t *Tracer) Link(next chain.Handler) chain.Handler {
 		p := t.now.Load()
 		r := newRecord(ctx, req, time.Now())
 		if req.Pool != controlPool && p.follows() {
-			r.follow(req, p.sample)
+			r.follow(req, p.sample, p.export != nil)
 		}
-		f := &followed{tracer: t, policy: p, record: r, outer: ctx, inner: &spanContext{Context: ctx, record: r}}
+		f := &followed{tracer: t, policy: p, record: r, outer: ctx, inner: spanContext{Context: ctx, record: r}}
 		var err error
-		if f.replies, err = next(f.inner, req); err != nil {
+		if f.replies, err = next(&f.inner, req); err != nil {
 			f.end(ipc.AsError(err))
 			return nil, err
 		}
@@ -157,19 +157,20 @@ func (r reached) Recv(ctx context.Context) (*ipc.Reply, error) { return r.Replie
 
 // followed watches a request's replies for its end.
 type followed struct {
-	tracer       *Tracer
-	policy       *policy
-	record       *record
-	replies      ipc.Replies
-	outer, inner context.Context
-	out, chunks  int
-	ended        bool
+	tracer      *Tracer
+	policy      *policy
+	record      *record
+	replies     ipc.Replies
+	outer       context.Context
+	inner       spanContext
+	out, chunks int
+	ended       bool
 }
 
 // Recv implements [ipc.Replies].
 func (f *followed) Recv(ctx context.Context) (*ipc.Reply, error) {
 	if ctx == f.outer { // as it nearly always is: the context that the next link knows
-		ctx = f.inner
+		ctx = &f.inner
 	}
 	reply, err := f.replies.Recv(ctx)
 	switch {

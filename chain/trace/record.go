@@ -27,6 +27,7 @@ type record struct {
 	state    string  // immutable: tracestate
 	sampled  bool    // immutable: its spans are exported
 	traced   bool    // immutable: it has a trace at all, rather than only an end
+	told     bool    // immutable: so that its worker is told of it
 	begin    time.Time
 	pool     string // immutable, like those below
 	action   string
@@ -36,10 +37,12 @@ type record struct {
 	in       int    // bytes
 
 	mu        sync.Mutex
-	spans     []span        // guarded by mu; the first is the request's own
-	few       [4]span       // guarded by mu: what spans begins with
-	dropped   int           // guarded by mu: spans beyond maxSpans
-	reaches   []*reach      // guarded by mu: its calls of the supervisor
+	spans     []span   // guarded by mu; the first is the request's own
+	few       [4]span  // guarded by mu: what spans begins with
+	dropped   int      // guarded by mu: spans beyond maxSpans
+	reaches   []*reach // guarded by mu: its calls of the supervisor
+	first     reach    // the first of them, and room for it in reaches
+	one       [1]*reach
 	principal string        // guarded by mu: who asks, as chain/auth found out
 	ended     bool          // guarded by mu; nothing changes any more
 	took      time.Duration // guarded by mu
@@ -163,7 +166,7 @@ func ID(ctx context.Context) string {
 // newRecord begins a record. The request is the caller's; only its size and names are kept.
 func newRecord(ctx context.Context, req *ipc.Request, now time.Time) *record {
 	r := &record{
-		begin: now, pool: name(req.Pool), action: name(req.Action), protocol: req.Protocol, client: req.Client, in: weight(req.Body, req.Tensors),
+		begin: now, pool: name(req.Pool, req.Protocol), action: name(req.Action, req.Protocol), protocol: req.Protocol, client: req.Client, in: weight(req.Body, req.Tensors),
 	}
 	if peer, ok := chain.PeerFrom(ctx); ok {
 		r.client, r.address = ipc.Client{UID: peer.UID, PID: peer.PID}, peer.Address
@@ -172,8 +175,14 @@ func newRecord(ctx context.Context, req *ipc.Request, now time.Time) *record {
 	return r
 }
 
-// name is a name as a record keeps it: not a part of a larger message.
-func name(s string) string {
+// native is the protocol of frames.
+const native = "native"
+
+// name is a name as a record keeps it: not a part of a larger message, as it may be if it came by any protocol but frames, where names that come again are kept apart.
+func name(s, protocol string) string {
+	if protocol == native && len(s) <= maxName {
+		return s
+	}
 	return unique.Make(s[:min(len(s), maxName)]).Value()
 }
 
@@ -186,11 +195,12 @@ func weight(body ipc.Body, tensors []ipc.Tensor) int {
 	return int(n)
 }
 
-// follow makes the request part of a trace: that of its traceparent, or a new one.
-func (r *record) follow(req *ipc.Request, sample sampler) {
-	r.traced = true
+// follow makes the request part of a trace: that of its traceparent, or a new one, of which its worker is told if somebody gets to see it.
+func (r *record) follow(req *ipc.Request, sample sampler, exported bool) {
+	r.traced, r.told = true, exported
 	var ok bool
 	if r.parent, ok = traceparent.Parse(req.TraceID); ok {
+		r.told = true
 		r.trace, r.sampled = r.parent.Trace, r.parent.Flags&traceparent.Sampled != 0
 		if state := req.Headers[stateHeader]; len(state) <= maxState {
 			r.state = state
@@ -208,7 +218,7 @@ const stateHeader = "tracestate"
 
 // child is the traceparent of what the request does; its span is filled in by whoever does it.
 func (r *record) child() traceparent.Parent {
-	if !r.traced {
+	if !r.told {
 		return traceparent.Parent{}
 	}
 	p := traceparent.Parent{Trace: r.trace, Span: r.id}
@@ -250,10 +260,16 @@ func (r *record) close(index int32, e *ipc.Error) {
 
 // reaching notes a call of the supervisor, which is about to be made.
 func (r *record) reaching(above int32) *reach {
-	c := &reach{above: above}
-	c.times.Parent = r.child()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	c := &r.first
+	if r.reaches != nil || r.ended {
+		c = new(reach)
+	} else {
+		r.reaches = r.one[:0]
+	}
+	c.above = above
+	c.times.Parent = r.child()
 	if !r.ended && len(r.reaches) < maxSpans {
 		r.reaches = append(r.reaches, c)
 	}

@@ -184,8 +184,12 @@ func TestWhoIsSampled(t *testing.T) {
 		{"rubbish", "rubbish", Config{Sample: 1}, 1},
 		{"off", theirs, Config{Recent: -1}, 0xff},
 		{"off, without one", "", Config{Recent: -1}, 0xff},
+		{"seen by nobody", "", Config{}, 0xff},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			if tt.want != 0xff {
+				tt.cfg.File = filepath.Join(t.TempDir(), "traces.jsonl")
+			}
 			tracer := newTracer(t, tt.cfg)
 			req := &ipc.Request{Pool: "p", Action: "a", TraceID: tt.given}
 			if err := ask(t, chain.New(ok().call, tracer.Link, tracer.Reach), req); err != nil {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -47,6 +48,7 @@ func servedChain(b *testing.B) (*supervisor.Supervisor, *callChain) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	b.Cleanup(func(percent int) func() { return func() { debug.SetGCPercent(percent) } }(debug.SetGCPercent(garbagePercent))) // as in serve
 	quiet := slog.New(slog.DiscardHandler)
 	cfg := file.Supervisor
 	cfg.Executable, cfg.Logger = binary, quiet
