@@ -10,7 +10,7 @@ import (
 const restless = time.Second
 
 // Crew is goroutines that run handlers one after the other. A goroutine that has run one keeps the stack that the next one needs; to grow a new one costs more than all else that a small request
-// does (docs/decisions/0017-hot-path.md). Any number of handlers may run at a time; only so many goroutines wait for more to do, and none for longer than a second or
+// does (docs/decisions/0018-hot-path.md). Any number of handlers may run at a time; only so many goroutines wait for more to do, and none for longer than a second or
 // two. A Crew may be shared by many [Serve].
 type Crew struct {
 	most int // immutable: goroutines that wait
