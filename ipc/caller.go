@@ -26,6 +26,9 @@ type Caller struct {
 	pings  map[uint64]chan<- struct{}
 	closed *Error // guarded by mu; why, once closed
 
+	expiry *time.Timer // guarded by mu; runs expire at earliest, or is nil
+	next   time.Time   // guarded by mu: earliest; zero: nothing is due
+
 	sending sync.WaitGroup // whoever sends, Run apart, and Starts until they know whether they have sent; added to under mu
 }
 
@@ -53,12 +56,12 @@ type Replies interface {
 type Call struct {
 	caller *Caller
 	id     uint64
-	queue  chan arrival   // all replies there may be credit for, and the END, always fit; Run alone sends
+	queue  chan arrival   // all replies there may be credit for, that the time is up, and the END, always fit; what comes is sent by Run, that the time is up under caller.mu
 	charge *budget.Charge // immutable: holds the bytes of replies that are here; may be nil
 	done   func(*Error)   // called once by Run or Close when the call has ended on the peer's side; nil if nobody cares
 	batch  uint64         // immutable: of which held requests it is one; 0: of none
 	slots  []Output       // immutable: where its replies may have tensors
-	due    time.Time      // immutable: until when the peer has to have read so much that the request can be sent; zero: no limit
+	due    time.Time      // immutable: when the request's time is up; zero: never
 	sent   atomic.Bool
 
 	end      uint64 // position of the request's end in the outgoing stream; set before Start returns
@@ -68,6 +71,7 @@ type Call struct {
 
 	granted   uint64    // guarded by caller.mu: replies without END that the peer may send in all
 	received  uint64    // guarded by caller.mu: that it has sent
+	expired   bool      // guarded by caller.mu: Recv has been told that the time is up
 	abandoned time.Time // guarded by caller.mu: since when nobody waits for replies; zero while somebody does
 	reason    string    // guarded by caller.mu: why it was abandoned, or why the peer was told to cancel it
 }
@@ -77,20 +81,23 @@ type arrival struct {
 	reply *Reply
 	size  int  // bytes of its message
 	last  bool // nothing comes after it
-}
+} // the zero value: the time is up
 
 // queues are those of calls that get one reply, as most do. The one that takes the last arrival out has the queue for itself.
-var queues = sync.Pool{New: func() any { return make(chan arrival, 2) }}
+var queues = sync.Pool{New: func() any { return make(chan arrival, oneReply) }}
+
+// oneReply is how many arrivals a call for one reply may have: a reply where an END was expected, that the time is up, the END.
+const oneReply = 3
 
 func newQueue(credit uint32) chan arrival {
 	if credit == 1 {
 		return queues.Get().(chan arrival)
 	}
-	return make(chan arrival, credit+1)
+	return make(chan arrival, credit+oneReply-1)
 }
 
 func freeQueue(queue chan arrival) {
-	if cap(queue) == 2 {
+	if cap(queue) == oneReply {
 		queues.Put(queue)
 	}
 }
@@ -129,6 +136,7 @@ func (c *Caller) Start(req *Request, done func(*Error)) (*Call, error) {
 	c.nextID++
 	call.id = c.nextID
 	c.open[call.id] = call
+	c.expect(call.due)
 	c.sending.Add(1)
 	c.mu.Unlock()
 	defer c.sending.Done()
@@ -154,8 +162,45 @@ func (c *Caller) Start(req *Request, done func(*Error)) (*Call, error) {
 	return call, nil
 }
 
+// expect sees that somebody looks when a request's time is up. A timer for each would cost more than the rest of a small request's bookkeeping; since most have the same timeout, the one that is there is nearly always early enough. Preconditions: mu is
+// held.
+func (c *Caller) expect(due time.Time) {
+	if due.IsZero() || !c.next.IsZero() && !due.Before(c.next) {
+		return
+	}
+	c.next = due
+	if left := time.Until(due); c.expiry == nil {
+		c.expiry = time.AfterFunc(left, c.expire)
+	} else {
+		c.expiry.Reset(left)
+	}
+}
+
+// expire tells those whose time is up.
+func (c *Caller) expire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	c.next = time.Time{}
+	for _, call := range c.open {
+		switch {
+		case call.due.IsZero() || call.expired || !call.abandoned.IsZero():
+		case call.due.After(now):
+			if c.next.IsZero() || call.due.Before(c.next) {
+				c.next = call.due
+			}
+		default:
+			call.expired = true
+			call.queue <- arrival{} // fits: see queue
+		}
+	}
+	if !c.next.IsZero() {
+		c.expiry.Reset(c.next.Sub(now))
+	}
+}
+
 // Recv returns the next reply. The END reply comes last, with End set; after it io.EOF. An END that carries an error, and a transport's death, are returned as that *[Error]. When ctx ends first the
-// peer is told to cancel, and the matching CANCELLED or DEADLINE_EXCEEDED is returned. Credit is granted as replies are taken. A client that is charged for replies is charged for the one that was
+// peer is told to cancel, and the matching CANCELLED or DEADLINE_EXCEEDED is returned; likewise when the time is up that the request had (its Timeout). Credit is granted as replies are taken. A client that is charged for replies is charged for the one that was
 // returned until the next Recv, or the request's end.
 func (c *Call) Recv(ctx context.Context) (*Reply, error) {
 	if c.finished {
@@ -176,6 +221,11 @@ func (c *Call) Recv(ctx context.Context) (*Reply, error) {
 		}
 	}
 	r := a.reply
+	if r == nil {
+		err := AsError(context.DeadlineExceeded)
+		c.Cancel(err.Reason)
+		return nil, err
+	}
 	if r.End {
 		c.finished = true
 		if a.last {
@@ -468,6 +518,9 @@ func (c *Caller) Close(refuse *Error, end func(sent uint64) *Error) {
 		return
 	}
 	c.closed = refuse
+	if c.expiry != nil {
+		c.expiry.Stop()
+	}
 	for id, ch := range c.pings {
 		delete(c.pings, id)
 		close(ch)

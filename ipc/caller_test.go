@@ -1,6 +1,7 @@
 package ipc
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -238,5 +239,93 @@ func TestDepthOfABodyInItsMessage(t *testing.T) {
 	wantError(t, err, InvalidArgument, "bad_body")
 	if err := tooDeep.Decode(new(any)); err != nil { // it need not go into a message
 		t.Error(err)
+	}
+}
+
+// deaf is a transport whose peer takes everything and says nothing.
+type deaf chan struct{} // closed by Close
+
+func (deaf) Send(...[]byte) (uint64, error) { return 1, nil }
+
+func (d deaf) Recv() ([]byte, error) {
+	<-d
+	return nil, io.EOF
+}
+
+func (d deaf) Close() error {
+	close(d)
+	return nil
+}
+
+// When a request's time is up its call says so, whatever its context, to the moment; one timer does for all.
+func TestTimeIsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := make(deaf)
+		c := NewCaller(tr, Events{})
+		start := func(timeout time.Duration) *Call {
+			call, err := c.Start(&Request{Pool: "p", Action: "a", Timeout: timeout, Credit: 2}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return call
+		}
+		begin := time.Now()
+		patient := start(0)
+		calls := map[time.Duration]*Call{}
+		for _, timeout := range []time.Duration{time.Hour, time.Second, time.Minute, 61 * time.Second, 2 * time.Second} { // due later, earlier, in between
+			calls[timeout] = start(timeout)
+		}
+		calls[2*time.Second].Cancel("cancelled")
+		for _, timeout := range []time.Duration{time.Second, time.Minute, 61 * time.Second, time.Hour} {
+			_, err := calls[timeout].Recv(context.Background())
+			if e := AsError(err); e.Code != DeadlineExceeded || e.Reason != "deadline" {
+				t.Errorf("%v: %v", timeout, err)
+			}
+			if took := time.Since(begin); took != timeout {
+				t.Errorf("%v: told after %v", timeout, took)
+			}
+			if _, err := calls[timeout].Recv(context.Background()); !errors.Is(err, io.EOF) {
+				t.Errorf("after the end: %v", err)
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+		defer cancel()
+		if _, err := patient.Recv(ctx); AsError(err).Code != DeadlineExceeded || time.Since(begin) != 25*time.Hour {
+			t.Errorf("one without a limit: %v after %v", err, time.Since(begin))
+		}
+		_ = tr.Close()
+		c.Close(Errorf(Unavailable, "closed", "closed"), func(uint64) *Error { return nil })
+	})
+}
+
+// The queues of calls that have ended are used again, and bring nothing of them along.
+func TestQueuesAreUsedAgain(t *testing.T) {
+	p := socketPair(t, pairOptions{askingLimit: 1 << 16, answeringLimit: 1 << 16})
+	serve(t, p.answering, ServeConfig{}, func(ctx context.Context, req *Request, w *Responder) {
+		if req.Action == "wait" {
+			<-ctx.Done()
+			_ = w.Fail(ctx.Err())
+			return
+		}
+		_ = w.End(&Reply{Body: req.Body})
+	})
+	c := ask(t, p.asking, Events{})
+	for i := range 200 {
+		body := Body{byte(i % 100)}
+		ctx, cancel := context.WithCancel(t.Context())
+		late, err := c.Start(&Request{Pool: "p", Action: "wait", Timeout: time.Duration(1+i%3) * time.Millisecond}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r, err := unary(t.Context(), c.Caller, &Request{Pool: "p", Action: "at once", Body: body}); err != nil || !bytes.Equal(r.Body, body) {
+			t.Fatalf("%d: %v %v", i, r, err)
+		}
+		if i%2 == 0 {
+			cancel()
+		}
+		if _, err := late.Recv(ctx); err == nil {
+			t.Fatal("what waits has answered")
+		}
+		cancel()
 	}
 }

@@ -132,17 +132,11 @@ func (s *server) run() error {
 			return nil // what is still in the transport was never read
 		}
 		b, err := s.t.Recv()
-		var skipped *SkippedError
-		switch {
-		case errors.As(err, &skipped):
-			if err := s.skipped(skipped); err != nil {
+		if err != nil {
+			if err = s.unreceived(err); err != nil {
 				return err
 			}
 			continue
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			return s.hangUp(Errorf(DeadlineExceeded, "deadline", "a message that had begun did not go on; send each without a pause"))
-		case err != nil:
-			return err
 		}
 		m, err := s.messages.decode(b)
 		if err != nil {
@@ -289,6 +283,18 @@ func (s *server) handle(req *Request, w *Responder) {
 		s.handlers.Done()
 	}()
 	s.h.ServeRequest(&w.ctx, req, w)
+}
+
+// unreceived deals with an error of Recv; nil: the connection goes on.
+func (s *server) unreceived(err error) error {
+	var skipped *SkippedError
+	switch {
+	case errors.As(err, &skipped):
+		return s.skipped(skipped)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return s.hangUp(Errorf(DeadlineExceeded, "deadline", "a message that had begun did not go on; send each without a pause"))
+	}
+	return err
 }
 
 func (s *server) malformed(m any, err *Error) error {

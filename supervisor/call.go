@@ -183,6 +183,7 @@ func died(err error) bool { return errors.Is(err, io.ErrClosedPipe) || errors.Is
 
 // Recv implements [ipc.Replies]. The request ends when ctx or the context given to Call ends.
 func (a *answer) Recv(ctx context.Context) (*ipc.Reply, error) {
+	wait := ctx // the call knows the request's own deadline
 	if ctx == a.parent {
 		ctx = &a.ctx
 	} else {
@@ -190,13 +191,13 @@ func (a *answer) Recv(ctx context.Context) (*ipc.Reply, error) {
 		defer cancel(nil)
 		recv := ctx
 		defer context.AfterFunc(recv, func() { cancel(context.Cause(recv)) })()
-		ctx = merged
+		ctx, wait = merged, merged
 	}
 	if a.ended {
 		return nil, io.EOF
 	}
 	for {
-		r, err := a.call.Recv(ctx)
+		r, err := a.call.Recv(wait)
 		if err == nil {
 			if !a.begun {
 				a.begun = true
