@@ -25,14 +25,17 @@ type guarded struct {
 	token string // one that may ask for everything but the server itself
 }
 
-// startGuarded starts one where only its own user and the token's bearer may do anything.
-func startGuarded(t *testing.T, backend Backend, cfg Config) *guarded {
+// startGuarded starts one where only its own user and the token's bearer may do anything, the latter in these pools; none: in all.
+func startGuarded(t *testing.T, backend Backend, cfg Config, pools ...string) *guarded {
 	t.Helper()
+	if len(pools) == 0 {
+		pools = []string{"*"}
+	}
 	g := &guarded{}
 	var hash string
 	g.token, hash = auth.NewToken()
 	gate, err := auth.New(auth.Config{
-		Given: true, Roles: map[string]auth.Role{"app": {Allow: []auth.Rule{{Pools: []string{"*"}, Actions: []string{"*"}}}}}, Tokens: map[string]auth.Token{"t": {Hash: hash, Roles: []string{"app"}}},
+		Given: true, Roles: map[string]auth.Role{"app": {Allow: []auth.Rule{{Pools: pools, Actions: []string{"*"}}}}}, Tokens: map[string]auth.Token{"t": {Hash: hash, Roles: []string{"app"}}},
 	}, true)
 	if err != nil {
 		t.Fatal(err)
