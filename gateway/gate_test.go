@@ -13,9 +13,14 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+
 	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/chain/auth"
 	"github.com/ringmasterd/ringmaster/ipc"
+	ringmasterv1 "github.com/ringmasterd/ringmaster/proto/ringmaster/v1"
 )
 
 // guarded is a server with a gate, on a socket and a port.
@@ -104,6 +109,34 @@ func TestFramesByTCP(t *testing.T) {
 	_, err = recv(c.call(t, "echo"))
 	wantReason(t, err, "PERMISSION_DENIED/unauthenticated") // each request shows its own
 	dial(t, g.path).echo(t)
+}
+
+// By gRPC it is told as any error is: a status with its reason.
+func TestGRPCByTCP(t *testing.T) {
+	g := startGuarded(t, newFake(), Config{})
+	conn, err := grpc.NewClient(g.port, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c := ringmasterv1.NewRingmasterClient(conn)
+	for range 2 {
+		_, err := c.Call(t.Context(), &ringmasterv1.CallRequest{Pool: "p", Action: "echo"})
+		if e := asIPC(t, err); e.Code != ipc.PermissionDenied || e.Reason != "unauthenticated" {
+			t.Errorf("%v", err)
+		}
+		stream, err := c.Converse(t.Context())
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		if e := asIPC(t, err); e.Reason != "unauthenticated" {
+			t.Errorf("a stream: %v", err)
+		}
+	}
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+g.token)
+	if _, err := c.Call(ctx, &ringmasterv1.CallRequest{Pool: "p", Action: "echo"}); err != nil {
+		t.Error(err)
+	}
 }
 
 // A client that had to show a token and has shown none is hung up on, whatever it speaks; one that has shown it stays.

@@ -1,6 +1,9 @@
 package gateway
 
 import (
+	"strings"
+	"time"
+
 	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -30,5 +33,24 @@ func (c *conn) prove(authorization string) *ipc.Error {
 func (c *conn) expel() {
 	if !c.proven.Load() {
 		c.close()
+	}
+}
+
+// refuse answers a request whose body has not been read with an error, in the form that its path has.
+func (x *exchange) refuse(e *ipc.Error) {
+	x.w.Header().Set("Connection", "close")                              // the body is not wanted
+	_ = x.out.SetReadDeadline(time.Now().Add(x.web.srv.cfg.ReadTimeout)) // for what of it is on its way
+	switch path := x.r.URL.Path; {
+	case x.r.ProtoMajor == 2 && speaksGRPC(x.r):
+		(&grpcCall{exchange: x}).end(e)
+	case path == "/rpc":
+		retryAfter(x.w.Header(), e)
+		x.rpcAnswer(httpStatus(e), rpcCall{}.response(nil, rpcErrorOf(e)))
+	case path == "/v2" || strings.HasPrefix(path, "/v2/"):
+		x.oipError(e)
+	case strings.HasPrefix(path, "/v1/"):
+		x.openaiError(e)
+	default:
+		x.notReady(e)
 	}
 }
