@@ -111,6 +111,34 @@ func TestFramesByTCP(t *testing.T) {
 	dial(t, g.path).echo(t)
 }
 
+// Who has shown no token makes us hold a small frame, even if the token is in the large one; afterwards it is a client like others.
+func TestStrangersHoldLittle(t *testing.T) {
+	g := startGuarded(t, newFake(), Config{})
+	c := dialTCP(t, g.port)
+	body, err := ipc.Marshal(make([]byte, 1<<19))
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := func(req *ipc.Request) {
+		g.with(req)
+		req.Body = body
+	}
+	used := g.server.clients.memory.Used()
+	for range 3 {
+		_, err := recv(c.call(t, "echo", large))
+		wantReason(t, err, "PERMISSION_DENIED/unauthenticated")
+	}
+	if now := g.server.clients.memory.Used(); now > used+unknownFrame {
+		t.Errorf("%d bytes are held for a stranger", now-used)
+	}
+	if _, err := recv(c.call(t, "echo", g.with)); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := recv(c.call(t, "echo", large)); err != nil || len(r.Body) < 1<<19 {
+		t.Error(err)
+	}
+}
+
 // By gRPC it is told as any error is: a status with its reason.
 func TestGRPCByTCP(t *testing.T) {
 	g := startGuarded(t, newFake(), Config{})
