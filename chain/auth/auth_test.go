@@ -595,3 +595,18 @@ func TestControlOfOnePool(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 }
+
+// A configuration that is taken back does not stay because the one before cannot be read anew: a user of it is gone.
+func TestUndoAlwaysHolds(t *testing.T) {
+	a := newTest(t, Config{Given: true, Users: map[string][]string{"alice": {"chat"}}, Roles: roles}, false) // this machine has no alice
+	undo, err := a.Configure(Config{Given: true, Users: map[string][]string{"*": {"admin"}}, Roles: roles})
+	if err != nil {
+		t.Fatal(err)
+	}
+	undo()
+	_, err = ask(a, chain.Peer{UID: 1234, Standing: chain.Stranger}, controlPool, "restart", "")
+	wantReason(t, err, "PERMISSION_DENIED/unauthenticated")
+	if _, err := ask(a, chain.Peer{UID: 1000, Standing: chain.Stranger}, "smollm2", "chat", ""); err != nil {
+		t.Error(err)
+	}
+}
