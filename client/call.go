@@ -120,6 +120,7 @@ func (c *Client) send(ctx context.Context, req *ipc.Request, inline bool) (call 
 		if !inline {
 			conn.readyArena(ctx, req)
 		}
+		conn.introduce(ctx, req)
 		if err := ctx.Err(); err != nil {
 			return nil, false, ipc.AsError(context.Cause(ctx))
 		}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +33,7 @@ type conn struct {
 	caller *ipc.Caller
 
 	opening chan struct{} // capacity 1: held by whoever opens an arena by itself
+	known   atomic.Bool   // the server has seen the token
 
 	mu      sync.Mutex
 	open    int  // guarded by mu: calls the server has not finished with

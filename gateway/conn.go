@@ -85,6 +85,7 @@ func (c *conn) run() error {
 		StallTimeout: c.srv.cfg.StallTimeout,
 		Draining:     c.srv.leaving,
 		Account:      c.client.account,
+		Admit:        c.unknown,
 		Crew:         c.srv.crew,
 		Arenas:       arenas,
 		Refused:      func(e *ipc.Error) { c.srv.refused.log(c.peer, e) },

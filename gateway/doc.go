@@ -33,7 +33,7 @@
 //
 // # What a client can do to us
 //
-// A client is a process: all connections that the kernel says it made. What it can hold has a bound, and the bound leaves room for others; docs/decisions/0004-memory-of-clients.md says how.
+// A client is a process: all connections that the kernel says it made. What it can hold has a bound, and the bound leaves room for others; docs/decisions/0008-memory-of-clients.md says how.
 //
 //	it                                          meets                                      and is told
 //	opens connections                           Limits.Connections; as many as are free    RESOURCE_EXHAUSTED/too_many_connections

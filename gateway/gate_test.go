@@ -13,9 +13,14 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+
 	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/chain/auth"
 	"github.com/ringmasterd/ringmaster/ipc"
+	ringmasterv1 "github.com/ringmasterd/ringmaster/proto/ringmaster/v1"
 )
 
 // guarded is a server with a gate, on a socket and a port.
@@ -25,14 +30,17 @@ type guarded struct {
 	token string // one that may ask for everything but the server itself
 }
 
-// startGuarded starts one where only its own user and the token's bearer may do anything.
-func startGuarded(t *testing.T, backend Backend, cfg Config) *guarded {
+// startGuarded starts one where only its own user and the token's bearer may do anything, the latter in these pools; none: in all.
+func startGuarded(t *testing.T, backend Backend, cfg Config, pools ...string) *guarded {
 	t.Helper()
+	if len(pools) == 0 {
+		pools = []string{"*"}
+	}
 	g := &guarded{}
 	var hash string
 	g.token, hash = auth.NewToken()
 	gate, err := auth.New(auth.Config{
-		Given: true, Roles: map[string]auth.Role{"app": {Allow: []auth.Rule{{Pools: []string{"*"}, Actions: []string{"*"}}}}}, Tokens: map[string]auth.Token{"t": {Hash: hash, Roles: []string{"app"}}},
+		Given: true, Roles: map[string]auth.Role{"app": {Allow: []auth.Rule{{Pools: pools, Actions: []string{"*"}}}}}, Tokens: map[string]auth.Token{"t": {Hash: hash, Roles: []string{"app"}}},
 	}, true)
 	if err != nil {
 		t.Fatal(err)
@@ -101,6 +109,62 @@ func TestFramesByTCP(t *testing.T) {
 	_, err = recv(c.call(t, "echo"))
 	wantReason(t, err, "PERMISSION_DENIED/unauthenticated") // each request shows its own
 	dial(t, g.path).echo(t)
+}
+
+// Who has shown no token makes us hold a small frame, even if the token is in the large one; afterwards it is a client like others.
+func TestStrangersHoldLittle(t *testing.T) {
+	g := startGuarded(t, newFake(), Config{})
+	c := dialTCP(t, g.port)
+	body, err := ipc.Marshal(make([]byte, 1<<19))
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := func(req *ipc.Request) {
+		g.with(req)
+		req.Body = body
+	}
+	used := g.server.clients.memory.Used()
+	for range 3 {
+		_, err := recv(c.call(t, "echo", large))
+		wantReason(t, err, "PERMISSION_DENIED/unauthenticated")
+	}
+	if now := g.server.clients.memory.Used(); now > used+unknownFrame {
+		t.Errorf("%d bytes are held for a stranger", now-used)
+	}
+	if _, err := recv(c.call(t, "echo", g.with)); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := recv(c.call(t, "echo", large)); err != nil || len(r.Body) < 1<<19 {
+		t.Error(err)
+	}
+}
+
+// By gRPC it is told as any error is: a status with its reason.
+func TestGRPCByTCP(t *testing.T) {
+	g := startGuarded(t, newFake(), Config{})
+	conn, err := grpc.NewClient(g.port, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c := ringmasterv1.NewRingmasterClient(conn)
+	for range 2 {
+		_, err := c.Call(t.Context(), &ringmasterv1.CallRequest{Pool: "p", Action: "echo"})
+		if e := asIPC(t, err); e.Code != ipc.PermissionDenied || e.Reason != "unauthenticated" {
+			t.Errorf("%v", err)
+		}
+		stream, err := c.Converse(t.Context())
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		if e := asIPC(t, err); e.Reason != "unauthenticated" {
+			t.Errorf("a stream: %v", err)
+		}
+	}
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+g.token)
+	if _, err := c.Call(ctx, &ringmasterv1.CallRequest{Pool: "p", Action: "echo"}); err != nil {
+		t.Error(err)
+	}
 }
 
 // A client that had to show a token and has shown none is hung up on, whatever it speaks; one that has shown it stays.

@@ -25,15 +25,14 @@ const (
 //
 //	conn ─serve─▶ handed ─Accept─▶ http.Server ─▶ ServeHTTP ─▶ mux ─▶ an adapter ─▶ exchange ─▶ Handler
 type web struct {
-	srv     *server
-	mux     *http.ServeMux
-	grpc    *grpcFront
-	actions soleActions
-	http    *http.Server
-	begun   time.Time
-	handed  chan *webConn // from conn.run to Accept
-	closed  chan struct{} // no more are taken
-	once    sync.Once     // closes closed
+	srv    *server
+	mux    *http.ServeMux
+	grpc   *grpcFront
+	http   *http.Server
+	begun  time.Time
+	handed chan *webConn // from conn.run to Accept
+	closed chan struct{} // no more are taken
+	once   sync.Once     // closes closed
 
 	joined   sync.WaitGroup // Serve, Shutdown
 	giveUp   context.CancelFunc
@@ -137,8 +136,9 @@ func (h handover) Addr() net.Addr { return &net.UnixAddr{Net: "unix"} }
 // webConn is a connection that speaks HTTP.
 type webConn struct {
 	net.Conn
-	conn *conn
-	gone chan struct{} // closed when the http.Server is done with it
+	conn    *conn
+	actions soleActions
+	gone    chan struct{} // closed when the http.Server is done with it
 
 	mu     sync.Mutex
 	open   int       // guarded by mu: requests whose handlers have not returned, which may outlive a connection of HTTP/2

@@ -78,7 +78,7 @@ func parseCall(object []byte) (c rpcCall) {
 		case "params":
 			c.params = value
 		case "id":
-			c.id = value
+			c.id = oneLine(value)
 		}
 		return nil
 	})
@@ -95,6 +95,15 @@ func parseCall(object []byte) (c rpcCall) {
 		c.id = json.RawMessage("null") // so that it is told
 	}
 	return c
+}
+
+// oneLine is JSON without white space, as what is sent back in lines and events must be.
+func oneLine(value json.RawMessage) json.RawMessage {
+	var b bytes.Buffer
+	if json.Compact(&b, value) != nil { // not JSON: it does not happen
+		return json.RawMessage("null")
+	}
+	return b.Bytes()
 }
 
 // outline is a value as a message can show it.

@@ -275,6 +275,10 @@ func TestRPCStream(t *testing.T) {
 				t.Errorf("%s: %d %q", method, status, body)
 			}
 		}
+		pretty := "{\"jsonrpc\": \"2.0\", \"method\": \"p.echo\", \"id\": {\r\n  \"n\": [\n\n1\n]}, \"params\": 1}"
+		if _, _, body := ask(t, c, "POST", "h/rpc", pretty, "Accept", "text/event-stream"); body != "event: response\ndata: {\"jsonrpc\":\"2.0\",\"result\":1,\"id\":{\"n\":[1]}}\n\n" {
+			t.Errorf("an id of several lines: %q", body)
+		}
 		if _, _, body := ask(t, c, "POST", "h/rpc", `[{"jsonrpc":"2.0","method":"p.echo","id":1}]`, "Accept", "text/event-stream"); !strings.Contains(body, "-32600") {
 			t.Errorf("a batch: %s", body)
 		}

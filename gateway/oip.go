@@ -67,7 +67,7 @@ func checkVersion(model, v string) *ipc.Error {
 }
 
 // infer makes the request of a pool: its body is the parameters with each input of BYTES beside them, its tensors are the other inputs.
-func (w *web) infer(in *inferRequest, place *ipc.Place) (*ipc.Request, *ipc.Error) {
+func (x *exchange) infer(ctx context.Context, in *inferRequest, place *ipc.Place) (*ipc.Request, *ipc.Error) {
 	if e := checkVersion(in.model, in.version); e != nil {
 		return nil, e
 	}
@@ -109,7 +109,7 @@ func (w *web) infer(in *inferRequest, place *ipc.Place) (*ipc.Request, *ipc.Erro
 		members = append(members, parameter{t.name, list})
 	}
 	if req.Action == "" {
-		req.Action = w.actions.of(w, in.model)
+		req.Action = x.soleAction(ctx, place, in.model)
 	}
 	req.Body = mapOf(members)
 	return req, ipc.AsError(req.Body.Validate())
@@ -169,41 +169,41 @@ func textList(t *inferTensor, place *ipc.Place) (ipc.Body, *ipc.Error) {
 	return out.Bytes(), nil
 }
 
-// soleActions remembers for a moment which action pools have that have one alone. It asks in the server's own name: nobody is told.
+// soleActions remembers for a moment which action pools have that have one alone, as far as whoever asks by a connection may use them: nobody learns from a refusal which action another's pool has.
 type soleActions struct {
-	mu    sync.Mutex
-	until time.Time         // guarded by mu
-	byOne map[string]string // guarded by mu
+	mu            sync.Mutex
+	until         time.Time         // guarded by mu
+	authorization string            // guarded by mu; in whose name it was asked
+	byPool        map[string]string // guarded by mu
 }
 
-// of is the action that a request to a pool asks for unless it says so: the pool's only one, else infer.
-func (a *soleActions) of(w *web, pool string) string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if now := time.Now(); now.After(a.until) {
-		a.byOne = w.askForActions()
-		a.until = now.Add(actionsPause)
+// soleAction is the action that a request to a pool asks for unless it says so: the only one that its client may use there, else infer.
+func (x *exchange) soleAction(ctx context.Context, place *ipc.Place, pool string) string {
+	known, authorization := &x.conn.actions, x.r.Header.Get("Authorization")
+	known.mu.Lock()
+	byPool, good := known.byPool, known.authorization == authorization && time.Now().Before(known.until)
+	known.mu.Unlock()
+	if !good {
+		byPool = x.askForActions(ctx, place)
+		known.mu.Lock()
+		known.byPool, known.authorization, known.until = byPool, authorization, time.Now().Add(actionsPause)
+		known.mu.Unlock()
 	}
-	if action, ok := a.byOne[pool]; ok {
+	if action, ok := byPool[pool]; ok {
 		return action
 	}
 	return inferAction
 }
 
-func (w *web) askForActions() map[string]string {
-	ctx, cancel := context.WithTimeout(w.srv.base, actionsPause)
-	defer cancel()
-	replies, err := w.srv.handler(ctx, &ipc.Request{Pool: controlPool, Action: "pools"})
-	if err != nil {
-		return nil
-	}
-	reply, err := replies.Recv(ctx)
-	var status ipc.PoolList
-	if err != nil || reply.Body.Decode(&status) != nil {
+// askForActions asks which pools have one action alone. That this fails, the request itself will meet and tell.
+func (x *exchange) askForActions(ctx context.Context, place *ipc.Place) map[string]string {
+	reply, e := x.one(ctx, place, &ipc.Request{Pool: controlPool, Action: "pools"})
+	var list ipc.PoolList
+	if e != nil || reply.Body.Decode(&list) != nil {
 		return nil
 	}
 	sole := map[string]string{}
-	for _, p := range status.Pools {
+	for _, p := range list.Pools {
 		if len(p.Actions) == 1 {
 			sole[p.Name] = p.Actions[0]
 		}

@@ -56,6 +56,24 @@ func shop() Backend {
 	})
 }
 
+// A refusal says nothing of another's pool: not even which action it has.
+func TestOIPTellsNothingOfOthersPools(t *testing.T) {
+	g := startGuarded(t, shop(), Config{}, "two")
+	c := browser(t, g.path, 1)
+	bearer := []string{"Authorization", "Bearer " + g.token}
+	for _, pool := range []string{"one", "nonsense"} {
+		if status, _, body := ask(t, c, "POST", "h/v2/models/"+pool+"/infer", `{}`, bearer...); status != 403 || !strings.Contains(body, `for \"infer\"`) {
+			t.Errorf("%s: %d %s", pool, status, body)
+		}
+	}
+	if status, _, body := ask(t, c, "POST", "h/v2/models/one/infer", `{}`); status != 200 || !strings.Contains(body, `"outputs":[]`) { // the owner, by the same connection
+		t.Errorf("the owner: %d %s", status, body)
+	}
+	if status, _, body := ask(t, c, "POST", "h/v2/models/two/infer", `{}`, bearer...); status != 200 || !strings.Contains(body, `"name":"said"`) {
+		t.Errorf("its own: %d %s", status, body)
+	}
+}
+
 func TestOIPServer(t *testing.T) {
 	s := start(t, shop(), Config{})
 	for version := 1; version <= 2; version++ {

@@ -85,7 +85,7 @@ func (inferer) RepositoryIndex(ctx context.Context, in *inference.RepositoryInde
 // ModelInfer implements [inference.GRPCInferenceServiceServer].
 func (s inferer) ModelInfer(ctx context.Context, message *inference.ModelInferRequest) (*inference.ModelInferResponse, error) {
 	c := grpcCallOf(ctx)
-	in, req, e := s.request(message, c.place)
+	in, req, e := s.request(ctx, c, message, c.place)
 	if e != nil {
 		return nil, e
 	}
@@ -138,7 +138,7 @@ func (s inferer) ModelStreamInfer(stream grpc.BidiStreamingServer[inference.Mode
 // streamed makes one request of a stream, and sends a response for each reply; one for a last reply that is empty only to clients that wish for it.
 func (s inferer) streamed(ctx context.Context, c *grpcCall, m *multiplex, place *ipc.Place, message *inference.ModelInferRequest, send func(*inference.ModelStreamInferResponse) error) *ipc.Error {
 	wish := message.GetParameters()[finalWish].GetBoolParam()
-	in, req, e := s.request(message, place)
+	in, req, e := s.request(ctx, c, message, place)
 	if e != nil {
 		return e
 	}
@@ -168,7 +168,7 @@ func (s inferer) streamed(ctx context.Context, c *grpcCall, m *multiplex, place 
 }
 
 // request makes a request of a message.
-func (s inferer) request(m *inference.ModelInferRequest, place *ipc.Place) (*inferRequest, *ipc.Request, *ipc.Error) {
+func (s inferer) request(ctx context.Context, c *grpcCall, m *inference.ModelInferRequest, place *ipc.Place) (*inferRequest, *ipc.Request, *ipc.Error) {
 	in := &inferRequest{model: m.GetModelName(), version: m.GetModelVersion(), id: m.GetId()}
 	if len(m.GetInputs()) > maxTensors || len(m.GetOutputs()) > maxTensors || len(m.GetParameters()) > maxTensors {
 		return nil, nil, invalidInference("there are more than %d inputs, outputs or parameters", maxTensors)
@@ -202,7 +202,7 @@ func (s inferer) request(m *inference.ModelInferRequest, place *ipc.Place) (*inf
 		}
 		in.inputs = append(in.inputs, t)
 	}
-	req, e := s.web.infer(in, place)
+	req, e := c.infer(ctx, in, place)
 	return in, req, e
 }
 

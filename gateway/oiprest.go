@@ -144,7 +144,7 @@ func (x *exchange) oipInfer() *ipc.Error {
 	if e != nil {
 		return e
 	}
-	req, e := x.web.infer(in, x.place)
+	req, e := x.infer(x.r.Context(), in, x.place)
 	if e != nil {
 		return e
 	}

@@ -3,10 +3,8 @@ package gateway
 import (
 	"net"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -54,27 +52,4 @@ func foreignPage(host, origin string, allowed []string) *ipc.Error {
 		return ipc.Errorf(ipc.PermissionDenied, "denied", "a page of %q may not ask here; `listen_origins` would allow it", origin)
 	}
 	return nil
-}
-
-// refuse answers a request whose body has not been read with an error, in the form that its path has.
-func (x *exchange) refuse(e *ipc.Error) {
-	x.w.Header().Set("Connection", "close")                              // the body is not wanted
-	_ = x.out.SetReadDeadline(time.Now().Add(x.web.srv.cfg.ReadTimeout)) // for what of it is on its way
-	switch path := x.r.URL.Path; {
-	case strings.HasPrefix(x.r.Header.Get("Content-Type"), "application/grpc"): // its status is in headers
-		h := x.w.Header()
-		h.Set("Content-Type", "application/grpc")
-		h.Set("Grpc-Status", "7") // PERMISSION_DENIED
-		h.Set("Grpc-Message", url.PathEscape(e.Message))
-		x.w.WriteHeader(http.StatusOK)
-	case path == "/rpc":
-		retryAfter(x.w.Header(), e)
-		x.rpcAnswer(httpStatus(e), rpcCall{}.response(nil, rpcErrorOf(e)))
-	case path == "/v2" || strings.HasPrefix(path, "/v2/"):
-		x.oipError(e)
-	case strings.HasPrefix(path, "/v1/"):
-		x.openaiError(e)
-	default:
-		x.notReady(e)
-	}
 }

@@ -1,6 +1,9 @@
 package gateway
 
 import (
+	"strings"
+	"time"
+
 	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -26,9 +29,39 @@ func (c *conn) prove(authorization string) *ipc.Error {
 	return nil
 }
 
+// unknownFrame is the size in bytes of the largest frame that is read from a client by TCP who has shown no token: a stranger holds no more of the memory than that at a time.
+const unknownFrame = 64 << 10
+
+// unknown refuses a frame of so many bytes by TCP if it is too large as long as nobody knows who sends it. By the socket the kernel says whose share it is.
+func (c *conn) unknown(size int) *ipc.Error {
+	if size <= unknownFrame || !c.remote() || c.proven.Load() {
+		return nil
+	}
+	return ipc.Errorf(ipc.PermissionDenied, "unauthenticated", "this connection has shown no token yet, and until then its requests have %d bytes at most, not %d; begin with a small one that has the token, such as `whoami` of the pool %s", unknownFrame, size, controlPool)
+}
+
 // expel hangs up on a client that had to show a token and has shown none in time.
 func (c *conn) expel() {
 	if !c.proven.Load() {
 		c.close()
+	}
+}
+
+// refuse answers a request whose body has not been read with an error, in the form that its path has.
+func (x *exchange) refuse(e *ipc.Error) {
+	x.w.Header().Set("Connection", "close")                              // the body is not wanted
+	_ = x.out.SetReadDeadline(time.Now().Add(x.web.srv.cfg.ReadTimeout)) // for what of it is on its way
+	switch path := x.r.URL.Path; {
+	case x.r.ProtoMajor == 2 && speaksGRPC(x.r):
+		(&grpcCall{exchange: x}).end(e)
+	case path == "/rpc":
+		retryAfter(x.w.Header(), e)
+		x.rpcAnswer(httpStatus(e), rpcCall{}.response(nil, rpcErrorOf(e)))
+	case path == "/v2" || strings.HasPrefix(path, "/v2/"):
+		x.oipError(e)
+	case strings.HasPrefix(path, "/v1/"):
+		x.openaiError(e)
+	default:
+		x.notReady(e)
 	}
 }

@@ -157,9 +157,14 @@ func (l *rpcLines) take(line []byte, place *ipc.Place) {
 		var which struct {
 			ID json.RawMessage `json:"id"`
 		}
-		if json.Unmarshal(call.params, &which) == nil { // else it names none
-			l.cancel(string(which.ID))
+		if json.Unmarshal(call.params, &which) == nil && which.ID != nil { // else it names none
+			l.cancel(string(oneLine(which.ID)))
 		}
+		return
+	}
+	if call.invalid != nil {
+		place.Leave()
+		l.send(call.response(nil, call.invalid))
 		return
 	}
 	name := string(call.id)
@@ -180,9 +185,6 @@ func (l *rpcLines) take(line []byte, place *ipc.Place) {
 
 // answer makes a call, sends its chunks, and returns its response.
 func (l *rpcLines) answer(ctx context.Context, place *ipc.Place, call rpcCall) []byte {
-	if call.invalid != nil {
-		return call.response(nil, call.invalid)
-	}
 	req, e := call.request()
 	if e != nil {
 		return call.response(nil, rpcErrorOf(e))

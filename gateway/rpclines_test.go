@@ -101,6 +101,13 @@ func TestRPCLines(t *testing.T) {
 				k.say(bad)
 				k.wants(want)
 			}
+			k.call("null", "p.block", "null") // what is no call is told with the same id, and has nothing to do with it
+			await(t, b.ended, "it to begin")
+			k.say("{}")
+			k.wants("-32600")
+			k.say(`{"jsonrpc":"2.0","method":"rpc.cancel","params":{"id":null}}`)
+			k.wants(`"code":-32001`)
+			await(t, b.ended, "the cancellation to reach the chain")
 			k.say(`{"jsonrpc":"2.0","method":"rpc.cancel","params":{"id":"none"}}`)
 			k.say(`{"jsonrpc":"2.0","method":"rpc.cancel","params":7}`)
 			k.say(`{"jsonrpc":"2.0","method":"rpc.cancel","params":{"id":"slow"}}`)

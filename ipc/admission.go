@@ -21,13 +21,14 @@ const (
 //	Socket.Recv ──admit: take──▶ pending ──settle: the message is done with─▶ given back
 //	                                └─start: a request begins─▶ its Charge ──its handler returns─▶ given back
 type admission struct {
-	account *budget.Account // immutable; nil: no bounds
-	pending int64           // bytes
+	account *budget.Account       // immutable; nil: no bounds
+	ask     func(size int) *Error // immutable; nil: all are taken that there is room for
+	pending int64                 // bytes
 }
 
 // watch makes a transport ask before it reads a message's bytes.
 func (a *admission) watch(t Transport) {
-	if a.account == nil {
+	if a.account == nil && a.ask == nil {
 		return
 	}
 	switch t := t.(type) {
@@ -41,6 +42,14 @@ func (a *admission) watch(t Transport) {
 // admit takes the room for a message of size bytes that begins with head. A length is only a claim, but what it claims is the client's own share, and for as long as a message may take to come. A ring does
 // not know how long a message will be, so it asks for each of its frames, with the size so far.
 func (a *admission) admit(head []byte, size int) *Error {
+	if a.ask != nil {
+		if e := a.ask(size); e != nil {
+			return e
+		}
+	}
+	if a.account == nil {
+		return nil
+	}
 	n := int64(size)
 	if k, _, ok := DecodeHead(head); !ok || k != KindRequest {
 		if size <= freeMessage {

@@ -147,6 +147,15 @@ type PoolList struct {
 	Pools []PoolEntry `json:"pools" msgpack:"pools"`
 }
 
+// PoolNamed returns which pool a request to the server itself is about, by its body, {pool}; "": it names none. Who decides about such a request and who does it must read it alike.
+func PoolNamed(body Body) (string, error) {
+	var args struct {
+		Pool string `msgpack:"pool"`
+	}
+	err := body.Decode(&args)
+	return args.Pool, err
+}
+
 // PoolEntry is a pool that its reader may use, and what of it.
 type PoolEntry struct {
 	Name    string   `json:"name" msgpack:"name"`

@@ -30,6 +30,9 @@ type ServeConfig struct {
 	// for it. What is too much is refused with RESOURCE_EXHAUSTED/memory_full, /too_many_requests or /slow_reader.
 	Account *budget.Account
 
+	// Admit, if not nil, is asked before that, with the size of each message in bytes; an error refuses it unread. Called on Serve's goroutine, must not block.
+	Admit func(size int) *Error
+
 	// Crew, if not nil, runs the handlers; its owner closes it after Serve. nil: Serve has one of its own.
 	Crew *Crew
 	// Arenas are those that the requester, a client with rings, may attach and name in requests; nil: it may have none.
@@ -56,7 +59,7 @@ func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 		cfg.Crew = NewCrew(ownCrew)
 		defer cfg.Crew.Close()
 	}
-	s := &server{t: t, h: h, cfg: cfg, ctx: ctx, open: map[uint64]*Responder{}, room: admission{account: cfg.Account}}
+	s := &server{t: t, h: h, cfg: cfg, ctx: ctx, open: map[uint64]*Responder{}, room: admission{account: cfg.Account, ask: cfg.Admit}}
 	s.batches, _ = h.(BatchHandler)
 	s.room.watch(t)
 	if cfg.Draining != nil {

@@ -17,10 +17,8 @@ const controlTimeout = 10 * time.Minute
 
 // control answers the requests to the pool named [ControlPool].
 func (s *Supervisor) control(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
-	var args struct {
-		Pool string `msgpack:"pool"`
-	}
-	if err := req.Body.Decode(&args); err != nil {
+	name, err := ipc.PoolNamed(req.Body)
+	if err != nil {
 		return nil, err
 	}
 	timeout := req.Timeout
@@ -29,7 +27,7 @@ func (s *Supervisor) control(ctx context.Context, req *ipc.Request) (ipc.Replies
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	pools, err := s.chosen(args.Pool)
+	pools, err := s.chosen(name)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +42,7 @@ func (s *Supervisor) control(ctx context.Context, req *ipc.Request) (ipc.Replies
 	case "health":
 		result = health(ctx, pools)
 	case "restart":
-		if args.Pool == "" {
+		if name == "" {
 			return nil, ipc.Errorf(ipc.InvalidArgument, "invalid_argument", "restart needs a pool's name")
 		}
 		err = pools[0].restart(ctx)
@@ -64,7 +62,7 @@ func (s *Supervisor) control(ctx context.Context, req *ipc.Request) (ipc.Replies
 		if answer == nil {
 			return nil, ipc.Errorf(ipc.NotFound, "unknown_action", "pool %s has no action %q; it has %s", ControlPool, req.Action, strings.Join(s.controlActions(), ", "))
 		}
-		result, err = answer(ctx, args.Pool)
+		result, err = answer(ctx, name)
 	}
 	if err != nil {
 		return nil, err

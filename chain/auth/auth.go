@@ -44,7 +44,11 @@ func (a *Auth) Configure(cfg Config) (undo func(), _ error) {
 		return nil, err
 	}
 	old := a.policy.Swap(p)
-	return func() { _, _ = a.Configure(old.cfg) }, nil
+	return func() {
+		if _, err := a.Configure(old.cfg); err != nil { // a name of it is no user's any more: what it was compiled to holds
+			a.policy.Store(old)
+		}
+	}, nil
 }
 
 // Collectors are the link's metrics.

@@ -537,3 +537,76 @@ func TestIdleLimitsAreForgotten(t *testing.T) {
 		t.Errorf("%d are kept", n)
 	}
 }
+
+// A rule of the server itself may be for some pools: action:pool. Without a pool in the request, or with another, it allows nothing.
+func TestControlOfOnePool(t *testing.T) {
+	own := map[string]Role{"operator": {Allow: rules("ringmaster", "restart:vision-* health:echo drain status:whisper reload:whisper")}}
+	a := newTest(t, Config{Given: true, Roles: own, Users: map[string][]string{"1000": {"operator"}}}, false)
+	peer := chain.Peer{UID: 1000, Standing: chain.Stranger}
+	may := func(action string, body any) error {
+		t.Helper()
+		req := &ipc.Request{Pool: controlPool, Action: action}
+		if body != nil {
+			b, err := ipc.Marshal(body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Body = b
+		}
+		_, err := a.Link(end)(chain.WithPeer(context.Background(), peer), req)
+		return err
+	}
+	pool := func(name string) any { return map[string]string{"pool": name} }
+	for _, tt := range []struct {
+		action string
+		body   any
+		want   bool
+	}{
+		{"restart", pool("vision-a"), true},
+		{"restart", pool("echo"), false},
+		{"restart", nil, false},
+		{"restart", pool(""), false},
+		{"restart", map[string]any{"pool": nil}, false},
+		{"drain", pool("echo"), true},
+		{"drain", nil, true},
+		{"health", pool("echo"), true},
+		{"health", pool("vision-a"), false},
+		{"status", pool("whisper"), false}, // it would tell of all pools
+		{"reload", pool("whisper"), false},
+		{"health", nil, false},
+		{"version", nil, false},
+		{"reload", pool("vision-a"), false},
+	} {
+		err := may(tt.action, tt.body)
+		if tt.want != (err == nil) {
+			t.Errorf("%s %v: %v", tt.action, tt.body, err)
+		}
+		if !tt.want {
+			wantReason(t, err, "PERMISSION_DENIED/denied")
+		}
+	}
+	if err := may("restart", 5); err == nil {
+		t.Error("a body that names nothing is decided about")
+	}
+	if v := a.ExplainPeer(peer, controlPool, "restart:vision-a"); !v.Allowed {
+		t.Errorf("%+v", v)
+	}
+	if v := a.ExplainPeer(peer, controlPool, "restart"); v.Allowed {
+		t.Errorf("%+v", v)
+	}
+}
+
+// A configuration that is taken back does not stay because the one before cannot be read anew: a user of it is gone.
+func TestUndoAlwaysHolds(t *testing.T) {
+	a := newTest(t, Config{Given: true, Users: map[string][]string{"alice": {"chat"}}, Roles: roles}, false) // this machine has no alice
+	undo, err := a.Configure(Config{Given: true, Users: map[string][]string{"*": {"admin"}}, Roles: roles})
+	if err != nil {
+		t.Fatal(err)
+	}
+	undo()
+	_, err = ask(a, chain.Peer{UID: 1234, Standing: chain.Stranger}, controlPool, "restart", "")
+	wantReason(t, err, "PERMISSION_DENIED/unauthenticated")
+	if _, err := ask(a, chain.Peer{UID: 1000, Standing: chain.Stranger}, "smollm2", "chat", ""); err != nil {
+		t.Error(err)
+	}
+}

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ringmasterd/ringmaster/ipc"
@@ -48,8 +49,37 @@ func (r *rule) allows(pool, action string) bool {
 	if pool != controlPool {
 		return r.pools.match(pool) && r.actions.match(action)
 	}
-	// Who may see the status may see what tells less.
-	return r.control && (r.actions.match(action) || (action == "health" || action == "version") && r.actions.match("status"))
+	return r.control && r.allowsControl(action)
+}
+
+// allowsControl reports whether a rule of the server itself allows an action: by its name, or, where that is about one pool, by action:pool. Who may see the status may see what tells less.
+func (r *rule) allowsControl(action string) bool {
+	if r.actions.match(action) {
+		return true
+	}
+	name, _, one := strings.Cut(action, ":")
+	if one {
+		return r.allowsControl(name)
+	}
+	return (name == "health" || name == "version") && r.actions.match("status")
+}
+
+// asked is the action of a request as rules have it: of the server itself, where it is about one pool, with that one's name, as in restart:echo, so that a rule may allow it for some pools.
+func asked(req *ipc.Request) (string, *ipc.Error) {
+	if req.Pool != controlPool {
+		return req.Action, nil
+	}
+	switch req.Action {
+	case "restart", "drain", "health", "cache_clear": // of the one pool that they name; others are about the whole server, whatever they name
+		pool, err := ipc.PoolNamed(req.Body)
+		if err != nil {
+			return "", ipc.AsError(err)
+		}
+		if pool != "" {
+			return req.Action + ":" + pool, nil
+		}
+	}
+	return req.Action, nil
 }
 
 // free reports whether an action is anybody's who is known: it tells only what concerns oneself.
@@ -90,11 +120,15 @@ func (id *identity) admit(req *ipc.Request, now time.Time) (*limits, *ipc.Error)
 	if id.all || free(req.Pool, req.Action) && id.known() {
 		return nil, nil
 	}
+	action, e := asked(req)
+	if e != nil {
+		return nil, e
+	}
 	var full *held
 	var least refusal
 	for i := range id.held {
 		h := &id.held[i]
-		rule := h.role.allows(req.Pool, req.Action)
+		rule := h.role.allows(req.Pool, action)
 		if rule == nil {
 			continue
 		}
@@ -112,5 +146,5 @@ func (id *identity) admit(req *ipc.Request, now time.Time) (*limits, *ipc.Error)
 	if full != nil {
 		return nil, id.rateLimited(full, least)
 	}
-	return nil, id.denied(req.Pool, req.Action)
+	return nil, id.denied(req.Pool, action)
 }

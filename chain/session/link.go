@@ -28,6 +28,9 @@ const controlPool = "ringmaster"
 // storeTimeout is how long a store may take for one thing.
 const storeTimeout = 2 * time.Second
 
+// keptFactor is how much memory what is kept of a session takes in a request of it, for each byte: as it was read, in the request's new body, and as it is stored again.
+const keptFactor = 3
+
 // storeRetry is when a request is to be tried again that found no store.
 const storeRetry = time.Second
 
@@ -147,6 +150,11 @@ func (x *exchange) load(ctx context.Context, req *ipc.Request) error {
 		if err := x.expect(want); err != nil {
 			return err
 		}
+	}
+	if size := r.size(); size > 0 && req.Hand(keptFactor*size, 0) != nil {
+		e := ipc.Errorf(ipc.ResourceExhausted, "memory_full", "there is no room for what is kept of session %q, %d bytes: this client's requests and replies hold its share of the server's memory; have fewer open at a time, or raise `memory`", x.id, size)
+		e.RetryAfter = storeRetry
+		return e
 	}
 	x.context = r.context
 	if len(req.Context) > 0 {

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/internal/budget"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -585,6 +586,31 @@ func slicesOf(m map[uint64]bool) (list []uint64) {
 		list = append(list, k)
 	}
 	return list
+}
+
+// What a session brings into a request is its client's to pay for, like the request itself.
+func TestSessionsAreCharged(t *testing.T) {
+	s := keeping(t, conversing)
+	h := s.Link(answering(func(context.Context, *ipc.Request) []*ipc.Reply {
+		return []*ipc.Reply{end(&ipc.Reply{Body: encoded(t, "yes")})}
+	}).handle)
+	ask := func(text string) error {
+		b := budget.New(1 << 20)
+		place, refused := ipc.Enter(b.User().Account(10), 0)
+		if refused != nil {
+			t.Fatal(refused)
+		}
+		req := asked(t, "s", map[string]any{"messages": []any{says("user", text)}})
+		place.Hold(req)
+		_, err := taken(as(t, 1), h, req)
+		place.Leave()
+		if b.Used() != 0 {
+			t.Errorf("%d bytes are still held", b.Used())
+		}
+		return err
+	}
+	must(t, ask(strings.Repeat("x", 300<<10)))
+	wantError(t, ask("and?"), ipc.ResourceExhausted, "memory_full")
 }
 
 func TestControl(t *testing.T) {

@@ -17,12 +17,17 @@ type record struct {
 	messages []ipc.Body // each a value, still encoded
 }
 
-func (r record) encode() []byte {
-	size := 16 + len(r.context)
+// size is how many bytes the record has, without what stands before each part.
+func (r record) size() int64 {
+	n := len(r.context)
 	for _, m := range r.messages {
-		size += len(m)
+		n += len(m)
 	}
-	b := append(make([]byte, 0, size), 0x93, recordVersion)
+	return int64(n)
+}
+
+func (r record) encode() []byte {
+	b := append(make([]byte, 0, 16+r.size()), 0x93, recordVersion)
 	b = appendLength(b, len(r.context), bin)
 	b = append(b, r.context...)
 	b = appendLength(b, len(r.messages), array)

@@ -43,8 +43,9 @@ func (a *app) cacheClearCommand() *cobra.Command {
 		Use:   "clear [POOL]",
 		Short: "Drop a pool's answers from the cache",
 		Long: `Drop a pool's answers, or those of all pools, from the cache. Answers to requests that are
-under way are not kept, either. It is for when a model has changed though the configuration
-says the same: after "ringmaster restart POOL" with other weights in the same place.`,
+under way are not kept, either. It is for when what answers depend on has changed though the
+configuration says the same, and the workers are the same: something that they read. (A
+"ringmaster restart POOL", with other weights in the same place, clears by itself.)`,
 		Example: `  ringmaster cache clear
   ringmaster cache clear embed --json`,
 		Args:              optionalPool,

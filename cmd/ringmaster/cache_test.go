@@ -295,6 +295,31 @@ func TestCacheClear(t *testing.T) {
 	}
 }
 
+// New workers on command are asked anew, of that pool alone.
+func TestCacheRestart(t *testing.T) {
+	s := serve(t, "pools: {a: {builtin: echo, actions: {echo: {cache: {ttl: 10m}}}}, b: {builtin: echo, actions: {echo: {cache: {ttl: 10m}}}}}")
+	s.one("a", "echo", 1)
+	s.one("b", "echo", 1)
+	if r := s.run("restart", "a"); r.code != 0 {
+		t.Fatalf("%+v", r)
+	}
+	if _, said := s.one("a", "echo", 1); said != "miss" {
+		t.Errorf("after a restart: %s", said)
+	}
+	if _, said := s.one("b", "echo", 1); said != "hit" {
+		t.Errorf("another pool: %s", said)
+	}
+}
+
+// A worker has no say in what links tell; this one replies with the headers that it gets.
+func TestWorkersDoNotSpeakForLinks(t *testing.T) {
+	s := serve(t, "pools: {a: {builtin: echo}}")
+	r, _ := s.one("a", "echo", 1, client.WithHeaders(map[string]string{"k": "v", "age": "7", "cache": "hit", "degraded": "session", "session-version": "9"}))
+	if len(r.Headers) != 1 || r.Headers["k"] != "v" {
+		t.Errorf("%v", r.Headers)
+	}
+}
+
 // What HTTP's clients say and are told.
 func TestCacheOverHTTP(t *testing.T) {
 	s := serve(t, "pools: {a: {builtin: echo, actions: {echo: {cache: {ttl: 10m}}}}}")

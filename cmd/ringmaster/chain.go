@@ -50,8 +50,22 @@ func newCallChain(sup *supervisor.Supervisor, file *config.File, log *slog.Logge
 		return nil, errors.Join(err, c.sessions.Close(), c.trace.Close())
 	}
 	c.resilience = resilience.New(sup.Action, c.cache, log)
-	c.handler = chain.New(sup.Call, c.trace.Link, c.auth.Link, c.sessions.Link, c.pipelines.Link, c.cache.Link, c.resilience.Link, c.trace.Reach)
+	c.handler = chain.New(sup.Call, c.trace.Link, c.auth.Link, c.sessions.Link, c.pipelines.Link, c.cache.Link, c.resilience.Link, chain.Silence, c.restarts, c.trace.Reach)
 	return c, c.configure(file)
+}
+
+// restarts is the link that notices when a pool was given new workers because somebody said so: what its old ones answered is not taken for what the new ones would, nor what they are at now. How often a worker dies by itself does not matter.
+func (c *callChain) restarts(next chain.Handler) chain.Handler {
+	return func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
+		replies, err := next(ctx, req) // it returns when that is done, or has failed half way
+		if req.Pool != supervisor.ControlPool || req.Action != "restart" || err != nil && ipc.AsError(err).Code == ipc.NotFound {
+			return replies, err
+		}
+		if pool, e := ipc.PoolNamed(req.Body); e == nil && pool != "" {
+			c.cache.Clear(pool)
+		}
+		return replies, err
+	}
 }
 
 // Call implements [gateway.Backend].
