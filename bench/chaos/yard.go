@@ -166,11 +166,16 @@ func (y *yard) spring(left int) {
 		t := y.traps[0]
 		y.traps = y.traps[1:]
 		y.bytes -= len(t.Data)
-		y.tally.arena("released ranges watched")
-		if at := spoiled(t.Data); at >= 0 {
-			y.tally.breaks("arena: a range of %d bytes at %d of region %d was written to after its release, first at byte %d", len(t.Data), t.At.Offset, t.At.Region, at)
-		}
+		y.look(t)
 		y.arena.Free(t)
+	}
+}
+
+// look sees whether somebody has walked into a trap.
+func (y *yard) look(t client.Tensor) {
+	y.tally.arena("released ranges watched")
+	if at := spoiled(t.Data); at >= 0 {
+		y.tally.breaks("arena: a range of %d bytes at %d of region %d was written to after its release, first at byte %d", len(t.Data), t.At.Offset, t.At.Region, at)
 	}
 }
 
