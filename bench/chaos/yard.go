@@ -189,16 +189,23 @@ func (y *yard) settle(ctx context.Context) {
 	defer cancel()
 	var last error
 	err := poll(limited, "the leases of an arena to be released", func() (bool, error) {
-		var all client.Tensor
-		if all, last = y.arena.Tensor("all", "uint8", uint64(y.arena.Size())); last != nil {
-			return ipc.AsError(last).Reason != "arena_full", nil // its connection is gone
-		}
-		y.arena.Free(all)
-		return true, nil
+		last = y.whole()
+		return last == nil, nil
 	})
 	if err != nil && ctx.Err() == nil {
 		y.tally.breaks("arena: %v: %v", err, last)
 	}
+}
+
+// whole returns an error if something of the arena is in use. One whose connection is gone has no leases.
+func (y *yard) whole() error {
+	all, err := y.arena.Tensor("all", "uint8", uint64(y.arena.Size()))
+	var e *ipc.Error
+	if errors.As(err, &e) && e.Reason == "arena_full" {
+		return err
+	}
+	y.arena.Free(all) // ignored if there was none
+	return nil
 }
 
 // pattern is what fills memory that nobody is to write to.

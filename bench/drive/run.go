@@ -129,7 +129,7 @@ func (t *target) measure(ctx context.Context, cfg *Config, size, outstanding int
 		if err != nil {
 			return nil, nil, err
 		}
-		defer lot.close()
+		defer func() { _ = lot.close() }()
 		calls, memory = []load.Call{t.inPlace(lot, cfg)}, lot.memory
 	}
 	r, err := load.Run(ctx, load.Config{
