@@ -175,7 +175,7 @@ func TestArenaRoundTrip(t *testing.T) {
 	if err == nil {
 		err = r.Decode(&places)
 	}
-	if err != nil || !strings.HasPrefix(places["x"], "/memfd:ringmaster-arena") {
+	if err != nil || !r.Arena || !strings.HasPrefix(places["x"], "/memfd:ringmaster-arena") {
 		t.Fatalf("the worker has x in %q, %v", places["x"], err)
 	}
 
@@ -693,6 +693,9 @@ func TestArenaThatTheWorkerCannotUse(t *testing.T) {
 			}
 			if !bytes.Equal(r.Tensor("x").Data, x.Data) {
 				t.Error("another tensor comes back")
+			}
+			if r.Arena {
+				t.Errorf("%s: the reply says that the request named an arena", reason)
 			}
 		}
 		for _, err := range c.Stream(within(t), "p", "echo", nil, client.WithTensors(x)) {

@@ -18,6 +18,7 @@ type Reply struct {
 	Tensors []Tensor
 	Body    ipc.Body // one MessagePack value; nil is MessagePack's nil
 	Last    bool     // the action's last word: an answer rather than a chunk
+	Arena   bool     // the request named memory of arenas, for tensors or outputs: see [Client.Arena]
 	Context []byte   // the session's opaque bytes from now on, for [WithContext], if the action made others and no server keeps them; empty: what they were
 }
 
@@ -55,7 +56,7 @@ func (c *Client) Call(ctx context.Context, pool, action string, body any, opts .
 		call.Cancel("cancelled")
 		return nil, ipc.Errorf(ipc.Unimplemented, "stream", "action %q of pool %q answers in chunks; use Stream", action, pool)
 	}
-	return public(r), nil
+	return call.public(r), nil
 }
 
 // Stream runs an action and yields its chunks; an action that answers once yields that. An error comes last, with a nil reply. Leaving the loop cancels the request. Each range over the result
@@ -86,10 +87,10 @@ func (c *Client) Stream(ctx context.Context, pool, action string, body any, opts
 				return
 			case r.End:
 				if !r.Empty() {
-					yield(public(r), nil)
+					yield(call.public(r), nil)
 				}
 				return
-			case !yield(public(r), nil):
+			case !yield(call.public(r), nil):
 				return
 			}
 		}
@@ -107,7 +108,7 @@ func (c *Client) start(ctx context.Context, req *ipc.Request) (*exchange, error)
 	if err != nil {
 		return nil, err
 	}
-	return &exchange{client: c, req: req, call: call, named: named}, nil
+	return &exchange{client: c, req: req, call: call, named: named, shared: named}, nil
 }
 
 // send sends the request, on a new connection if the old one turns out to be dead before anything went out. inline says that it is to name no arenas; named, that it does.
@@ -163,6 +164,6 @@ func withTimeout(ctx context.Context, d time.Duration) (context.Context, context
 	return context.WithTimeout(ctx, d)
 }
 
-func public(r *ipc.Reply) *Reply {
-	return &Reply{Headers: r.Headers, Tensors: r.Tensors, Body: r.Body, Last: r.End, Context: r.Context}
+func (x *exchange) public(r *ipc.Reply) *Reply {
+	return &Reply{Arena: x.shared, Headers: r.Headers, Tensors: r.Tensors, Body: r.Body, Last: r.End, Context: r.Context}
 }

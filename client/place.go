@@ -96,12 +96,14 @@ type exchange struct {
 	req    *ipc.Request
 	call   *ipc.Call
 	named  bool // it names arenas, and nothing has come yet
+	shared bool // it names arenas, and was answered so
 }
 
 // Recv returns the next reply, as [ipc.Call.Recv] does.
 func (x *exchange) Recv(ctx context.Context) (*ipc.Reply, error) {
 	r, err := x.call.Recv(ctx)
 	if err != nil && x.named && x.client.goesInline(x.req.Pool, ipc.AsError(err)) {
+		x.shared = false
 		if x.call, _, err = x.client.send(ctx, x.req, true); err != nil {
 			x.call = nil
 			return nil, err

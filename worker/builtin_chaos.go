@@ -40,30 +40,57 @@ type chaosAnswer struct {
 	PID   int    `msgpack:"pid"`
 }
 
-// transform answers with a function of all that it was sent, see package proof, after body.ms milliseconds. once is the same, but says of itself that it must not be run twice.
+// transform answers with a function of all that it was sent, see package proof, after body.ms milliseconds. once is the same, but says of itself that it must not be run twice. Where the requester has set memory aside for the
+// answer, it is written to from the first moment to the last: nonsense before the wait, and the answer after it. body.late says that the action is to go on, and write, although nobody waits any more.
 func transform(ctx context.Context, req *Request) (*Reply, error) {
-	a := parseArgs(req, `{"nonce": "0000000000000001", "ms": 5, "data": "…"}`)
+	a := parseArgs(req, `{"nonce": "0000000000000001", "ms": 5, "late": false, "data": "…"}`)
 	nonce := a.text("nonce")
 	wait := time.Duration(a.number("ms", 0, 60_000) * float64(time.Millisecond))
 	data, _ := a.body["data"].([]byte)
+	late, _ := a.body["late"].(bool)
 	if a.err != nil {
 		return nil, a.err
 	}
 	if err := record(nonce); err != nil {
 		return nil, err
 	}
+	answers, err := outputs(req)
+	if err != nil {
+		return nil, err
+	}
+	if late {
+		ctx = context.WithoutCancel(ctx)
+	}
 	if err := pause(ctx, wait); err != nil {
 		return nil, err
 	}
 	sum := proof.Sum(nonce, data, req.Tensors)
 	slices.Reverse(data)
-	reply := &Reply{Body: chaosAnswer{Nonce: nonce, Sum: sum, Data: data, Slot: os.Getenv(ipc.SlotVariable), PID: os.Getpid()}}
+	reply := &Reply{Body: chaosAnswer{Nonce: nonce, Sum: sum, Data: data, Slot: os.Getenv(ipc.SlotVariable), PID: os.Getpid()}, Tensors: answers}
 	mask := proof.Mask(nonce)
-	for _, t := range req.Tensors {
-		t.Data = proof.Mix(t.Data, mask)
-		reply.Tensors = append(reply.Tensors, t)
+	for i, t := range req.Tensors {
+		proof.MixInto(answers[i].Data, t.Data, mask)
 	}
 	return reply, nil
+}
+
+// nonsense is what an answer's memory is full of until the answer is there.
+const nonsense = 0xee
+
+// outputs makes the tensors of an answer, like those of the request, where the requester would like them.
+func outputs(req *Request) ([]ipc.Tensor, error) {
+	var answers []ipc.Tensor
+	for _, t := range req.Tensors {
+		answer, err := req.Output(t.Name, t.DType, t.Shape...)
+		if err != nil {
+			return nil, err
+		}
+		for i := range answer.Data {
+			answer.Data[i] = nonsense
+		}
+		answers = append(answers, answer)
+	}
+	return answers, nil
 }
 
 // chaosChunk is one chunk of a stream.

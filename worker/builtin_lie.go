@@ -37,16 +37,19 @@ var lies = map[string]func(*liar){
 	"payload":   (*liar).payload,
 }
 
-// lie scribbles over this process's half of the segment, w2s, in the way that body.how says, and goes on until it is killed. payload writes where other answers may be on their way, so it is
+// lie scribbles over this process's half of the segment, w2s, in the way that body.how says, and goes on until it is killed. astray answers once, with a tensor that lies where nobody has set memory aside for it. payload writes where other answers may be on their way, so it is
 // refused unless this worker does one thing at a time.
 func lie(_ context.Context, req *Request) (*Reply, error) {
 	a := parseArgs(req, `{"how": "header"}`)
-	how := a.choice("how", "header", "ahead", "backwards", "unaligned", "frame", "payload")
+	how := a.choice("how", "header", "ahead", "backwards", "unaligned", "frame", "payload", "astray")
 	if a.err != nil {
 		return nil, a.err
 	}
 	if how == "payload" && os.Getenv(ipc.ConcurrencyVariable) != "1" {
 		return nil, ipc.Errorf(ipc.InvalidArgument, "invalid_argument", "lie: payload would change the answers to other requests, which nobody could see; use it in a pool with concurrency: 1")
+	}
+	if how == "astray" {
+		return astray(req), nil
 	}
 	l, err := newLiar()
 	if err != nil {
@@ -56,6 +59,22 @@ func lie(_ context.Context, req *Request) (*Reply, error) {
 		lies[how](l)
 		time.Sleep(time.Millisecond)
 	}
+}
+
+// astray answers with a tensor in memory of arenas that is no slot of the request: beside its slot, where its own tensor lies, or in a region that it does not name.
+func astray(req *Request) *Reply {
+	t := ipc.Tensor{Name: "x", DType: "uint8", Shape: []uint64{64}, Data: make([]byte, 64)}
+	at := ipc.Range{Region: 1}
+	for _, o := range req.Outputs {
+		at = o.At
+		at.Offset += 64
+	}
+	if len(req.Tensors) > 0 && req.Tensors[0].At.Region != 0 && rand.IntN(2) == 0 {
+		at = req.Tensors[0].At
+	}
+	at.Length = uint64(len(t.Data))
+	req.Outputs = []ipc.Output{{Name: t.Name, Data: make([]byte, len(t.Data)), At: at}} // what the SDK takes for true
+	return &Reply{Tensors: []ipc.Tensor{t}}
 }
 
 func newLiar() (*liar, error) {

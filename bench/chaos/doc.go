@@ -9,9 +9,9 @@
 //
 // What it promises is in promises.go, in one place: which outcome each class of request may have. Every answer is a function of its request (package proof), so that a wrong byte is seen; every run
 // of an action leaves a line in the ledger, so that one run too many is seen; every request has a number, so that one without an outcome is seen; and what the server holds of its
-// system is compared before and after, and looked for once more when it has ended.
+// system is compared before and after, and looked for once more when it has ended. Much of the load lies in arenas: no byte beside an answer's slot may change, none of what is released, and every lease must be.
 //
-// Read in this order: promises.go (what is allowed), request.go (what is asked, and whether the answer is right), line.go (the two kinds of connection), tally.go and ledger.go (what came of it),
+// Read in this order: promises.go (what is allowed), request.go (what is asked, and whether the answer is right), line.go and yard.go (the two kinds of connection, and the arena of one of them), tally.go and ledger.go (what came of it),
 // load.go and process.go (clients, in this process and in others), server.go (the server under test), faults.go and flights.go (what is done to its workers, and when), unrest.go (what is done to the rest), recovery.go,
 // proc_linux.go and leaks.go (what is left), run.go (all of it), result.go and print.go.
 //

@@ -174,7 +174,7 @@ func (j *injector) leak(ctx context.Context) {
 }
 
 func (j *injector) lie(ctx context.Context) {
-	hows := []string{"header", "ahead", "backwards", "unaligned", "frame"}
+	hows := []string{"header", "ahead", "backwards", "unaligned", "frame", "astray", "astray"}
 	if j.pool == narrow {
 		hows = append(hows, "payload")
 	}
@@ -204,7 +204,12 @@ func (j *injector) harm(ctx context.Context, c class, body harmBody, timeout tim
 	}
 	n := j.caller.ids.take(c)
 	body.Nonce = n.nonce()
-	err = j.caller.call(ctx, newRequest(n, j.pool, body, timeout)) // the tally has it
+	r := newRequest(n, j.pool, body, timeout)
+	if body.How == "astray" {
+		r.req.Tensors = []ipc.Tensor{{Name: "x", DType: "uint8", Shape: []uint64{4 << 10}, Data: make([]byte, 4<<10)}}
+		r.req.Outputs = []ipc.Output{{Name: "x", At: ipc.Range{Length: 4 << 10}}}
+	}
+	err = j.caller.call(ctx, r) // the tally has it
 	if refused(ipc.AsError(err)) {
 		return
 	}

@@ -36,6 +36,8 @@ func compare(before, after *holdings) []Leak {
 		{"resident bytes", before.RSS, after.RSS, moreRSS},
 		{"children", int64(before.Children), int64(after.Children), 0},
 		{"zombies", 0, int64(after.Zombies), 0},
+		{"arenas", 0, int64(after.Regions), 0}, // nobody is connected
+		{"arenas in workers", 0, int64(after.Arenas), 0},
 	}
 }
 

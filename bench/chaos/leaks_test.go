@@ -79,6 +79,8 @@ func TestLeaksOfEveryKindAreSeen(t *testing.T) {
 		"goroutines":     func(h *holdings) { h.Goroutines++ },
 		"children":       func(h *holdings) { h.Children++ },
 		"zombies":        func(h *holdings) { h.Zombies++ },
+		"arenas":         func(h *holdings) { h.Regions++ },
+		"arenas in":      func(h *holdings) { h.Arenas++ },
 	} {
 		after := *before
 		grow(&after)

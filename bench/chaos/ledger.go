@@ -72,7 +72,7 @@ func (l *ledger) check(t *Tally) (retried int) {
 		for seq, f := range list {
 			n := id{uint16(series >> 8), class(series), uint32(seq)}
 			switch runs := l.count(n); {
-			case n.class != transform && n.class != stream && n.class != once && n.class != flood: // leaves no line
+			case n.class != transform && n.class != stream && n.class != once && n.class != flood && n.class != hasty: // leaves no line
 			case fate(f) == answered && runs == 0:
 				t.broke("invented: %v was answered and never run", n)
 			case fate(f) == turnedAway && runs > 0:

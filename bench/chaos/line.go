@@ -16,28 +16,37 @@ import (
 type line interface {
 	// ask sends a request and hands each reply to take, whose error ends it and is returned. An error of the server's is an [*ipc.Error].
 	ask(ctx context.Context, req *ipc.Request, streams bool, take func(*ipc.Reply) error) error
+	// settle is called when every request has ended, and waits until the server has done with their memory.
+	settle(ctx context.Context)
 	close()
 }
 
-// lib is a connection of the client package's.
+// lib is a connection of the client package's, with an arena.
 type lib struct {
-	c *client.Client
+	c     *client.Client
+	arena *yard
 }
 
-func dialLib(ctx context.Context, socket string) (*lib, error) {
+func dialLib(ctx context.Context, socket string, tally *Tally) (*lib, error) {
 	c, err := client.Dial(ctx, client.WithAddress(socket))
 	if err != nil {
 		return nil, err
 	}
-	return &lib{c}, nil
+	return &lib{c, newYard(ctx, c, tally)}, nil
 }
 
 func (l *lib) close() { _ = l.c.Close() }
 
+func (l *lib) settle(ctx context.Context) { l.arena.settle(ctx) }
+
 func (l *lib) ask(ctx context.Context, req *ipc.Request, streams bool, take func(*ipc.Reply) error) error {
-	opts := []client.CallOption{client.WithTensors(req.Tensors...), client.WithTimeout(req.Timeout)}
+	p := l.arena.lay(req)
+	answered := false
+	defer func() { l.arena.clear(p, answered) }()
+	opts := []client.CallOption{client.WithTensors(p.tensors...), client.WithOutputs(p.slots...), client.WithTimeout(req.Timeout)}
 	given := func(r *client.Reply) error {
-		return take(&ipc.Reply{End: r.Last, Headers: r.Headers, Body: r.Body, Tensors: r.Tensors})
+		answered = r.Last
+		return errors.Join(take(&ipc.Reply{End: r.Last, Headers: r.Headers, Body: r.Body, Tensors: r.Tensors}), l.arena.check(p, req, r.Tensors))
 	}
 	if !streams {
 		r, err := l.c.Call(ctx, req.Pool, req.Action, req.Body, opts...)
@@ -107,6 +116,8 @@ func (w *wire) run() {
 	w.caller.Close(end, func(uint64) *ipc.Error { return end })
 }
 
+func (w *wire) settle(context.Context) {} // it has no arena
+
 func (w *wire) close() {
 	_ = w.sock.Close()
 	<-w.done
@@ -114,6 +125,7 @@ func (w *wire) close() {
 
 func (w *wire) ask(ctx context.Context, req *ipc.Request, _ bool, take func(*ipc.Reply) error) error {
 	r := *req
+	r.Outputs = nil
 	ctx, cancel := context.WithTimeout(ctx, req.Timeout+w.bound)
 	defer cancel()
 	call, err := w.caller.Start(&r, nil)

@@ -97,6 +97,16 @@ func (c *caller) lost(l line) {
 	}
 }
 
+// settle is called when every request has ended, and waits until the server has done with their memory.
+func (c *caller) settle(ctx context.Context) {
+	c.mu.Lock()
+	l := c.line
+	c.mu.Unlock()
+	if l != nil {
+		l.settle(ctx)
+	}
+}
+
 func (c *caller) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

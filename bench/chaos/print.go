@@ -18,6 +18,11 @@ func (r *Result) Print(out io.Writer) {
 	row("bytes\t%d MiB sent, %d MiB received", r.Load.SentBytes>>20, r.Load.ReceivedBytes>>20)
 	row("run twice\t%d, idempotent all of them", r.Load.RunTwice)
 	row("")
+	row("ARENAS\tTIMES")
+	for _, a := range r.Arenas {
+		row("%s\t%d", a.Name, a.N)
+	}
+	row("")
 	row("FAULT\tTIMES")
 	for _, f := range r.Faults {
 		row("%s\t%d", f.Name, f.N)

@@ -23,6 +23,8 @@ type holdings struct {
 	Goroutines int   // as the process says
 	Children   int
 	Zombies    int
+	Regions    int // arenas, as the process says
+	Arenas     int // descriptors and mappings of arenas in its children
 }
 
 func (h *holdings) fds() int {
@@ -33,7 +35,7 @@ func (h *holdings) fds() int {
 	return n
 }
 
-// holdingsOf looks at a process from outside. Goroutines are left 0.
+// holdingsOf looks at a process from outside. Goroutines and Regions are left 0.
 func holdingsOf(pid int) (*holdings, error) {
 	h := &holdings{FDs: map[string]int{}}
 	dir := fmt.Sprintf("/proc/%d", pid)
@@ -63,6 +65,7 @@ func holdingsOf(pid int) (*holdings, error) {
 	for _, p := range processes() {
 		if p.parent == pid {
 			h.Children++
+			h.Arenas += arenasOf(p.pid)
 			if p.state == "Z" {
 				h.Zombies++
 			}
@@ -70,6 +73,21 @@ func holdingsOf(pid int) (*holdings, error) {
 	}
 	return h, nil
 }
+
+// arenasOf counts a process's descriptors and mappings of arenas.
+func arenasOf(pid int) int {
+	n := 0
+	for _, target := range links(fmt.Sprintf("/proc/%d/fd", pid)) {
+		if strings.HasPrefix(target, arenaFile) {
+			n++
+		}
+	}
+	maps, _ := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	return n + bytes.Count(maps, []byte(arenaFile))
+}
+
+// arenaFile is how the kernel calls an arena.
+const arenaFile = "/memfd:ringmaster-arena"
 
 // descriptor is what kind of thing a descriptor refers to, without the number that tells one from another.
 func descriptor(target string) string {

@@ -35,7 +35,7 @@ func RunClient(ctx context.Context, in io.Reader, out io.Writer) error {
 		_, _ = io.Copy(io.Discard, io.MultiReader(input.Buffered(), in))
 	}()
 	c := &caller{tally: newTally(), promises: spec.Promises, ids: numbers{client: spec.Client}}
-	c.dial = func(ctx context.Context) (line, error) { return dialLib(ctx, spec.Socket) }
+	c.dial = func(ctx context.Context) (line, error) { return dialLib(ctx, spec.Socket, c.tally) }
 	defer c.close()
 	if spec.Flood > 0 {
 		c.dial = func(ctx context.Context) (line, error) {
@@ -44,6 +44,7 @@ func RunClient(ctx context.Context, in io.Reader, out io.Writer) error {
 		c.flood(ctx, spec.Pools[0], spec.Flood)
 	} else {
 		c.load(ctx, stop, spec.Seed, newNoise(spec.Seed), spec.Pools)
+		c.settle(ctx)
 	}
 	return json.NewEncoder(out).Encode(c.tally)
 }

@@ -17,17 +17,18 @@ const (
 	poison // idempotent, and kills whoever runs it
 	flood  // a transform of a client that asks for far too much
 	deaf   // a stream of a client that does not read
+	hasty  // a transform of a client that does not wait for its end
 	classes
 )
 
 func (c class) String() string {
-	return [...]string{"transform", "stream", "once", "hang", "crash", "lie", "leak", "raise", "poison", "flood", "deaf"}[c]
+	return [...]string{"transform", "stream", "once", "hang", "crash", "lie", "leak", "raise", "poison", "flood", "deaf", "hasty"}[c]
 }
 
 // action is the worker's.
 func (c class) action() string {
 	switch c {
-	case flood:
+	case flood, hasty:
 		return transform.String()
 	case deaf:
 		return stream.String()
@@ -38,7 +39,7 @@ func (c class) action() string {
 // maxRuns is how often an action may run for one request.
 func (c class) maxRuns() int {
 	switch c {
-	case transform, stream, poison, flood, deaf:
+	case transform, stream, poison, flood, deaf, hasty:
 		return 2 // it says of itself that it is idempotent
 	}
 	return 1
@@ -62,7 +63,7 @@ func (p Promises) allowed(c class, e *ipc.Error, chunks int) bool {
 	switch (kind{e.Code, e.Reason}) {
 	case kind{ipc.Aborted, "worker_lost"}:
 		switch c {
-		case transform, flood:
+		case transform, flood, hasty:
 			return !p.Retry
 		case stream, deaf:
 			return !p.Retry || chunks > 0 // half an answer cannot begin again
@@ -71,7 +72,7 @@ func (p Promises) allowed(c class, e *ipc.Error, chunks int) bool {
 	case kind{ipc.Aborted, "poison_request"}:
 		return c == hang || c == crash || c == lie || c == poison
 	case kind{ipc.DeadlineExceeded, "deadline"}:
-		return c == hang || !p.HangTimeout
+		return c == hang || c == hasty || !p.HangTimeout
 	case kind{ipc.DeadlineExceeded, "hang_timeout"}:
 		return c == hang
 	case kind{ipc.ResourceExhausted, "slow_reader"}:
@@ -82,7 +83,7 @@ func (p Promises) allowed(c class, e *ipc.Error, chunks int) bool {
 	if e.Code != ipc.ResourceExhausted || e.RetryAfter <= 0 {
 		return false
 	}
-	hurried := c == hang && e.Reason == "would_expire" // its deadline is short
+	hurried := (c == hang || c == hasty) && e.Reason == "would_expire" // their deadlines are short
 	return c == flood || hurried || !p.Fairness
 }
 

@@ -57,6 +57,7 @@ type (
 	transformBody struct {
 		Nonce string  `msgpack:"nonce"`
 		MS    float64 `msgpack:"ms,omitempty"`
+		Late  bool    `msgpack:"late,omitempty"` // goes on, and writes, though nobody waits any more
 		Data  []byte  `msgpack:"data,omitempty"`
 	}
 	streamBody struct {
@@ -98,9 +99,14 @@ func newRequest(n id, pool string, body any, timeout time.Duration, tensors ...i
 }
 
 func newTransform(n id, pool string, ms float64, data []byte, tensors ...ipc.Tensor) *request {
-	r := newRequest(n, pool, transformBody{n.nonce(), ms, data}, patience, tensors...)
+	r := newRequest(n, pool, transformBody{Nonce: n.nonce(), MS: ms, Data: data}, patience, tensors...)
 	r.data = data
 	return r
+}
+
+// newHasty makes a transform whose client waits for about as long as it takes, or much less. The worker writes its answer nevertheless, if it is late.
+func newHasty(n id, pool string, ms float64, late bool, timeout time.Duration, tensors ...ipc.Tensor) *request {
+	return newRequest(n, pool, transformBody{Nonce: n.nonce(), MS: ms, Late: late}, timeout, tensors...)
 }
 
 func newStream(n id, pool string, chunks, size int, ms float64) *request {
@@ -142,9 +148,32 @@ func (b noise) next(rng *rand.Rand, ids *numbers, pools []string) *request {
 	case p < 0.15:
 		return newStream(ids.take(stream), pool, rng.IntN(60), 1+rng.IntN(8<<10), ms/40)
 	case p < 0.30:
-		return newTransform(ids.take(once), pool, ms, b.cut(rng, rng.IntN(256)), b.tensors(rng)...)
+		return wish(rng, newTransform(ids.take(once), pool, ms, b.cut(rng, rng.IntN(256)), b.tensors(rng)...))
+	case p < 0.40:
+		ms := 20 + 180*rng.Float64()
+		timeout := time.Duration((0.1 + 1.2*rng.Float64()) * ms * float64(time.Millisecond))
+		return wish(rng, newHasty(ids.take(hasty), pool, ms, rng.IntN(2) == 0, timeout, b.tensors(rng)...))
 	}
-	return newTransform(ids.take(transform), pool, ms, b.cut(rng, rng.IntN(256)), b.tensors(rng)...)
+	return wish(rng, newTransform(ids.take(transform), pool, ms, b.cut(rng, rng.IntN(256)), b.tensors(rng)...))
+}
+
+// wish has most of the requests with tensors laid into an arena, where the connection can do that, with room for their answers: mostly as much as they take, sometimes more, and now and then too little. The outputs say so until a
+// connection has laid them: they have a length, and no memory.
+func wish(rng *rand.Rand, r *request) *request {
+	if rng.Float64() < 0.25 {
+		return r // large tensors are the client's own affair
+	}
+	for _, t := range r.req.Tensors {
+		room := len(t.Data)
+		switch p := rng.Float64(); {
+		case p < 0.05:
+			room = 1 + rng.IntN(room)
+		case p < 0.30:
+			room += rng.IntN(4 << 10)
+		}
+		r.req.Outputs = append(r.req.Outputs, ipc.Output{Name: t.Name, At: ipc.Range{Length: uint64(room)}})
+	}
+	return r
 }
 
 func (b noise) tensors(rng *rand.Rand) []ipc.Tensor {
@@ -168,7 +197,7 @@ func (b noise) tensors(rng *rand.Rand) []ipc.Tensor {
 // check says what is wrong with a reply, if anything is. It is called for each in turn.
 func (r *request) check(reply *ipc.Reply) error {
 	switch r.id.class {
-	case transform, once, flood:
+	case transform, once, flood, hasty:
 		return r.checkAnswer(reply)
 	case stream, deaf:
 		return r.checkChunk(reply)

@@ -13,6 +13,7 @@ type Result struct {
 	Seconds      float64    `json:"seconds"`
 	Pools        []string   `json:"pools"`
 	Load         Load       `json:"load"`
+	Arenas       []Count    `json:"arenas"` // what became of tensors in arenas
 	Faults       []Count    `json:"faults"`
 	NotSupported []Count    `json:"not_supported"`
 	Outcomes     []Outcome  `json:"outcomes"`
@@ -36,7 +37,7 @@ type Load struct {
 	RunTwice      int     `json:"run_twice"` // idempotent requests whose worker died
 }
 
-// Count counts faults.
+// Count counts things of a kind.
 type Count struct {
 	Name string `json:"name"`
 	N    int    `json:"n"`
@@ -68,8 +69,11 @@ func (c *chaos) result(concurrent int) *Result {
 			Clients: c.cfg.Clients, Concurrent: concurrent, Requests: t.Requests, PerSecond: float64(t.Requests) / seconds,
 			Chunks: t.Chunks, SentBytes: t.Sent, ReceivedBytes: t.Received, RunTwice: c.retried,
 		},
-		Faults: c.injected.list(), NotSupported: c.missing.list(), Outcomes: []Outcome{}, Recovery: c.recover.summary(), Leaks: c.leaks,
+		Faults: c.injected.list(), NotSupported: c.missing.list(), Arenas: []Count{}, Outcomes: []Outcome{}, Recovery: c.recover.summary(), Leaks: c.leaks,
 		Broken: slices.Clone(t.Broken), MoreBroken: t.More,
+	}
+	for _, what := range slices.Sorted(maps.Keys(t.Arenas)) {
+		r.Arenas = append(r.Arenas, Count{what, t.Arenas[what]})
 	}
 	for _, key := range slices.Sorted(maps.Keys(t.Outcomes)) {
 		class, outcome, _ := strings.Cut(key, " ")

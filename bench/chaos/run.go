@@ -116,13 +116,16 @@ func (c *chaos) chaos(ctx context.Context) (concurrent int, err error) {
 		}
 	})
 	local := c.local()
-	defer func() {
+	hangUp := func() { // what connections hold is not there when the server is looked at
 		for _, caller := range local {
+			caller.settle(ctx)
 			caller.close()
 		}
-	}()
+	}
+	defer hangUp()
 	concurrent = c.cfg.Clients * lanes
 	c.underLoad(ctx, local, func(ctx context.Context) { sleep(ctx, warmUp) })
+	hangUp()
 	if c.before, err = c.look(ctx, nil); err != nil {
 		return concurrent, err
 	}
@@ -131,6 +134,7 @@ func (c *chaos) chaos(ctx context.Context) (concurrent int, err error) {
 		return concurrent, err
 	}
 	c.underLoad(ctx, local, c.harm)
+	hangUp()
 	for _, p := range remote {
 		t, err := p.finish(2 * patience)
 		if err != nil {
@@ -180,11 +184,16 @@ func (c *chaos) local() []*caller {
 		}
 		caller := c.wired(uint16(i))
 		if i%2 == 0 {
-			caller.dial = func(ctx context.Context) (line, error) { return dialLib(ctx, c.srv.socket) }
+			c.library(caller)
 		}
 		all = append(all, caller)
 	}
 	return all
+}
+
+// library has a caller connect as programs do, and use arenas.
+func (c *chaos) library(caller *caller) {
+	caller.dial = func(ctx context.Context) (line, error) { return dialLib(ctx, c.srv.socket, c.tally) }
 }
 
 // wired makes a client that looks at each message itself.
@@ -237,6 +246,9 @@ func (c *chaos) harm(ctx context.Context) {
 	rng := func(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(c.cfg.Seed, 1<<32+stream)) }
 	for i, pool := range c.pools {
 		j := &injector{srv: c.srv, pool: pool, caller: c.wired(uint16(clientFaults + i)), rng: rng(uint64(i)), injected: c.injected, recover: c.recover, flights: c.flights}
+		if i%2 == 0 {
+			c.library(j.caller)
+		}
 		wg.Go(func() {
 			defer j.caller.close()
 			j.run(ctx, stop)
@@ -296,7 +308,7 @@ func (c *chaos) look(ctx context.Context, before *holdings) (*holdings, error) {
 		if now, err = holdingsOf(c.srv.pid()); err != nil {
 			return false, err
 		}
-		now.Goroutines = st.Goroutines
+		now.Goroutines, now.Regions = st.Goroutines, st.Arenas.Regions
 		for _, p := range st.Pools {
 			if p.InFlight+p.Queued > 0 {
 				return false, nil
@@ -305,7 +317,7 @@ func (c *chaos) look(ctx context.Context, before *holdings) (*holdings, error) {
 		if before != nil {
 			return len(leaked(compare(before, now), before, now)) == 0, nil
 		}
-		steady := last == now.Goroutines
+		steady := last == now.Goroutines && now.Regions+now.Arenas == 0
 		last = now.Goroutines
 		return steady, nil
 	})

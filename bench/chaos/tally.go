@@ -35,13 +35,14 @@ type Tally struct {
 	Sent     int64                 // bytes
 	Received int64                 // bytes
 	Chunks   int
-	Broken   []string // promises, in words
-	More     int      // broken promises that Broken has no room for
+	Arenas   map[string]int // what became of tensors in arenas, by what it is
+	Broken   []string       // promises, in words
+	More     int            // broken promises that Broken has no room for
 	Fates    map[uint32][]byte
 }
 
 func newTally() *Tally {
-	return &Tally{Outcomes: map[string]int{}, Latency: map[string]*Histogram{}, Fates: map[uint32][]byte{}}
+	return &Tally{Outcomes: map[string]int{}, Latency: map[string]*Histogram{}, Arenas: map[string]int{}, Fates: map[uint32][]byte{}}
 }
 
 // series is the key of Fates.
@@ -115,6 +116,13 @@ func (t *Tally) moved(sent, received int) {
 	t.Received += int64(received)
 }
 
+// arena counts something that has to do with arenas.
+func (t *Tally) arena(what string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.Arenas[what]++
+}
+
 // breaks notes a broken promise.
 func (t *Tally) breaks(format string, args ...any) {
 	t.mu.Lock()
@@ -161,6 +169,9 @@ func (t *Tally) add(o *Tally) {
 	t.Sent += o.Sent
 	t.Received += o.Received
 	t.Chunks += o.Chunks
+	for k, n := range o.Arenas {
+		t.Arenas[k] += n
+	}
 	room := maxBroken - len(t.Broken)
 	t.Broken = append(t.Broken, o.Broken[:min(room, len(o.Broken))]...)
 	t.More += o.More + max(0, len(o.Broken)-room)

@@ -13,9 +13,11 @@ import time
 import numpy as np
 
 import ringmaster as rm
+from ringmaster._tensors import Placed
 
 SLOT = os.environ.get("RINGMASTER_SLOT", "")
 LEDGER = os.environ["RINGMASTER_CHAOS_LEDGER"]
+NONSENSE = 0xEE
 
 
 def record(nonce):
@@ -27,11 +29,12 @@ def record(nonce):
         os.close(fd)
 
 
-def pause(request, ms):
-    """Wait so long, or until nobody is interested any more."""
+def pause(request, ms, late=False):
+    """Wait so long, or until nobody is interested any more, unless it is to be late."""
     end = time.monotonic() + ms / 1000
     while (left := end - time.monotonic()) > 0:
-        request.check()
+        if not late:
+            request.check()
         time.sleep(min(left, 0.05))
 
 
@@ -47,15 +50,18 @@ def answer(request):
     body = request.body
     nonce, data = body["nonce"], body.get("data") or b""
     record(nonce)
-    pause(request, body.get("ms", 0))
+    tensors = {}
+    for name, array in request.tensors.items():
+        tensors[name] = request.output(name, array.shape, array.dtype)
+        tensors[name].fill(NONSENSE)  # a slot is written to from the first moment to the last
+    pause(request, body.get("ms", 0), body.get("late", False))
     digest = hashlib.sha256(nonce.encode())
     digest.update(data)
-    tensors = {}
     mask = int.from_bytes(hashlib.sha256(nonce.encode()).digest()[:8], "little")
     for name, array in request.tensors.items():
         digest.update(name.encode())
         digest.update(array.tobytes())
-        tensors[name] = mix(array, mask)
+        np.copyto(tensors[name], mix(array, mask))
     reply = {"nonce": nonce, "sum": digest.hexdigest(), "data": data[::-1], "slot": SLOT, "pid": os.getpid()}
     return reply, tensors
 
@@ -135,11 +141,29 @@ W2S, W2S_TAIL, W2S_ITEMS, W2S_END = 0x1400, 0x1400, 0x1500, 0x1600
 FUTEX = {"x86_64": 202, "aarch64": 98}
 
 
+class Astray:
+    """A slot that the request does not have: beside its slot, or in a region that it does not name."""
+
+    def __init__(self, request):
+        self.region, self.offset = 1, 0
+        for slot in (output._slot for output in request._outputs.values()):
+            self.region, self.offset = slot.region, slot.offset + 64
+
+    def holds(self, array):
+        return True
+
+    def placed(self, dtype, array):
+        return Placed(dtype, array.shape, self.region, self.offset, array.nbytes)
+
+
 @rm.action("lie")
 def lie(request):
     how = request.body.get("how", "header")
     if how == "payload":
         raise rm.InvalidArgument("lie: payload would change the answers to other requests", reason="invalid_argument")
+    if how == "astray":
+        request._outputs = {"x": Astray(request)}
+        return {}, {"x": np.zeros(64, np.uint8)}
     memory = mmap.mmap(SEGMENT_FD, os.fstat(SEGMENT_FD).st_size)
     number = FUTEX[platform.machine()]
     items = ctypes.addressof(ctypes.c_uint32.from_buffer(memory, W2S_ITEMS))

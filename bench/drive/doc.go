@@ -7,5 +7,5 @@
 //
 // Nothing is changed at the server; its connections end with Run.
 //
-// Read in this order: run.go, target.go, cost_linux.go, print.go, chart.go.
+// Read in this order: run.go, target.go, lot.go and ways.go (how payloads travel), cost_linux.go, print.go, chart.go.
 package drive

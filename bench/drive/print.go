@@ -14,7 +14,7 @@ import (
 func (r *Result) Print(w io.Writer) error {
 	fmt.Fprintf(w, "%s %s of ringmaster %s, %s, %s; answers are held against %s\n\n", r.Pool, r.Action, r.Version, count(r.Workers, "worker"), count(r.Connections, "connection"), r.Checked)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprint(t, "SIZE\tOUTSTANDING\tREQ/S\tP50\tP90\tP99\tP99.9\tMAX\tCPU/REQ: CLIENT\tSUPERVISOR\tWORKERS\tOTHERS\tFAILED\t\n")
+	fmt.Fprint(t, "SIZE\tVIA\tOUTSTANDING\tREQ/S\tP50\tP90\tP99\tP99.9\tMAX\tCPU/REQ: CLIENT\tSUPERVISOR\tWORKERS\tOTHERS\tFAILED\t\n")
 	for _, row := range r.Rows {
 		failed := row.Wrong + row.Missed
 		for _, n := range row.Errors {
@@ -24,7 +24,7 @@ func (r *Result) Print(w io.Writer) error {
 		if c := row.CPU; c != nil {
 			client, supervisor, workers = Micros(c.Client), Micros(c.Supervisor), Micros(c.Workers)
 		}
-		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.0f%%\t%d\t\n", Size(row.Size), row.Outstanding, thousands(row.PerSecond),
+		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.0f%%\t%d\t\n", Size(row.Size), row.Via, row.Outstanding, thousands(row.PerSecond),
 			Micros(row.P50), Micros(row.P90), Micros(row.P99), Micros(row.P999), Micros(row.Max), client, supervisor, workers, 100*row.Others, failed)
 	}
 	if err := t.Flush(); err != nil {

@@ -22,6 +22,8 @@ type Config struct {
 	Options []client.CallOption // with Body
 
 	Sizes       []int // bytes of the tensor; not looked at with Body
+	Arena       bool  // the tensor lies in an arena, and echo's answer is to be written there
+	Ring        int   // bytes of each ring to ask for, 0 for none: everything goes through the socket; negative: the client's default
 	Outstanding []int
 	Rate        float64 // requests a second, an open loop; 0: a closed one
 	Connections int
@@ -36,6 +38,7 @@ type Config struct {
 type Row struct {
 	Size        int     `json:"size"` // bytes of payload
 	Outstanding int     `json:"outstanding"`
+	Via         string  `json:"via"`            // how the requests travelled, most of them: "arena", where their tensors lay; "copy", into an arena for the call; "message"; or "socket", where rings were not asked for
 	Rate        float64 `json:"rate,omitempty"` // asked for, in an open loop
 	Requests    int     `json:"requests"`       // answered rightly
 	Seconds     float64 `json:"seconds"`
@@ -119,15 +122,25 @@ func (t *target) measure(ctx context.Context, cfg *Config, size, outstanding int
 	if cfg.Body != nil {
 		bytes = load.MinSize // nobody sees it
 	}
+	calls := t.calls(cfg)
+	var memory func(int) []byte
+	if cfg.Arena {
+		lot, err := newLot(ctx, t.clients, size, outstanding)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer func() { _ = lot.close() }()
+		calls, memory = []load.Call{t.inPlace(lot, cfg)}, lot.memory
+	}
 	r, err := load.Run(ctx, load.Config{
-		Calls: t.calls(cfg), Size: bytes, Outstanding: outstanding, Rate: cfg.Rate, Warmup: cfg.Warmup, Duration: cfg.Duration, Check: t.check,
-		Begin: func() error { m = t.meter(ctx); return nil },
+		Calls: calls, Memory: memory, Size: bytes, Outstanding: outstanding, Rate: cfg.Rate, Warmup: cfg.Warmup, Duration: cfg.Duration, Check: t.check,
+		Begin: func() error { m = t.meter(ctx); t.ways.reset(); return nil },
 	})
 	if err != nil {
 		return nil, nil, err
 	}
 	row := &Row{
-		Size: size, Outstanding: outstanding, Rate: cfg.Rate, Requests: r.Requests, Seconds: r.Elapsed.Seconds(), PerSecond: r.PerSecond(),
+		Via: t.ways.most(cfg), Size: size, Outstanding: outstanding, Rate: cfg.Rate, Requests: r.Requests, Seconds: r.Elapsed.Seconds(), PerSecond: r.PerSecond(),
 		P50: r.Quantile(50), P90: r.Quantile(90), P99: r.Quantile(99), P999: r.Quantile(99.9), Max: r.Max(),
 		Missed: r.Missed, Wrong: r.Wrong, Errors: r.Errors,
 	}

@@ -23,6 +23,7 @@ type target struct {
 	check        load.Check
 	checked      string // what answers are held against
 	unknown      string // why the cost could not be told, if it could not
+	ways         ways
 }
 
 // aim connects, chooses what to call and sees that one request succeeds.
@@ -36,6 +37,9 @@ func aim(ctx context.Context, cfg *Config) (_ *target, err error) {
 	var opts []client.DialOption
 	if cfg.Address != "" {
 		opts = append(opts, client.WithAddress(cfg.Address))
+	}
+	if cfg.Ring >= 0 {
+		opts = append(opts, client.WithRing(cfg.Ring))
 	}
 	for range max(1, cfg.Connections) {
 		c, err := client.Dial(ctx, opts...)
@@ -134,32 +138,56 @@ func (t *target) calls(cfg *Config) []load.Call {
 // tensor sends the payload as a tensor of bytes, as an app sends a frame of video.
 func (t *target) tensor(c *client.Client, cfg *Config) load.Call {
 	return func(ctx context.Context, payload []byte) ([]byte, error) {
-		x := client.Tensor{Name: "x", DType: "uint8", Shape: []uint64{uint64(len(payload))}, Data: payload}
-		if t.action != "echo" {
-			return drain(c.Stream(ctx, t.pool, t.action, nil, client.WithTensors(x), client.WithTimeout(cfg.Timeout)))
-		}
-		r, err := c.Call(ctx, t.pool, t.action, nil, client.WithTensors(x), client.WithTimeout(cfg.Timeout))
-		if err != nil || len(r.Tensors) != 1 {
-			return nil, err
-		}
-		return r.Tensors[0].Data, nil
+		return t.ask(ctx, c, cfg, payload)
 	}
+}
+
+// inPlace sends the payload from where it lies in a connection's arena, and has echo's answer written beside it.
+func (t *target) inPlace(l *lot, cfg *Config) load.Call {
+	return func(ctx context.Context, payload []byte) ([]byte, error) {
+		p := l.find(payload)
+		if t.action != "echo" {
+			return t.ask(ctx, p.client, cfg, payload)
+		}
+		return t.ask(ctx, p.client, cfg, payload, client.WithOutputs(p.slot))
+	}
+}
+
+// ask makes one request with the payload as its tensor.
+func (t *target) ask(ctx context.Context, c *client.Client, cfg *Config, payload []byte, opts ...client.CallOption) ([]byte, error) {
+	x := client.Tensor{Name: "x", DType: "uint8", Shape: []uint64{uint64(len(payload))}, Data: payload}
+	opts = append(opts, client.WithTensors(x), client.WithTimeout(cfg.Timeout))
+	if t.action != "echo" {
+		return t.drain(c.Stream(ctx, t.pool, t.action, nil, opts...))
+	}
+	r, err := c.Call(ctx, t.pool, t.action, nil, opts...)
+	if err != nil {
+		return nil, err
+	}
+	t.ways.note(r.Arena)
+	if len(r.Tensors) != 1 {
+		return nil, nil
+	}
+	return r.Tensors[0].Data, nil
 }
 
 // whole sends the body that was asked for, and takes all of the answer, be it in chunks or not.
 func (t *target) whole(c *client.Client, cfg *Config) load.Call {
 	opts := append(slices.Clone(cfg.Options), client.WithTimeout(cfg.Timeout))
 	return func(ctx context.Context, _ []byte) ([]byte, error) {
-		return drain(c.Stream(ctx, t.pool, t.action, cfg.Body, opts...))
+		return t.drain(c.Stream(ctx, t.pool, t.action, cfg.Body, opts...))
 	}
 }
 
 // drain takes an answer to its end.
-func drain(replies func(func(*client.Reply, error) bool)) ([]byte, error) {
-	for _, err := range replies {
+func (t *target) drain(replies func(func(*client.Reply, error) bool)) ([]byte, error) {
+	arena := false
+	for r, err := range replies {
 		if err != nil {
 			return nil, err
 		}
+		arena = r.Arena
 	}
+	t.ways.note(arena)
 	return nil, nil
 }

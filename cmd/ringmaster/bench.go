@@ -39,6 +39,10 @@ the only pool, without ACTION echo, or the pool's only action. A request is a te
 --size bytes, or with --data and --tensor whatever you send; echo's answers are compared
 with what was sent. Each --size is combined with each --outstanding.
 
+VIA says how the requests of a row travelled: in a message; through the socket (--ring 0);
+as a copy that the client makes in memory that it shares with the workers, which it does
+by itself with large tensors; or in such an arena from the start (--arena).
+
 As many requests are under way as --outstanding says: a closed loop, which asks less of a
 server that is slow. --rate makes a request due so often, whatever became of the last one:
 an open loop, in which a request's time begins when it was due, not when it was sent, and
@@ -50,13 +54,15 @@ answer was wrong, or there was none.
 --chaos starts a server of its own in a temporary directory, loads it from several clients
 and processes, and meanwhile kills its workers, stops them, makes them hang, leak, crash
 and lie to the server, restarts and reloads its pools, and misuses its socket. Every
-answer is checked byte for byte, and that each request was run as often as it may be; at
+answer is checked byte for byte, and that each request was run as often as it may be, and
+that no worker writes into memory that clients share with it once it has been released; at
 the end, that the server has leaked nothing and leaves nothing behind. It prints what was
 held and done. Exit status 1: a promise was broken; each is named, and the server's log
 is kept. Without --seed the seed is a random one; it is printed, and decides load and
 faults.`,
 		Example: `  ringmaster bench echo
   ringmaster bench echo --size 64,6MiB --outstanding 1,8 --plot echo.svg
+  ringmaster bench echo --size 6MiB --arena
   ringmaster bench echo --rate 2000 --size 64KiB --duration 10s --json
   ringmaster bench smollm2 chat --data @question.json --outstanding 1,2,4 --duration 30s
   ringmaster bench --chaos --seconds 120 --seed 7 --python .venv/bin/python`,

@@ -31,6 +31,15 @@ func TestBenchChaos(t *testing.T) {
 			answered += o.N
 		}
 	}
+	arenas := map[string]int{}
+	for _, a := range r.Arenas {
+		arenas[a.Name] = a.N
+	}
+	for _, what := range []string{"requests laid", "answers in their slots", "released ranges watched"} {
+		if arenas[what] < 20 {
+			t.Errorf("%s: %d", what, arenas[what])
+		}
+	}
 	if r.Seed != 7 || answered < 50 || len(r.Faults) == 0 || len(r.Leaks) == 0 || len(r.Broken) > 0 || r.Log != "" {
 		t.Errorf("%s", out.String())
 	}

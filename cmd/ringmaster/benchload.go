@@ -23,6 +23,8 @@ type loadFlags struct {
 	warmup      time.Duration
 	duration    time.Duration
 	plot        string
+	arena       bool
+	ring        string
 }
 
 func (f *loadFlags) register(cmd *cobra.Command) {
@@ -37,8 +39,10 @@ func (f *loadFlags) register(cmd *cobra.Command) {
 	flags.StringArrayVarP(&f.call.tensors, "tensor", "t", nil, "a tensor of every request: name=@image.png or name=@array.npy (repeatable)")
 	flags.DurationVar(&f.call.timeout, "timeout", 30*time.Second, "give a request up after this long")
 	flags.StringVar(&f.plot, "plot", "", "draw latency percentiles and throughput into this SVG file")
+	flags.BoolVar(&f.arena, "arena", false, "lay the bytes of --size and the room for echo's answer into shared memory, as programs do that make their tensors there")
+	flags.StringVar(&f.ring, "ring", "", "bytes of each of a connection's rings; 0: everything goes through the socket (default: the client's)")
 	_ = cmd.MarkFlagFilename("plot", "svg")
-	for _, name := range []string{"size", "outstanding", "rate", "duration", "warmup", "connections", "data", "tensor", "timeout", "plot"} {
+	for _, name := range []string{"size", "outstanding", "rate", "duration", "warmup", "connections", "data", "tensor", "timeout", "plot", "arena", "ring"} {
 		_ = flags.SetAnnotation(name, halfOf, []string{"load"})
 	}
 }
@@ -48,7 +52,7 @@ const defaultBound = 1024
 
 // config makes what package drive is told, or says which flag is wrong.
 func (f *loadFlags) config(cmd *cobra.Command, stdin io.Reader) (drive.Config, error) {
-	cfg := drive.Config{Outstanding: f.outstanding, Rate: f.rate, Connections: f.connections, Warmup: f.warmup, Duration: f.duration, Timeout: f.call.timeout}
+	cfg := drive.Config{Outstanding: f.outstanding, Rate: f.rate, Connections: f.connections, Warmup: f.warmup, Duration: f.duration, Timeout: f.call.timeout, Arena: f.arena, Ring: -1}
 	given := cmd.Flags().Changed
 	if f.rate > 0 && !given("outstanding") {
 		cfg.Outstanding = []int{defaultBound}
@@ -66,6 +70,13 @@ func (f *loadFlags) config(cmd *cobra.Command, stdin io.Reader) (drive.Config, e
 		}
 		cfg.Sizes = append(cfg.Sizes, n)
 	}
+	if f.ring != "" {
+		n, err := drive.ParseSize(f.ring)
+		if err != nil {
+			return cfg, fmt.Errorf("--ring: %w", err)
+		}
+		cfg.Ring = n
+	}
 	for _, n := range f.outstanding {
 		if n < 1 || n > 100_000 {
 			return cfg, fmt.Errorf("--outstanding has %d; use 1 to 100000", n)
@@ -81,6 +92,10 @@ func (f *loadFlags) config(cmd *cobra.Command, stdin io.Reader) (drive.Config, e
 		return cfg, fmt.Errorf("--duration is %v; use a positive one, such as 1s", f.duration)
 	case f.warmup < 0:
 		return cfg, fmt.Errorf("--warmup is %v; use 0s or more", f.warmup)
+	case f.arena && cfg.Ring == 0:
+		return cfg, fmt.Errorf("--arena needs rings, by which arenas come; leave out --ring 0")
+	case f.arena && own:
+		return cfg, fmt.Errorf("--arena is for requests of bytes; large ones of --tensor are copied into shared memory by the client itself")
 	case own && given("size"):
 		return cfg, fmt.Errorf("--size is for requests of bytes; --data and --tensor say themselves what is sent")
 	case !own:

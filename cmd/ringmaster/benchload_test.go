@@ -38,6 +38,32 @@ func TestBench(t *testing.T) {
 		t.Errorf("out.svg: %v\n%s", err, svg)
 	}
 
+	for _, c := range []struct {
+		args []string
+		via  []string
+	}{
+		{[]string{"--size=64,1MiB", "--outstanding=2"}, []string{"message", "copy"}},
+		{[]string{"--size=64,1MiB", "--outstanding=3", "--arena", "--connections=2"}, []string{"arena", "arena"}},
+		{[]string{"--size=1MiB", "--outstanding=2", "--arena", "--rate=100"}, []string{"arena"}},
+		{[]string{"--size=64KiB", "--outstanding=2", "--ring=0"}, []string{"socket"}},
+	} {
+		r := s.run(append([]string{"bench", "echo", brief, "--json"}, c.args...)...)
+		var got drive.Result
+		if err := json.Unmarshal([]byte(r.out), &got); err != nil || r.code != 0 {
+			t.Fatalf("%q: exit status %d, %v: %s%s", c.args, r.code, err, r.out, r.errOut)
+		}
+		var via []string
+		for _, row := range got.Rows {
+			via = append(via, row.Via)
+			if row.Requests < 1 || row.Wrong > 0 || len(row.Errors) > 0 {
+				t.Errorf("%q: %s", c.args, r.out)
+			}
+		}
+		if !slices.Equal(via, c.via) {
+			t.Errorf("%q: via %q, want %q", c.args, via, c.via)
+		}
+	}
+
 	// More requests are due than can be under way: some wait, and their waiting counts.
 	r = s.run("bench", "echo", "sleep", `--data={"seconds": 0.02}`, "--rate=400", "--outstanding=4", "--duration=200ms", "--warmup=0s", "--json")
 	got = drive.Result{}

@@ -31,12 +31,17 @@ func Mask(nonce string) uint64 {
 // Mix returns data with each of its little-endian 64-bit words XORed with mask. A tail of less than 8 bytes stays as it is.
 func Mix(data []byte, mask uint64) []byte {
 	mixed := make([]byte, len(data))
+	MixInto(mixed, data, mask)
+	return mixed
+}
+
+// MixInto is [Mix] into memory that is there already. Preconditions: to has as many bytes as data.
+func MixInto(to, data []byte, mask uint64) {
 	n := len(data) &^ 7
 	for i := 0; i < n; i += 8 {
-		binary.LittleEndian.PutUint64(mixed[i:], binary.LittleEndian.Uint64(data[i:])^mask)
+		binary.LittleEndian.PutUint64(to[i:], binary.LittleEndian.Uint64(data[i:])^mask)
 	}
-	copy(mixed[n:], data[n:])
-	return mixed
+	copy(to[n:], data[n:])
 }
 
 // Chain makes the chunks of a stream: each depends on the nonce and on every chunk before it.

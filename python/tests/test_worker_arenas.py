@@ -173,6 +173,18 @@ def test_detached_regions_are_unmapped_by_an_idle_worker(concurrency: int) -> No
         assert w.call("facts", tensors={"x": placed("uint8", (4,), region=1)}).error is not None
 
 
+@CONCURRENCIES
+def test_an_idle_worker_keeps_nothing_of_the_last_request(concurrency: int) -> None:
+    with Worker("arenas.py", concurrency=concurrency) as w:
+        w.start()
+        w.attach(1, arena(SIZE), SIZE)
+        outputs = {"y": Slot(1, 4096, 400)}
+        for action in ("facts", "double", "no such action"):
+            w.call(action, tensors={"x": placed("float32", (100,))}, outputs=outputs)
+        w.detach(1)
+        until(lambda: not mappings(w.process.pid))
+
+
 def test_a_worker_that_is_never_idle_unmaps_too() -> None:
     with Worker("arenas.py") as w:
         w.start()

@@ -462,6 +462,7 @@ class Threaded(Worker):
         try:
             while (call := self._queue.get()) is not None:
                 self._run(call)
+                call.clear()  # a thread that waits holds nobody's arrays, nor the arena in which they lie
                 if self._draining:
                     self._segment.nudge()  # it may have been the last
         except BaseException:
