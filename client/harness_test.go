@@ -145,7 +145,7 @@ func (s *server) serve(conn net.Conn) {
 	ring := ipc.ServerRing(seg, sock, patience, patience)
 	if err == nil && s.enter(ring, false) {
 		s.leave(sock) // nobody is to speak over it any more
-		set := s.store.Client().Set()
+		set := s.store.Client(arena.ID{}).Set()
 		_ = ipc.Serve(context.Background(), ring, s, ipc.ServeConfig{Arenas: set})
 		set.Close()
 		s.leave(ring)

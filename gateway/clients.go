@@ -86,7 +86,7 @@ func (cs *clients) enter(p chain.Peer) (*client, *ipc.Error) {
 		cs.byUID[id.UID] = u
 	}
 	if c == nil {
-		c = &client{id: id, owner: u, account: u.account.Account(cs.limits.InFlight), arenas: cs.lent.Client()}
+		c = &client{id: id, owner: u, account: u.account.Account(cs.limits.InFlight), arenas: cs.lent.Client(arena.ID(id))}
 		cs.byID[id] = c
 	}
 	cs.open++

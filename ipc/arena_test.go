@@ -31,7 +31,7 @@ func TestRangeWithin(t *testing.T) {
 
 // Overlaps are found, and only overlaps: compared with looking at every pair.
 func TestOutputsAreApart(t *testing.T) {
-	set := arena.New(arena.Limits{Client: 1 << 20, Total: 1 << 20, Regions: 2, Files: 2}).Client().Set()
+	set := arena.New(arena.Limits{Client: 1 << 20, Total: 1 << 20, Regions: 2, Files: 2}).Client(arena.ID{}).Set()
 	defer set.Close()
 	var ids []uint64
 	for range 2 {
@@ -135,7 +135,7 @@ func arenaPair(t *testing.T, h handlerFunc) (*asking, *arena.Store) {
 	checkLeaks(t)
 	p := clientRingPair(t, pairOptions{askingLimit: 1 << 20, answeringLimit: 1 << 20})
 	store := arena.New(arena.Limits{Client: 1 << 20, Total: 1 << 20, Regions: 8, Files: 8})
-	set := store.Client().Set()
+	set := store.Client(arena.ID{}).Set()
 	t.Cleanup(func() {
 		set.Close()
 		if used := store.Usage(); used.Regions != 0 {

@@ -72,6 +72,7 @@ type Call struct {
 	granted   uint64    // guarded by caller.mu: replies without END that the peer may send in all
 	received  uint64    // guarded by caller.mu: that it has sent
 	expired   bool      // guarded by caller.mu: Recv has been told that the time is up
+	left      bool      // guarded by caller.mu: Start has returned before the request was sent
 	abandoned time.Time // guarded by caller.mu: since when nobody waits for replies; zero while somebody does
 	reason    string    // guarded by caller.mu: why it was abandoned, or why the peer was told to cancel it
 }
@@ -112,6 +113,12 @@ const maxWindow = 1024
 // reused. done, if not nil, is called once, on some other goroutine or this one, when the peer has finished with the request and with what it names of arenas (which may be long after the caller lost interest): with nil if the peer has
 // ended it, else with what [Caller.Close] ended it with. It must not block. An error means that nothing was sent and done is not called.
 func (c *Caller) Start(req *Request, done func(*Error)) (*Call, error) {
+	return c.StartContext(context.Background(), req, done)
+}
+
+// StartContext is Start for a requester that does not wait for room in a ring for longer than ctx lasts. If ctx ends first, the error comes with the call, which is abandoned: done will be called, and what req refers to must not
+// change before that.
+func (c *Caller) StartContext(ctx context.Context, req *Request, done func(*Error)) (*Call, error) {
 	for i := range req.Tensors {
 		if err := req.Tensors[i].Validate(); err != nil {
 			return nil, err
@@ -139,27 +146,11 @@ func (c *Caller) Start(req *Request, done func(*Error)) (*Call, error) {
 	c.expect(call.due)
 	c.sending.Add(1)
 	c.mu.Unlock()
-	defer c.sending.Done()
 
 	req.ID, req.Credit = call.id, call.window.size
 	e := newEncoder()
-	defer e.free()
 	e.request(req)
-	parts, _ := e.message()
-	end, err := c.t.Send(parts...)
-	if err != nil {
-		c.mu.Lock()
-		_, open := c.open[call.id]
-		delete(c.open, call.id)
-		c.mu.Unlock()
-		if !open { // the peer guessed the id and ended the call before it was sent: so it has ended, done and all
-			return call, nil
-		}
-		return nil, err
-	}
-	call.end = end // Close, which reads it, waits for sending
-	call.sent.Store(true)
-	return call, nil
+	return c.launch(ctx, call, e)
 }
 
 // expect sees that somebody looks when a request's time is up. A timer for each would cost more than the rest of a small request's bookkeeping; since most have the same timeout, the one that is there is nearly always early enough. Preconditions: mu is
@@ -263,7 +254,7 @@ func (c *Call) Cancel(reason string) {
 	c.abandoned, c.reason = time.Now(), reason
 	c.caller.mu.Unlock()
 	if open {
-		_ = c.caller.send(func(e *encoder) { e.cancel(Cancel{ID: c.id, Reason: reason}) })
+		c.caller.post(func(e *encoder) { e.cancel(Cancel{ID: c.id, Reason: reason}) })
 	}
 }
 
@@ -368,9 +359,9 @@ func (c *Caller) Ping(ctx context.Context) error {
 	}
 }
 
-// Batch has the peer run held requests as one call.
-func (c *Caller) Batch(ids []uint64) error {
-	return c.send(func(e *encoder) { e.batch(&Batch{IDs: ids}) })
+// Batch has the peer run held requests, which have been sent, as one call. It does not wait for room to say so.
+func (c *Caller) Batch(ids []uint64) {
+	c.post(func(e *encoder) { e.batch(&Batch{IDs: ids}) })
 }
 
 // Drain asks the peer to finish what it has and go; Stop to go at once.

@@ -77,22 +77,52 @@ func openRing(rights *rightsReader, s *Socket, capacity uint64) (*Ring, error) {
 
 // Send implements [Transport]. A closed or broken ring is [io.ErrClosedPipe]; of a broken one Recv tells what is wrong.
 func (r *Ring) Send(parts ...[]byte) (uint64, error) {
+	return r.SendIf(nil, parts...)
+}
+
+// SendIf implements [prompt].
+func (r *Ring) SendIf(wanted func() bool, parts ...[]byte) (uint64, error) {
+	if err := r.fits(parts); err != nil {
+		return 0, err
+	}
+	end, err := r.out.SendIf(wanted, parts...)
+	return end, r.sent(err)
+}
+
+// TrySend implements [prompt].
+func (r *Ring) TrySend(parts ...[]byte) (uint64, bool, error) {
+	if err := r.fits(parts); err != nil {
+		return 0, false, err
+	}
+	end, sent, err := r.out.TrySend(parts...)
+	return end, sent, r.sent(err)
+}
+
+// fits is the error of a message that is too large.
+func (r *Ring) fits(parts [][]byte) error {
 	size := 0
 	for _, p := range parts {
 		size += len(p)
 	}
 	if size > r.limit {
-		return 0, tooLarge(size, r.limit)
+		return tooLarge(size, r.limit)
 	}
-	end, err := r.out.Send(parts...)
-	if err != nil {
-		r.fail(err)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return 0, fmt.Errorf("write to ring: the peer makes no room: %w", err)
-		}
-		return 0, io.ErrClosedPipe
+	return nil
+}
+
+// sent is what Send returns for an error of the ring's.
+func (r *Ring) sent(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, shm.ErrUnwanted):
+		return err
 	}
-	return end, nil
+	r.fail(err)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("write to ring: the peer makes no room: %w", err)
+	}
+	return io.ErrClosedPipe
 }
 
 // Recv implements [Transport]. After Close it still returns the messages that the peer had committed, then io.EOF. A broken ring is DATA_LOSS/protocol.

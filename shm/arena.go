@@ -42,7 +42,7 @@ func CreateArena(size uint64) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("shm: create arena: %w", err)
 	}
-	return file, nil
+	return countable(file), nil
 }
 
 // OpenArena maps an arena that is said to be of size bytes, after checking that it is and that nobody can take memory away from it. fd stays the caller's and may be closed.

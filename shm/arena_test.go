@@ -3,6 +3,7 @@ package shm
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -59,6 +60,51 @@ func TestArenaIsShared(t *testing.T) {
 	}
 	if !bytes.Equal(b.Bytes(), make([]byte, 2<<20)) {
 		t.Error("it has been emptied, and something is left")
+	}
+}
+
+// Whoever has closed an arena knows when the last of the others has let it go, by whatever way they have it.
+func TestRemainsOfAnArena(t *testing.T) {
+	file, err := CreateArena(8192)
+	if err != nil {
+		t.Fatal(err)
+	}
+	passed, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0) // as SCM_RIGHTS does
+	if err != nil {
+		t.Fatal(err)
+	}
+	remains, err := LeaveArena(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := func(what string) {
+		t.Helper()
+		if remains.Gone() {
+			t.Fatalf("it is taken to be gone while there is %s", what)
+		}
+	}
+	left("a descriptor")
+	arena, err := OpenArena(passed, 8192)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", passed), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Close(passed); err != nil {
+		t.Fatal(err)
+	}
+	left("a mapping")
+	if err := arena.Close(); err != nil {
+		t.Fatal(err)
+	}
+	left("a descriptor for reading")
+	if err := unix.Close(again); err != nil {
+		t.Fatal(err)
+	}
+	if !remains.Gone() {
+		t.Error("it is not gone")
 	}
 }
 

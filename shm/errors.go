@@ -8,6 +8,9 @@ import (
 // ErrClosed is returned by Send and Recv after [Segment.Shutdown].
 var ErrClosed = errors.New("shm: segment is shut down")
 
+// ErrUnwanted is returned by [Producer.SendIf] for a message that was not wanted any more. Nothing of it was sent.
+var ErrUnwanted = errors.New("shm: the message is not wanted any more")
+
 // DroppedError is returned by [Consumer.RecvIf] for a message that was not to be kept. The next one may be received.
 type DroppedError struct {
 	Head []byte // its first bytes, at most HeadBytes

@@ -72,15 +72,62 @@ func (p *Producer) SetPatience(d time.Duration) { p.patience = d }
 //
 // Preconditions: parts are not all empty.
 func (p *Producer) Send(parts ...[]byte) (end uint64, err error) {
-	var left uint64
-	for _, part := range parts {
-		left += uint64(len(part))
-	}
-	if left == 0 {
-		panic("shm: Send of an empty message")
-	}
+	return p.SendIf(nil, parts...)
+}
+
+// SendIf is Send for a message that may have become unwanted while it waited: when there is room for its first frame, wanted is asked. If it is not, nothing is sent, and the error is [ErrUnwanted]. Half a message there never is:
+// one that has begun is sent to its end. nil: it is wanted.
+func (p *Producer) SendIf(wanted func() bool, parts ...[]byte) (end uint64, err error) {
+	size := sizeOf(parts)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if wanted != nil {
+		if err := p.reserve(p.room(min(size, p.maxFrame))); err != nil {
+			return 0, err
+		}
+		if !wanted() {
+			return 0, ErrUnwanted
+		}
+	}
+	return p.send(parts, size)
+}
+
+// TrySend is Send where that takes no waiting. false: it might, and nothing was sent.
+func (p *Producer) TrySend(parts ...[]byte) (end uint64, sent bool, err error) {
+	size := sizeOf(parts)
+	if !p.mu.TryLock() {
+		return 0, false, nil
+	}
+	defer p.mu.Unlock()
+	if p.err == nil && !p.closed.Load() { // else send says so
+		frames := (size + p.maxFrame - 1) / p.maxFrame
+		most := (frames + 1) * frameBytes(min(size, p.maxFrame)) // the one more is what a PAD takes at most
+		if p.capacity-(p.tail-p.head) < most {
+			if err := p.look(p.headWord.Load()); err != nil { // (B) acquire
+				return 0, false, err
+			}
+			if p.capacity-(p.tail-p.head) < most {
+				return 0, false, nil
+			}
+		}
+	}
+	end, err = p.send(parts, size)
+	return end, err == nil, err
+}
+
+// sizeOf is how many bytes a message has.
+func sizeOf(parts [][]byte) (size uint64) {
+	for _, part := range parts {
+		size += uint64(len(part))
+	}
+	if size == 0 {
+		panic("shm: Send of an empty message")
+	}
+	return size
+}
+
+// send sends a message of so many bytes. Preconditions: mu is held.
+func (p *Producer) send(parts [][]byte, left uint64) (end uint64, err error) {
 	from := gather{parts: parts}
 	for left > 0 {
 		n := min(left, p.maxFrame)
@@ -94,13 +141,12 @@ func (p *Producer) Send(parts ...[]byte) (end uint64, err error) {
 
 // sendFrame sends the next n bytes of a message as one frame, preceded by a PAD if they do not fit before the ring's end.
 func (p *Producer) sendFrame(from *gather, n uint64, more bool) error {
-	need, pad := frameBytes(n), uint64(0)
-	if room := p.capacity - p.offset(p.tail); need > room {
-		pad = room
-	}
-	if err := p.reserve(pad + need); err != nil {
+	need := frameBytes(n)
+	room := p.room(n)
+	if err := p.reserve(room); err != nil {
 		return err
 	}
+	pad := room - need
 	crashAt(stepS1, p.name)
 	start := p.offset(p.tail + pad)
 	from.copyTo(p.data[start+frameHeaderBytes:][:n])
@@ -123,6 +169,15 @@ func (p *Producer) sendFrame(from *gather, n uint64, more bool) error {
 	p.items.post(stepS5)
 	crashAt(stepS6, p.name)
 	return nil
+}
+
+// room is how much the next frame takes if it has a payload of n bytes, with the PAD before it, should it need one.
+func (p *Producer) room(n uint64) uint64 {
+	need := frameBytes(n)
+	if left := p.capacity - p.offset(p.tail); need > left {
+		return left + need
+	}
+	return need
 }
 
 // reserve waits until n bytes from tail on are free. n is less than half the capacity, so an empty ring always has them.

@@ -19,8 +19,9 @@ func (s *Supervisor) Alive(ctx context.Context) error {
 	}
 	answer := make(chan error, 1)
 	go func() {
-		defer s.answering.Unlock()
-		answer <- s.look(time.Now())
+		err := s.look(time.Now())
+		s.answering.Unlock() // first: whoever has the answer may ask again at once
+		answer <- err
 	}()
 	select {
 	case err := <-answer:

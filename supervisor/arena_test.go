@@ -23,7 +23,7 @@ type lender struct {
 
 func newLender(t testing.TB) *lender {
 	store := arena.New(arena.Limits{Client: 1 << 30, Total: 1 << 30, Regions: 4096, Files: 4096})
-	l := &lender{t: t, store: store, set: store.Client().Set()}
+	l := &lender{t: t, store: store, set: store.Client(arena.ID{}).Set()}
 	t.Cleanup(func() {
 		l.set.Close()
 		if used := store.Usage(); used.Regions != 0 {

@@ -36,7 +36,7 @@ func (b *batch) members() int {
 // batches counts batches.
 var batches atomic.Uint64
 
-// settle says that the i'th member was sent under this id, or with 0 that it never will be. The last one to say so lets the worker begin, for which the ring may have to be waited for: no lock is held.
+// settle says that the i'th member was sent under this id, or with 0 that it never will be. The last one to say so lets the worker begin.
 func (b *batch) settle(i int, id uint64) {
 	b.mu.Lock()
 	b.ids[i] = id
@@ -47,7 +47,7 @@ func (b *batch) settle(i int, id uint64) {
 		return
 	}
 	if ids := slices.DeleteFunc(b.ids, func(id uint64) bool { return id == 0 }); len(ids) > 0 {
-		_ = b.inc.caller.Batch(ids) // it fails only with the process, and that ends the calls
+		b.inc.caller.Batch(ids)
 	}
 }
 

@@ -21,7 +21,8 @@ const maxCredit = 64
 // place in the worker stays taken until the worker has done so. The caller takes replies until an error or END, or calls Cancel.
 //
 // A request whose worker dies before reading it goes to another worker, silently. One that it had read is tried once more if its action is idempotent and no reply has come yet, else it ends with ABORTED/worker_lost; one that
-// was in hand at two deaths is refused with ABORTED/poison_request. req and what it refers to must not change before the call has ended.
+// was in hand at two deaths is refused with ABORTED/poison_request. req and what it refers to must not change before the call has ended; where it ends
+// for want of room in a worker's ring, not before that worker has read it or died.
 //
 // Errors are [*ipc.Error]: NOT_FOUND, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, ABORTED, DEADLINE_EXCEEDED, CANCELLED; see docs/protocol.md, section 8.
 func (s *Supervisor) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
@@ -127,12 +128,18 @@ func (a *answer) send(ctx context.Context, again, alone bool) error {
 		if req.Held = l.batch != nil; req.Held {
 			req.Batch = l.batch.number
 		}
-		call, err := l.inc.caller.Start(req, l.release)
-		if err == nil {
+		call, err := l.inc.caller.StartContext(ctx, req, l.release)
+		switch {
+		case err == nil:
 			a.lease, a.call = l, call
 			a.req.Times.Send(a.pool.name, l.slot.index, l.inc.proc.pid, l.batch.members())
 			l.sent(call.ID())
 			return nil
+		case call != nil: // the worker makes no room; the lease ends when it does, or dies
+			a.req.Times.Done(ipc.AsError(err))
+			l.abandon(a.identify())
+			l.sent(0)
+			return err
 		}
 		a.req.Times.Done(ipc.AsError(err))
 		l.unused(died(err))

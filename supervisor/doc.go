@@ -51,6 +51,7 @@
 //	stdout and stderr readers  output                                      end of file, or 500 ms after the death   incarnation.bury
 //	go-plugin's Start          the handshake                               handshake, death or 10 s     incarnation.bury
 //	tell, Recall, rarely       space in s2w                                the ring's closing           incarnation.bury
+//	awaitRoom, post, rarely    space in s2w                                the ring's closing           incarnation.bury (Caller.Close)
 //	Ping, per health check     the answer                                  the check's end, or the ring's closing   incarnation.bury, where it is sending
 //	pool.wake, for a moment    the time at which requests that wait for company, or for their own worker, go   itself   nobody
 //	Answer's look              a pool's lock                               itself, unless it is stuck   nobody: that is what it finds out

@@ -91,6 +91,38 @@ func TestStoppedWorkerAndALargeRequest(t *testing.T) {
 	}
 }
 
+// Whoever waits for a worker to make room in its ring waits no longer than his deadline. What is half in the ring gets there in the end, so that the worker, which was stopped only for a while, goes on as if nothing had been.
+func TestNoRoomAndADeadline(t *testing.T) {
+	h := runWith(t, func(s *Supervisor) { s.hungGrace = time.Hour }, builtin(1, 4)).waitReady()
+	pid := h.worker("test", 0).PID
+	kill(t, pid, unix.SIGSTOP)
+	const n = 2 * ringCapacity
+	data := make([]byte, n)
+	late := func(action string, tensors ...ipc.Tensor) <-chan outcome {
+		req := &ipc.Request{Pool: "test", Action: action, Timeout: 100 * time.Millisecond, Tensors: tensors}
+		return h.start(testContext(t), req)
+	}
+	large := ipc.Tensor{DType: "uint8", Shape: []uint64{n}, Data: data}
+	calls := []<-chan outcome{late("echo", large)}
+	h.busy(1, 0)
+	calls = append(calls, late("echo", large), late("echo"))
+	for _, end := range calls {
+		select {
+		case o := <-end:
+			wantError(t, o.err, ipc.DeadlineExceeded, "deadline")
+		case <-time.After(20 * time.Second):
+			t.Error("a request goes on long after its deadline")
+		}
+	}
+	h.busy(3, 0) // the worker has them, for all that is known
+	kill(t, pid, unix.SIGCONT)
+	h.busy(0, 0)
+	h.must("echo", nil, nil)
+	if w := h.worker("test", 0); w.PID != pid {
+		t.Errorf("restarted: %+v", w.LastExit)
+	}
+}
+
 // A stream whose caller does not read is held up by its credit, not by the worker: that is no hang.
 func TestSlowReaderIsNoHang(t *testing.T) {
 	h := runWith(t, func(s *Supervisor) { s.hungGrace, s.tickEvery = time.Millisecond, time.Millisecond }, builtin(1, 2)).waitReady()

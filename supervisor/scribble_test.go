@@ -200,7 +200,7 @@ func TestScribblers(t *testing.T) {
 	t.Logf("%s=%d", scribbleFrom, seed)
 	cfg := PoolConfig{Name: "test", Command: []string{testBinary(t), "hostile", "anything"}, Workers: 2, Concurrency: 4, Env: map[string]string{scribbleFrom: fmt.Sprint(seed)}}
 	h := runWith(t, func(s *Supervisor) {
-		s.backoffMax, s.hungGrace, s.endGrace = time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
+		s.backoffMax, s.hungGrace, s.endGrace = time.Millisecond, time.Second, 100*time.Millisecond // the other pool's worker is slow, too, where the machine is busy
 		s.handshakeTimeout = 5 * time.Second
 	}, cfg, other())
 	h.allReady("other")

@@ -26,9 +26,7 @@ func startBatch(t *testing.T, c *ipc.Caller, action string, bodies ...any) []*ip
 		}
 		calls, ids = append(calls, call), append(ids, call.ID())
 	}
-	if err := c.Batch(ids); err != nil {
-		t.Fatal(err)
-	}
+	c.Batch(ids)
 	return calls
 }
 

@@ -4,7 +4,7 @@
 //	 all     a process   a connection   one memfd    one request
 //
 // A region lives as long as its set names it or a request uses it. A request uses what it names from its arrival until its requester has the answer and no worker has it any more, whichever comes last. When a
-// region ends, the workers that have it attached are told (its [Holder]s), its memfd is closed, and its bytes are given back to the store.
+// region ends, the workers that have it attached are told (its [Holder]s), and its memfd is closed. Its bytes are given back to the store at once if its client has given it up, and else when nobody has the memory any more (remains.go).
 package arena
 
 import (
@@ -48,36 +48,65 @@ type Usage struct {
 type Store struct {
 	limits Limits // immutable
 
-	mu   sync.Mutex
-	last uint64 // guarded by mu: number of the region made last
-	used Usage  // guarded by mu
+	mu      sync.Mutex
+	last    uint64         // guarded by mu: number of the region made last
+	used    Usage          // guarded by mu
+	clients map[ID]*Client // guarded by mu; those that have regions
+	left    leftovers
 }
 
 // New makes a store that has lent nothing.
-func New(l Limits) *Store { return &Store{limits: l, used: Usage{Limit: l.Total}} }
+func New(l Limits) *Store {
+	return &Store{limits: l, used: Usage{Limit: l.Total}, clients: map[ID]*Client{}}
+}
 
 // Most is how many bytes one client may have; 0: none.
 func (s *Store) Most() int64 { return s.limits.Client }
 
 // Usage returns how much is lent now.
 func (s *Store) Usage() Usage {
+	s.left.look()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.used
 }
 
+// ID tells processes apart.
+type ID struct {
+	UID uint32
+	PID int32
+}
+
 // Client is a process that asks.
 type Client struct {
 	store   *Store
+	id      ID
 	bytes   int64 // guarded by store.mu
 	regions int   // guarded by store.mu
 }
 
-// Client makes a client that has nothing.
-func (s *Store) Client() *Client { return &Client{store: s} }
+// Client returns a process, with what it still has of connections that have ended.
+//
+// Preconditions: nobody else uses one of the same process that has no regions.
+func (s *Store) Client(id ID) *Client {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.clients[id]; c != nil {
+		return c
+	}
+	return &Client{store: s, id: id}
+}
 
 // take takes the room for a region of size bytes, and returns its number.
 func (c *Client) take(size uint64) (uint64, *QuotaError) {
+	id, refused := c.try(size)
+	if refused != nil && c.store.left.look() { // something has come back
+		return c.try(size)
+	}
+	return id, refused
+}
+
+func (c *Client) try(size uint64) (uint64, *QuotaError) {
 	s := c.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,6 +128,7 @@ func (c *Client) take(size uint64) (uint64, *QuotaError) {
 	}
 	c.bytes += int64(size)
 	c.regions++
+	s.clients[c.id] = c
 	s.used.Bytes += int64(size)
 	s.used.Regions++
 	s.last++
@@ -111,7 +141,9 @@ func (c *Client) give(size uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.bytes -= int64(size)
-	c.regions--
+	if c.regions--; c.regions == 0 {
+		delete(s.clients, c.id)
+	}
 	s.used.Bytes -= int64(size)
 	s.used.Regions--
 }
@@ -231,11 +263,11 @@ func (r *Region) release(givenUp bool) {
 	for h := range holders {
 		h.Detach(r.ID)
 	}
-	if empty {
-		// Who has a descriptor of it, or a mapping that he keeps, would otherwise hold memory that nobody counts.
-		_ = shm.EmptyArena(r.File, r.Bytes)
-	} else {
-		_ = r.File.Close()
+	if !empty {
+		r.leave()
+		return
 	}
+	// Who has a descriptor of it, or a mapping that he keeps, would otherwise hold memory that nobody counts.
+	_ = shm.EmptyArena(r.File, r.Bytes)
 	r.client.give(r.Bytes)
 }

@@ -3,15 +3,18 @@ package arena
 import (
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/ringmasterd/ringmaster/shm"
 )
 
 func TestQuota(t *testing.T) {
 	s := New(Limits{Client: 4 << 20, Total: 6 << 20, Regions: 3, Files: 4})
-	a, b := s.Client(), s.Client()
+	a, b := s.Client(ID{0, 1}), s.Client(ID{0, 2})
 	one, two, three := a.Set(), a.Set(), b.Set()
 	refused := func(set *Set, bytes uint64, says string) {
 		t.Helper()
@@ -61,7 +64,7 @@ func TestQuota(t *testing.T) {
 	if used := s.Usage(); used.Regions != 0 || used.Bytes != 0 {
 		t.Errorf("used: %+v", used)
 	}
-	refused(New(Limits{}).Client().Set(), 1, "this server has none")
+	refused(New(Limits{}).Client(ID{}).Set(), 1, "this server has none")
 }
 
 // holder remembers what it was told.
@@ -78,7 +81,7 @@ func (h *holder) Detach(region uint64) {
 
 func TestRegionLivesAsLongAsItIsUsed(t *testing.T) {
 	s := New(Limits{Client: 1 << 20, Total: 1 << 20, Regions: 9, Files: 9})
-	set := s.Client().Set()
+	set := s.Client(ID{}).Set()
 	r, err := set.Make(1)
 	if err != nil {
 		t.Fatal(err)
@@ -129,10 +132,78 @@ func TestRegionLivesAsLongAsItIsUsed(t *testing.T) {
 	}
 }
 
+// A client that hangs up and keeps its mapping keeps what it was charged for it, over all its connections; and no longer than that.
+func TestMemoryThatAClientKeeps(t *testing.T) {
+	s := New(Limits{Client: 1 << 20, Total: 1 << 20, Regions: 9, Files: 9})
+	id := ID{1, 2}
+	set := s.Client(id).Set()
+	r, err := set.Make(1 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	memory, err := shm.OpenArena(int(r.File.Fd()), r.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set.Close()
+	if used := s.Usage(); used.Regions != 1 || used.Bytes != 1<<20 {
+		t.Errorf("used: %+v", used)
+	}
+	set = s.Client(id).Set()
+	defer set.Close()
+	var quota *QuotaError
+	if _, err := set.Make(1); !errors.As(err, &quota) || !strings.Contains(err.Error(), "this process has 1048576 of the 1048576") {
+		t.Errorf("more than it may have: %v", err)
+	}
+	if err := memory.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := set.Make(1 << 20); err != nil {
+		t.Error(err)
+	}
+	if used := s.Usage(); used.Regions != 1 || used.Bytes != 1<<20 {
+		t.Errorf("used: %+v", used)
+	}
+}
+
+// Nobody has to ask for memory to come back that a client has kept for a while.
+func TestLeftoversAreLookedAt(t *testing.T) {
+	s := New(Limits{Client: 1 << 20, Total: 1 << 20, Regions: 9, Files: 9})
+	set := s.Client(ID{}).Set()
+	r, err := set.Make(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	memory, err := shm.OpenArena(int(r.File.Fd()), r.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set.Close()
+	if err := memory.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; runtime.Gosched() {
+		s.left.mu.Lock()
+		over := s.left.timer == nil
+		s.left.mu.Unlock()
+		if over {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("nobody looks")
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.used.Regions != 0 || s.used.Bytes != 0 || len(s.clients) != 0 {
+		t.Errorf("used: %+v, clients %v", s.used, s.clients)
+	}
+}
+
 // However uses, workers and connections come and go, everything is given back once.
 func TestEverythingComesBack(t *testing.T) {
 	s := New(Limits{Client: 1 << 30, Total: 1 << 30, Regions: 1000, Files: 1000})
-	c := s.Client()
+	c := s.Client(ID{})
 	var all sync.WaitGroup
 	for range 8 {
 		set := c.Set()
