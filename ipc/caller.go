@@ -117,7 +117,7 @@ func (c *Caller) Start(req *Request, done func(*Error)) (*Call, error) {
 }
 
 // StartContext is Start for a requester that does not wait for room in a ring for longer than ctx lasts. If ctx ends first, the error comes with the call, which is abandoned: done will be called, and what req refers to must not
-// change before that.
+// change before that. If ctx has a deadline, which is then the request's, Recv says so when it has passed, whatever the context it is given.
 func (c *Caller) StartContext(ctx context.Context, req *Request, done func(*Error)) (*Call, error) {
 	for i := range req.Tensors {
 		if err := req.Tensors[i].Validate(); err != nil {
@@ -143,7 +143,9 @@ func (c *Caller) StartContext(ctx context.Context, req *Request, done func(*Erro
 	c.nextID++
 	call.id = c.nextID
 	c.open[call.id] = call
-	c.expect(call.due)
+	if _, limited := ctx.Deadline(); limited {
+		c.expect(call.due)
+	}
 	c.sending.Add(1)
 	c.mu.Unlock()
 
@@ -191,7 +193,7 @@ func (c *Caller) expire() {
 }
 
 // Recv returns the next reply. The END reply comes last, with End set; after it io.EOF. An END that carries an error, and a transport's death, are returned as that *[Error]. When ctx ends first the
-// peer is told to cancel, and the matching CANCELLED or DEADLINE_EXCEEDED is returned; likewise when the time is up that the request had (its Timeout). Credit is granted as replies are taken. A client that is charged for replies is charged for the one that was
+// peer is told to cancel, and the matching CANCELLED or DEADLINE_EXCEEDED is returned; likewise when the time is up of a request that was started with a context that has a deadline. Credit is granted as replies are taken. A client that is charged for replies is charged for the one that was
 // returned until the next Recv, or the request's end.
 func (c *Call) Recv(ctx context.Context) (*Reply, error) {
 	if c.finished {

@@ -263,7 +263,13 @@ func TestTimeIsUp(t *testing.T) {
 		tr := make(deaf)
 		c := NewCaller(tr, Events{})
 		start := func(timeout time.Duration) *Call {
-			call, err := c.Start(&Request{Pool: "p", Action: "a", Timeout: timeout, Credit: 2}, nil)
+			ctx := t.Context()
+			if timeout > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, timeout)
+				defer cancel()
+			}
+			call, err := c.StartContext(ctx, &Request{Pool: "p", Action: "a", Timeout: timeout, Credit: 2}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
