@@ -26,9 +26,7 @@ func newLender(t testing.TB) *lender {
 	l := &lender{t: t, store: store, set: store.Client(arena.ID{}).Set()}
 	t.Cleanup(func() {
 		l.set.Close()
-		if used := store.Usage(); used.Regions != 0 {
-			t.Errorf("%d arenas are left", used.Regions)
-		}
+		eventually(t, "every arena to come back, which workers have mapped until they are told", func() bool { return store.Usage().Regions == 0 })
 	})
 	return l
 }
@@ -243,6 +241,45 @@ func TestPoisonInAnArena(t *testing.T) {
 	}
 	wantError(t, ask(), ipc.Aborted, "poison_request")
 	wantError(t, ask(), ipc.Unavailable, "arena_busy")
+}
+
+// What then comes in the message is tried once more, and not twice: two deaths are known. Another client's has nothing to do with it.
+func TestPoisonOutOfAnArena(t *testing.T) {
+	h := run(t, builtin(1, 1)).waitReady()
+	l := newLender(t)
+	r := l.region(4096)
+	file := filepath.Join(t.TempDir(), "runs")
+	ask := func(pid int32, tensor ipc.Tensor) error {
+		req := request(t, "test", "frail", map[string]any{"file": file, "line": "x", "deaths": 1000})
+		req.Client = ipc.Client{UID: 1, PID: pid}
+		req.Tensors = []ipc.Tensor{tensor}
+		if tensor.At.Region != 0 {
+			defer l.claim(req).Settle()
+		}
+		_, err := h.call(testContext(t), req)
+		return err
+	}
+	inline := func(content byte) ipc.Tensor {
+		data := make([]byte, 64)
+		data[0] = content
+		return ipc.Tensor{Name: "x", DType: "uint8", Shape: []uint64{64}, Data: data}
+	}
+	runs := func(want int) {
+		t.Helper()
+		b, err := os.ReadFile(file)
+		if got := strings.Count(string(b), "x\n"); err != nil || got != want {
+			t.Errorf("%d workers have had it, want %d (%v)", got, want, err)
+		}
+	}
+	wantError(t, ask(1, in(r, "x", 0, 64)), ipc.Aborted, "poison_request")
+	wantError(t, ask(1, in(r, "x", 0, 64)), ipc.Unavailable, "arena_busy")
+	runs(2)
+	wantError(t, ask(1, inline(1)), ipc.Aborted, "poison_request")
+	runs(3)
+	wantError(t, ask(1, inline(1)), ipc.Aborted, "poison_request")
+	runs(3)
+	wantError(t, ask(2, inline(2)), ipc.Aborted, "poison_request")
+	runs(5)
 }
 
 // Whatever is attached and detached, the worker's mappings are those of the regions that there are.

@@ -161,7 +161,16 @@ func (a *answer) suspected() (bool, error) {
 	case deaths >= poisonDeaths:
 		return true, a.poisonous(left)
 	}
-	return deaths > 0, nil
+	return deaths > 0 || a.returns(), nil
+}
+
+// returns reports whether two workers have died of a request that its client had in an arena, of which this one may be what lay there, now in the message. Then one more death is enough.
+func (a *answer) returns() bool {
+	if a.req.NamesArenas() || len(a.req.Tensors) == 0 {
+		return false
+	}
+	deaths, _ := a.pool.suspects.look(a.pool.suspects.kin(&a.req), time.Now())
+	return deaths >= poisonDeaths
 }
 
 func (a *answer) poisonous(left time.Duration) *ipc.Error {
@@ -250,7 +259,7 @@ func (a *answer) recover(ctx context.Context, err error) error {
 func (a *answer) lost(ctx context.Context, lost *ipc.Error) error {
 	if a.lease.inc.blame {
 		a.deaths++
-		if deaths := a.pool.suspects.died(a.identify(), a.lease.inc.serial, time.Now()); max(deaths, a.deaths) >= poisonDeaths {
+		if a.condemn(time.Now()) {
 			a.pool.log.Error("a request is poison: two workers died with it in hand; it is refused from now on", "action", a.req.Action, "trace_id", a.req.TraceID, "client_pid", a.req.Client.PID, "for", suspectTTL)
 			return a.poisonous(suspectTTL)
 		}
@@ -267,6 +276,19 @@ func (a *answer) lost(ctx context.Context, lost *ipc.Error) error {
 		return ipc.AsError(context.Cause(ctx))
 	}
 	return a.send(ctx, true, true)
+}
+
+// condemn records that a worker has died with the request in hand, and reports whether that is one too many.
+func (a *answer) condemn(now time.Time) bool {
+	s, serial := &a.pool.suspects, a.lease.inc.serial
+	deaths := s.died(a.identify(), serial, now)
+	if a.req.NamesArenas() {
+		s.died(s.kin(&a.req), serial, now)
+	}
+	if deaths < poisonDeaths && a.returns() {
+		deaths = s.died(a.identify(), 0, now) // no process has that serial: this is for the two in the arena
+	}
+	return max(deaths, a.deaths) >= poisonDeaths
 }
 
 // retryFirst is about how long a request waits before it is tried a second time.

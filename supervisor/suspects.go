@@ -35,7 +35,12 @@ type suspect struct {
 }
 
 // digest identifies what a request asks. Who asks, the trace and the deadline are not part of it. Of what lies in an arena it knows only where: nobody looks into arenas here.
-func (s *suspects) digest(r *ipc.Request) uint64 {
+func (s *suspects) digest(r *ipc.Request) uint64 { return s.sum(r, false) }
+
+// kin identifies what a client asks, whatever its tensors contain and wherever that lies: a request that has died in an arena is of the same kin in the message. One client's requests are never kin to another's.
+func (s *suspects) kin(r *ipc.Request) uint64 { return s.sum(r, true) }
+
+func (s *suspects) sum(r *ipc.Request, kin bool) uint64 {
 	s.mu.Lock()
 	if s.list == nil {
 		s.list, s.seed = map[uint64]suspect{}, maphash.MakeSeed()
@@ -49,6 +54,12 @@ func (s *suspects) digest(r *ipc.Request) uint64 {
 		_, _ = h.Write(length[:])
 		_, _ = h.Write(b)
 	}
+	if kin {
+		_ = h.WriteByte(1)
+		part(binary.LittleEndian.AppendUint64(nil, uint64(r.Client.UID)<<32|uint64(uint32(r.Client.PID))))
+	} else {
+		_ = h.WriteByte(0)
+	}
 	part([]byte(r.Action))
 	part(r.Context)
 	part(r.Body)
@@ -61,8 +72,13 @@ func (s *suspects) digest(r *ipc.Request) uint64 {
 			shape = binary.LittleEndian.AppendUint64(shape, n)
 		}
 		part(shape)
-		part(t.Data)
-		part(rangeBytes(t.At))
+		if !kin {
+			part(t.Data)
+			part(rangeBytes(t.At))
+		}
+	}
+	if kin { // outputs do not travel in a message
+		return h.Sum64()
 	}
 	for i := range r.Outputs {
 		part([]byte(r.Outputs[i].Name))
