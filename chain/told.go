@@ -8,7 +8,7 @@ import (
 )
 
 // told are the headers of replies in which links tell clients something: a worker has no say in them.
-var told = [...]string{"age", "cache", "degraded", "session-version"}
+var told = [...]string{"age", "attempts", "cache", "degraded", "pool", "session-version"}
 
 // Silence is the link before whoever asks workers: it takes from their replies the headers that are the links' own, so that no worker can claim that an answer is from the cache, or of which version a session is.
 func Silence(next Handler) Handler {
