@@ -477,23 +477,12 @@ type modelState struct {
 
 // modelsOf asks which models there are.
 func (x *exchange) modelsOf(ctx context.Context) ([]modelState, *ipc.Error) {
-	type listed struct {
-		Name    string   `msgpack:"name"`
-		State   string   `msgpack:"state"`
-		Actions []string `msgpack:"actions"`
-	}
-	var status struct { // those that the client may use
-		Pools     []listed `msgpack:"pools"`
-		Pipelines []listed `msgpack:"pipelines"`
-	}
-	if e := x.controlled(ctx, "pools", "", &status); e != nil {
+	var list ipc.PoolList // those that the client may use, pipelines among them
+	if e := x.controlled(ctx, "pools", "", &list); e != nil {
 		return nil, e
 	}
-	for i := range status.Pipelines { // they have no workers of their own, and no state
-		status.Pipelines[i].State = "ready"
-	}
 	var all []modelState
-	for _, p := range append(status.Pools, status.Pipelines...) {
+	for _, p := range list.Pools {
 		m := modelState{name: p.Name, actions: p.Actions, ready: p.State == "ready", state: "UNAVAILABLE"}
 		switch p.State {
 		case "ready":

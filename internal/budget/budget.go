@@ -56,9 +56,10 @@ func (a *Account) Held() int64 { return a.held.Load() }
 // Share is a threshold: how many times the bytes that nobody holds a process, and a user, may hold at most.
 type Share struct{ process, user int64 }
 
-// The shares there are. A process alone may hold 1/2 of the budget in requests and 3/4 with replies; all processes of one user 3/4 and 7/8.
+// The shares there are. A process alone may hold 1/2 of the budget in requests and 3/4 with replies; all processes of one user 4/5 and 7/8: more than one of them alone can with replies, or that one would keep the user's others from
+// asking at all.
 var (
-	Requests = Share{1, 3}
+	Requests = Share{1, 4}
 	Replies  = Share{3, 7}
 )
 
