@@ -27,7 +27,8 @@ func shop() Backend {
 		{"name": "one", "state": "ready", "actions": []string{"echo"}},
 		{"name": "two", "state": "loading", "actions": []string{"echo", "infer"}},
 		{"name": "off", "state": "drained", "actions": []string{}},
-	}, "pipelines": []map[string]any{{"name": "chained", "actions": []string{"infer"}}}}
+		{"name": "chained", "state": "ready", "actions": []string{"infer"}}, // a pipeline
+	}}
 	health := healthOf(true, "")["health"]
 	return backendFunc(func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
 		switch {
