@@ -74,7 +74,7 @@ with openai.OpenAI(base_url="http://localhost/v1", api_key="none", http_client=h
 	if out != "['wordllama']\n256 True True\n256 True True\n" {
 		t.Error(out)
 	}
-	if _, errs, code := s.output("call", "wordllama", "embed", "--data", `{"input": "not a list"}`); code != 1 || !strings.Contains(errs, "a list of at least one string") {
+	if _, errs, code := s.output("call", "wordllama", "embed", "--data", `{"input": "not a list"}`); code != 1 || !strings.Contains(errs, "a list of strings that is not empty") {
 		t.Errorf("a text alone: exit %d: %s", code, errs)
 	}
 }

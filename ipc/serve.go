@@ -136,7 +136,7 @@ func (s *server) run() error {
 		}
 		b, err := s.t.Recv()
 		if err != nil {
-			if err = s.unreceived(err); err != nil {
+			if err := s.unreceived(err); err != nil {
 				return err
 			}
 			continue

@@ -1,7 +1,7 @@
 """An app that reads the text on frames: ``python -m examples.ocr.app``, beside a server with the pool ``ocr``.
 
-    python -m examples.ocr.app              one frame, drawn here
-    python -m examples.ocr.app shot.png     a picture of your own
+python -m examples.ocr.app              one frame, drawn here
+python -m examples.ocr.app shot.png     a picture of your own
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def main() -> None:
             frame[:] = pixels
         else:
             # A camera or a decoder would write here: the worker reads the same memory.
-            frame = draw(["Read by a worker process", "from the memory of this one"], into=client.empty(SHAPE, np.uint8))
+            frame = client.empty(SHAPE, np.uint8)
+            draw(["Read by a worker process", "from the memory of this one"], into=frame)
         for line in client.call(args.pool, "read", tensors={"image": frame}).body["lines"]:
             print(f"{line['score']:.2f}  {line['text']}")
 

@@ -59,7 +59,10 @@ def started(*command: str, **more: object) -> Iterator[subprocess.Popen[str]]:
 
 @contextlib.contextmanager
 def by_ringmaster(binary: str) -> Iterator[tuple[int, Callable[[], None]]]:
-    """The pool: the server's pid, and what sends one frame. The frame is drawn into the arena once, as a camera would write it there."""
+    """The pool: the server's pid, and what sends one frame.
+
+    The frame is drawn into the arena once, as a camera would write it there.
+    """
     with tempfile.TemporaryDirectory() as directory:
         config, socket = Path(directory, "ringmaster.yaml"), f"{directory}/rm.sock"
         config.write_text(CONFIG.format(python=sys.executable))
@@ -111,7 +114,7 @@ def main() -> None:
     args = parser.parse_args()
     with by_ringmaster(args.ringmaster) as ours, by_http() as plain:
         rates: dict[str, list[tuple[float, float]]] = {"ringmaster, arena": [], "plain HTTP": []}
-        for pid, send in (ours, plain):
+        for _, send in (ours, plain):
             send()  # the networks warm up
         for round_ in range(args.rounds):
             for name, (pid, send) in zip(rates, (ours, plain), strict=True):

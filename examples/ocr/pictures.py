@@ -1,4 +1,4 @@
-"""Pictures to read: frames of 1920 × 1080 with a few lines of text, drawn with Pillow's own font."""
+"""Pictures to read: frames of 1920 by 1080 with a few lines of text, drawn with Pillow's own font."""
 
 from __future__ import annotations
 

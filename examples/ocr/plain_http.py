@@ -1,6 +1,6 @@
 """The same model as people serve it without Ringmaster: HTTP on loopback, the frame as the body of a POST.
 
-    python -m examples.ocr.plain_http PORT
+python -m examples.ocr.plain_http PORT
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # the connection stays
     reader: Reader
 
-    def do_POST(self) -> None:  # noqa: N802 the library's name
+    def do_POST(self) -> None:
         """Read the body's text."""
         shape = tuple(int(n) for n in self.headers["X-Shape"].split(","))
         body = self.rfile.read(int(self.headers["Content-Length"]))

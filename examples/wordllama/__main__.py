@@ -27,7 +27,9 @@ def embed(request: rm.Request) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     texts = request.body.get("input") if isinstance(request.body, dict) else None
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise rm.InvalidArgument('the body must be a map with input, a list of at least one string: {"input": ["hello"]}')
+        raise rm.InvalidArgument(
+            'the body must be a map with input, a list of strings that is not empty: {"input": ["a"]}'
+        )
     result = embedder().embed(texts)
     return {"usage": {"prompt_tokens": result.tokens, "total_tokens": result.tokens}}, {"embeddings": result.vectors}
 

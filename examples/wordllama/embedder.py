@@ -1,6 +1,7 @@
-"""WordLlama without its package's code: a vector for each token, taken from a language model's first layer, and their mean for a text.
+"""WordLlama without its package's code: a vector for each token, and their mean for a text.
 
-The package is installed for its weights alone, as it asks for a client of a model hub. Method and weights: https://github.com/dleemiller/WordLlama (MIT).
+The vectors are taken from a language model's first layer. The package is installed for its weights alone, as it asks
+for a client of a model hub. Method and weights: https://github.com/dleemiller/WordLlama (MIT).
 """
 
 from __future__ import annotations
@@ -46,10 +47,14 @@ class Embedder:
         self._weights = weights.astype(np.float32)
 
     def embed(self, texts: Sequence[str]) -> Embedded:
-        """Return a vector for each text: float32, shape (texts, :data:`DIMENSIONS`), each of length 1; of a text without tokens 0."""
+        """Return a vector for each text: float32, shape (texts, :data:`DIMENSIONS`).
+
+        Each has length 1, that of a text without tokens 0.
+        """
         vectors = np.zeros((len(texts), DIMENSIONS), np.float32)
         tokens = 0
-        for row, encoding in zip(vectors, self._tokenizer.encode_batch(list(texts), add_special_tokens=False), strict=True):
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        for row, encoding in zip(vectors, encodings, strict=True):
             if encoding.ids:
                 tokens += len(encoding.ids)
                 mean = self._weights[encoding.ids].mean(axis=0)
@@ -61,5 +66,5 @@ def _package() -> Path:
     """Where the package's files are; its code is not run."""
     spec = find_spec("wordllama")
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("wordllama is not installed: pip install --no-deps -r examples/wordllama/requirements.txt")
+        raise ModuleNotFoundError("no wordllama: pip install --no-deps -r examples/wordllama/requirements.txt")
     return Path(spec.submodule_search_locations[0])

@@ -24,7 +24,8 @@ def test_vectors_have_length_one_and_do_not_depend_on_company(embedder: Embedder
 
 
 def test_what_is_alike_is_near(embedder: Embedder) -> None:
-    dog, puppy, tax = embedder.embed(["a dog in the garden", "a puppy on the lawn", "the tax return of last year"]).vectors
+    texts = ["a dog in the garden", "a puppy on the lawn", "the tax return of last year"]
+    dog, puppy, tax = embedder.embed(texts).vectors
     assert dog @ puppy > dog @ tax + 0.2
 
 
