@@ -19,10 +19,11 @@ import (
 	"github.com/ringmasterd/ringmaster/supervisor"
 )
 
-// Pools of one worker each. What stands beside it is configured for the second, so that each link has something to do.
+// Pools of one worker each, without the record of recent requests, which takes 1 to 2 µs of each. What stands beside it is configured for the second, so that each link has something to do.
 const chained = `
 auth: {roles: {app: {allow: [{pools: ["*"], actions: ["*"]}]}}, users: {"*": [app]}, owner: false}
 sessions: {store: memory}
+tracing: {recent: 0}
 pools:
   bare: {builtin: echo, concurrency: 64}
   full:
