@@ -34,20 +34,27 @@ type supervised struct {
 // workerStates are all there are, so that one that no worker is in reads 0.
 var workerStates = []string{"starting", "loading", "ready", "draining", "backoff", "failed"}
 
+// supervised takes in a request that has no body, and asks for the supervisor's status.
+func (x *exchange) supervised(status any) *ipc.Error {
+	if _, e := x.receive(); e != nil {
+		return e
+	}
+	body, e := x.control("status")
+	if e != nil {
+		return e
+	}
+	if err := body.Decode(status); err != nil {
+		return ipc.AsError(err)
+	}
+	return nil
+}
+
 // metrics answers GET /metrics, in Prometheus's format: what the chain has counted, and how pools, workers and clients are now.
 func (w *web) metrics(rw http.ResponseWriter, r *http.Request) {
 	x := w.exchange(rw, r)
 	defer x.close()
-	_, e := x.receive()
-	var body ipc.Body
-	if e == nil {
-		body, e = x.control("status")
-	}
 	var status supervised
-	if e == nil {
-		e = ipc.AsError(body.Decode(&status))
-	}
-	if e != nil {
+	if e := x.supervised(&status); e != nil {
 		x.notReady(e)
 		return
 	}

@@ -136,16 +136,8 @@ type (
 func (w *web) statusPage(rw http.ResponseWriter, r *http.Request) {
 	x := w.exchange(rw, r)
 	defer x.close()
-	_, e := x.receive()
-	var body ipc.Body
-	if e == nil {
-		body, e = x.control("status")
-	}
 	var status pageStatus
-	if e == nil {
-		e = ipc.AsError(body.Decode(&status))
-	}
-	if e != nil {
+	if e := x.supervised(&status); e != nil {
 		x.notReady(e)
 		return
 	}
