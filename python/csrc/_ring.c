@@ -1,5 +1,6 @@
 /* The module ringmaster._ring: what of the SDK has to be C, namely atomics, futexes, waiting without the GIL, descriptors
- * that come with a byte, one scan of a peer's bytes, and memory that is unmapped when nobody looks at it any more. */
+ * that come with a byte, one scan of a peer's bytes, memory that is unmapped when nobody looks at it any more; and
+ * what is C because every request goes through it. */
 #include "module.h"
 
 static PyObject *new_exception(PyObject *module, const char *name, const char *attribute, const char *doc)
@@ -28,9 +29,11 @@ static int module_exec(PyObject *module)
     m->segment_type = new_type(module, &rm_segment_spec, "Segment");
     m->block_type = new_type(module, &rm_block_spec, "Block");
     PyObject *region_type = new_type(module, &rm_region_spec, "Region");
+    PyObject *codec_type = new_type(module, &rm_codec_spec, "Codec");
     int err = m->protocol_error == NULL || m->closed == NULL || m->segment_type == NULL || m->block_type == NULL ||
-              region_type == NULL;
+              region_type == NULL || codec_type == NULL;
     Py_XDECREF(region_type);
+    Py_XDECREF(codec_type);
     return err ? -1 : 0;
 }
 

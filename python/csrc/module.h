@@ -20,6 +20,7 @@ struct rm_module {
 extern PyType_Spec rm_segment_spec;
 extern PyType_Spec rm_region_spec;
 extern PyType_Spec rm_block_spec;
+extern PyType_Spec rm_codec_spec;
 
 PyObject *rm_split(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *rm_watch_lifeline(PyObject *module, PyObject *const *args, Py_ssize_t nargs);

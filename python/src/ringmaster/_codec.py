@@ -6,6 +6,9 @@ gives a list of buffers, so that an array's memory is copied once, into the ring
 
 Decoding scans everything once (in C), and then makes no more copies than it must: the body stays encoded until somebody
 wants it, tensors are views.
+
+Requests and replies that are like most are done in C altogether (csrc/codec.c). What is here is for everything, and it
+is what that is held to.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,11 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgpack
+import numpy as np
 from numpy.typing import ArrayLike
 
 from ringmaster._errors import Error, error_of
-from ringmaster._ring import split
+from ringmaster._ring import Codec, split
 from ringmaster._tensors import (
+    NUMPY_NAMES,
     Array,
     BadTensor,
     Placed,
@@ -177,6 +182,28 @@ def encode(m: Message) -> list[Buffer]:
 
     TypeError, ValueError or OverflowError: the body or a tensor cannot be sent.
     """
+    data = None
+    if type(m) is Request:
+        if not (m.held or m.outputs):
+            data = _fast.request(
+                m.id, m.pool, m.action, m.trace_id, m.context, m.timeout_us, m.credit or 1, m.headers, m.body, m.tensors
+            )
+    elif type(m) is Reply and m.error is None and not m.context:
+        data = _fast.reply(m.id, m.end * _END | m.leased * _LEASED, m.headers, m.body, m.tensors)
+    return encode_any(m) if data is None else [data]
+
+
+def encode_answer(id: int, body: object, tensors: Mapping[str, ArrayLike | Placed], context: Buffer) -> list[Buffer]:
+    """Encode the reply that ends a request and has no headers; otherwise as encode."""
+    data = None if context else _fast.reply(id, _END, _NONE, body, tensors)
+    return encode_any(Reply(id, True, body=body, tensors=tensors, context=context)) if data is None else [data]
+
+
+_NONE: dict[str, str] = {}  # no headers
+
+
+def encode_any(m: Message) -> list[Buffer]:
+    """Encode as `encode`, in Python."""
     match m:
         case Request():
             fields = (
@@ -323,6 +350,12 @@ def decode(data: Buffer) -> Message | None:
 
     The message may refer to data's memory.
     """
+    m: Request | Reply | None = _fast.decode(data)
+    return decode_any(data) if m is None else m
+
+
+def decode_any(data: Buffer) -> Message | None:
+    """Decode as `decode`, in Python."""
     view = memoryview(data)
     try:
         fields = split(view)
@@ -472,3 +505,6 @@ def _head(view: memoryview) -> tuple[int, int]:
     except (msgpack.UnpackException, ValueError):
         pass
     return 0, 0
+
+
+_fast = Codec(Request, Reply, Encoded, pack, np.ndarray, {name: np.dtype(name) for name in NUMPY_NAMES})

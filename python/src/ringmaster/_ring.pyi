@@ -1,7 +1,7 @@
 """Messages through shared memory, and arenas; the sources are in csrc."""
 
-from collections.abc import Callable
-from typing import final
+from collections.abc import Callable, Mapping
+from typing import Any, final
 
 from typing_extensions import Buffer
 
@@ -85,6 +85,47 @@ def split(data: Buffer, most: int = 16, /) -> tuple[bool | int | str | memoryvie
     The check is section 5's Validation (ValueError). nil, booleans, unsigned integers and strings come decoded,
     binaries as views of data, anything else as the slice of data where it lies.
     """
+
+@final
+class Codec:
+    """Does what _codec does, for the requests and replies that are like most; None: _codec is to do it."""
+
+    def __new__(
+        cls,
+        request: type[Any],
+        reply: type[Any],
+        encoded: type[Any],
+        pack: Callable[[Any], bytes],
+        array: type[Any],
+        dtypes: Mapping[str, Any],
+    ) -> Codec:
+        """Take the classes of what is decoded, and what encodes any value.
+
+        encoded(buffer) is a value that is still encoded, with the attribute data; dtypes are NumPy's, by the protocol's
+        names for what NumPy has without help.
+        """
+
+    def decode(self, data: Buffer, /) -> Any:
+        """Return a request or a reply that may refer to data's memory."""
+
+    def request(
+        self,
+        id: int,
+        pool: str,
+        action: str,
+        trace_id: str,
+        context: object,
+        timeout_us: int,
+        credit: int,
+        headers: object,
+        body: object,
+        tensors: object,
+        /,
+    ) -> bytes | None:
+        """Encode a request. TypeError, ValueError or OverflowError: the body cannot be encoded."""
+
+    def reply(self, id: int, flags: int, headers: object, body: object, tensors: object, /) -> bytes | None:
+        """Encode a reply without an error, likewise."""
 
 def watch_lifeline(fd: int, segment: Segment, /) -> None:
     """End this process at once, with status 1, at end of file on the socket fd, even while a handler holds the GIL.

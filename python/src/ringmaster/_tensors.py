@@ -24,11 +24,11 @@ from ringmaster._values import Buffer, Encoded, pack
 Array = NDArray[Any]
 Shape = SupportsIndex | Sequence[SupportsIndex]
 
-_NUMPY_NAMES = frozenset(
+NUMPY_NAMES = frozenset(
     {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
     | {"float16", "float32", "float64", "complex64", "complex128"}
 )
-_NAMES = _NUMPY_NAMES | {"bfloat16"}
+_NAMES = NUMPY_NAMES | {"bfloat16"}
 
 
 ALIGNMENT = 64  # bytes; what offsets in an arena are multiples of
@@ -83,7 +83,7 @@ def _dtype(name: str) -> np.dtype[Any]:
             return np.dtype("uint16")
         result: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
         return result
-    if name not in _NUMPY_NAMES:
+    if name not in NUMPY_NAMES:
         raise KeyError(name)
     return np.dtype(name)
 
