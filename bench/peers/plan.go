@@ -63,7 +63,7 @@ func cells() []cell {
 		{{Scenario: "idle", Size: 64, Outstanding: 1, Clients: 16, Workers: 4}},
 		scale(1, 4, 16),
 		{{Scenario: "many-clients", Size: 64, Outstanding: 1, Clients: 1, Workers: 1, Connections: maxConnections}},
-		closed("python-echo", 64, 1, 8),
+		closed("python-echo", 64, 1, 8, 64),
 		closed("python-frame", frameSize, 1, 8),
 		closed("python-model", modelSize, 1, 8),
 	} {
