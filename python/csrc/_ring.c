@@ -1,6 +1,6 @@
 /* The module ringmaster._ring: what of the SDK has to be C, namely atomics, futexes, waiting without the GIL, descriptors
- * that come with a byte, one scan of a peer's bytes, memory that is unmapped when nobody looks at it any more; and
- * what is C because every request goes through it. */
+ * that come with a byte, one scan of a peer's bytes, memory that is unmapped when nobody looks at it any more, and a
+ * signal's handler; and what is C because every request goes through it. */
 #include "module.h"
 
 static PyObject *new_exception(PyObject *module, const char *name, const char *attribute, const char *doc)
@@ -68,6 +68,10 @@ static PyMethodDef functions[] = {
     {"lifeline_pending", rm_lifeline_pending, METH_NOARGS, "lifeline_pending() -> whether packets have been kept"},
     {"lifeline_packets", rm_lifeline_packets, METH_NOARGS,
      "lifeline_packets() -> list of (bytes, descriptor or None), in order: what has come by now; descriptors are the caller's"},
+    {"tell_on_term", rm_tell_on_term, METH_O,
+     "tell_on_term(install): from now on SIGTERM first calls the handler that install(number) installs for a signal of that "
+     "number, if tell_where says so, and then the one there is now"},
+    {"tell_where", rm_tell_where, METH_O, "tell_where(yes): whether SIGTERM calls it"},
     {NULL, NULL, 0, NULL},
 };
 

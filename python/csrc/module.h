@@ -26,6 +26,8 @@ PyObject *rm_split(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *rm_watch_lifeline(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *rm_lifeline_pending(PyObject *module, PyObject *none);
 PyObject *rm_lifeline_packets(PyObject *module, PyObject *none);
+PyObject *rm_tell_on_term(PyObject *module, PyObject *install);
+PyObject *rm_tell_where(PyObject *module, PyObject *yes);
 
 /* The segment of a Segment, which stays mapped for ever from now on: for a thread that knows nothing of Python. NULL
  * with an exception. */

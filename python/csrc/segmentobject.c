@@ -158,28 +158,59 @@ static PyObject *take(struct incoming *in)
     return message;
 }
 
+/* Returns the next message, None for none by the deadline or for a nudge, or NULL. in_lock is held. */
+static PyObject *receive_one(Segment *self, int64_t deadline)
+{
+    struct host h = new_host(self);
+    enum rm_result result = rm_receive(&self->s, &h.base, deadline, &self->incoming.base);
+    if (result == RM_OK)
+        return take(&self->incoming);
+    if (result == RM_TIMEOUT || result == RM_NUDGED)
+        return Py_NewRef(Py_None);
+    return fail(self, result, &self->s.in);
+}
+
+/* Takes in_lock; false if another thread has it and the deadline is not to wait. */
+static bool lock_in(Segment *self, int64_t deadline)
+{
+    if (deadline <= 0)
+        return pthread_mutex_trylock(&self->in_lock) == 0;
+    lock(&self->in_lock);
+    return true;
+}
+
 static PyObject *receive(Segment *self, int64_t deadline)
 {
     if (!enter(self))
         return NULL;
     PyObject *message = NULL;
-    if (deadline > 0)
-        lock(&self->in_lock);
-    else if (pthread_mutex_trylock(&self->in_lock) != 0) {
-        leave(self);
-        Py_RETURN_NONE;
-    }
-    struct host h = new_host(self);
-    enum rm_result result = rm_receive(&self->s, &h.base, deadline, &self->incoming.base);
-    if (result == RM_OK)
-        message = take(&self->incoming);
-    else if (result == RM_TIMEOUT || result == RM_NUDGED)
+    if (!lock_in(self, deadline))
         message = Py_NewRef(Py_None);
-    else
-        fail(self, result, &self->s.in);
-    pthread_mutex_unlock(&self->in_lock);
+    else {
+        message = receive_one(self, deadline);
+        pthread_mutex_unlock(&self->in_lock);
+    }
     leave(self);
     return message;
+}
+
+/* Returns a list of the next messages: waits for the first, and takes those that are there already. What goes wrong
+ * after the first is told by the next call. */
+static PyObject *receive_many(Segment *self, int64_t deadline, Py_ssize_t most)
+{
+    PyObject *list = PyList_New(0);
+    for (Py_ssize_t i = 0; list != NULL && i < most; i++) {
+        PyObject *message = receive_one(self, i == 0 ? deadline : 0);
+        if (message == Py_None || (message == NULL && i > 0)) {
+            Py_XDECREF(message);
+            PyErr_Clear();
+            break;
+        }
+        if (message == NULL || PyList_Append(list, message) != 0)
+            Py_CLEAR(list);
+        Py_XDECREF(message);
+    }
+    return list;
 }
 
 /* Turns seconds or None into a CLOCK_MONOTONIC deadline. */
@@ -208,6 +239,28 @@ static PyObject *Segment_recv(PyObject *self, PyObject *const *args, Py_ssize_t 
     if (!deadline_of(nargs == 1 ? args[0] : Py_None, &deadline))
         return NULL;
     return receive((Segment *)self, deadline);
+}
+
+static PyObject *Segment_recv_many(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    Segment *self = (Segment *)op;
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "recv_many(timeout, most)");
+        return NULL;
+    }
+    int64_t deadline;
+    Py_ssize_t most = PyLong_AsSsize_t(args[1]);
+    if (PyErr_Occurred() || !deadline_of(args[0], &deadline) || !enter(self))
+        return NULL;
+    PyObject *list = NULL;
+    if (!lock_in(self, deadline))
+        list = PyList_New(0);
+    else {
+        list = receive_many(self, deadline, most);
+        pthread_mutex_unlock(&self->in_lock);
+    }
+    leave(self);
+    return list;
 }
 
 static PyObject *Segment_try_recv(PyObject *self, PyObject *Py_UNUSED(none))
@@ -503,6 +556,8 @@ static PyMethodDef methods[] = {
     {"recv", FAST(Segment_recv),
      "recv(timeout=None) -> the next message as a bytearray of its own, or None after timeout seconds or a nudge"},
     {"try_recv", Segment_try_recv, METH_NOARGS, "try_recv() -> the next message, or None if none is there"},
+    {"recv_many", FAST(Segment_recv_many),
+     "recv_many(timeout, most) -> list of the next messages: recv, and try_recv for those that are there already"},
     {"send", FAST(Segment_send), "send(*buffers): their concatenation as one message; waits for space"},
     {"try_send", FAST(Segment_try_send), "try_send(*buffers) -> False if there is no space for it to begin"},
     {"send_within", FAST(Segment_send_within),

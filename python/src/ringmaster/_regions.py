@@ -54,8 +54,13 @@ class Regions:
             case Detach(region=region):
                 self._regions.pop(region, None)
 
-    def tensors(self, tensors: Mapping[str, object]) -> dict[str, Array]:
+    def tensors(self, tensors: Mapping[str, object]) -> Mapping[str, Array]:
         """Return the arrays of a request; those in arenas are read-only. InvalidArgument/bad_region or bad_tensor."""
+        for t in tensors.values():
+            if type(t) is Placed:
+                break
+        else:
+            return tensors  # type: ignore[return-value]  # arrays, as was just seen
         return {name: self._input(name, t) if type(t) is Placed else t for name, t in tensors.items()}  # type: ignore[misc]
 
     def _input(self, name: str, t: Placed) -> Array:

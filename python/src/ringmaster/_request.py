@@ -119,7 +119,7 @@ class Request:
     def cancelled(self) -> bool:
         """Whether nobody waits for the answer any more: the caller has gone, or the deadline has passed."""
         self._ring.look()
-        return self._reason is not None or self.time_left() == 0
+        return self._reason is not None or (self.deadline is not None and time.monotonic() >= self.deadline)
 
     def check(self) -> None:
         """Raise Cancelled or DeadlineExceeded if nobody waits any more; a long action calls it now and then."""

@@ -39,6 +39,12 @@ class Segment:
     def try_recv(self) -> bytearray | None:
         """Return the next message, or None if none is there."""
 
+    def recv_many(self, timeout: float | None, most: int, /) -> list[bytearray]:
+        """Wait as recv for a message, and return it and those that are there already, at most so many.
+
+        What goes wrong after the first is raised by the next call.
+        """
+
     def send(self, *buffers: Buffer) -> None:
         """Send the buffers' concatenation as one message of 1 to max_message bytes (ValueError). Waits for space."""
 
@@ -126,6 +132,15 @@ class Codec:
 
     def reply(self, id: int, flags: int, headers: object, body: object, tensors: object, /) -> bytes | None:
         """Encode a reply without an error, likewise."""
+
+def tell_on_term(install: Callable[[int], object], /) -> None:
+    """Have SIGTERM call two handlers: that which install(number) installs for a signal of that number, then its own.
+
+    The first only if tell_where says so. RuntimeError if SIGTERM has none yet. From the main thread.
+    """
+
+def tell_where(yes: bool, /) -> None:
+    """Say whether SIGTERM calls the first handler of tell_on_term."""
 
 def watch_lifeline(fd: int, segment: Segment, /) -> None:
     """End this process at once, with status 1, at end of file on the socket fd, even while a handler holds the GIL.

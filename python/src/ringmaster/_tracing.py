@@ -26,6 +26,11 @@ class Tracing:
 
                 self._api = context, trace
 
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody could look."""
+        return self._api is not None
+
     def within(self, *requests: Request) -> AbstractContextManager[None]:
         """Return what makes the request's span the current one; several requests have none in common."""
         if self._api is None or len(requests) != 1 or not requests[0].trace_id:

@@ -25,6 +25,9 @@ protocol (status 70), an exception that is not an Exception, such as SystemExit.
 
 A worker that gets SIGTERM while it has a request, or does not end although it was drained, hangs or is late: first of
 all it writes to standard error where each thread is (faulthandler). That is done in C and needs no GIL.
+
+What a small request costs here is mostly Python, so what every request passes is short and does nothing that few need:
+docs/decisions/0019-python-hot-path.md.
 """
 
 import faulthandler
@@ -43,13 +46,13 @@ from typing import Any
 from ringmaster import _codec
 from ringmaster._actions import Action, select
 from ringmaster._batch import Batch, Unequal
-from ringmaster._codec import BadMessage, Hello, Ping, Reply, decode, encode, size_of
+from ringmaster._codec import BadMessage, Hello, Ping, Reply, decode, encode, encode_answer, size_of
 from ringmaster._errors import Cancelled, Error, Internal, InvalidArgument, NotFound, ResourceExhausted, error_of
 from ringmaster._launch import EXIT_PROTOCOL, Launch, launch, leave
 from ringmaster._pin import new_pinner
 from ringmaster._regions import Regions
 from ringmaster._request import Request
-from ringmaster._ring import ProtocolError, lifeline_packets, lifeline_pending
+from ringmaster._ring import ProtocolError, lifeline_packets, lifeline_pending, tell_on_term, tell_where
 from ringmaster._tracing import Tracing
 from ringmaster._values import Buffer
 
@@ -94,24 +97,14 @@ def serve(
     regions = Regions(lifeline_packets, new_pinner(pin))
     worker = (Inline if given.concurrency == 1 else Threaded)(given, chosen, regions)
     signal.signal(signal.SIGTERM, worker.on_term)
+    tell_on_term(lambda number: faulthandler.register(number, file=2, all_threads=True, chain=False))
     worker.run()
-    _tell_where(True)  # whatever keeps the program from its end now
-
-
-def _tell_where(yes: bool) -> None:
-    """Have SIGTERM show the stack of every thread before it is handled; a worker without work has nothing to tell.
-
-    The handler that was there is called afterwards; signal.signal would take ours away.
-    """
-    if yes:
-        faulthandler.register(signal.SIGTERM, file=2, all_threads=True, chain=True)
-    else:
-        faulthandler.unregister(signal.SIGTERM)
+    tell_where(True)  # whatever keeps the program from its end now
 
 
 def _forget() -> None:
     """Let SIGTERM end a child that an action forked, as it ends any process: the child is no worker."""
-    _tell_where(False)
+    tell_where(False)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
@@ -176,16 +169,15 @@ class Worker(ABC):
     def _take_in(self, data: Buffer) -> None:
         try:
             m = decode(data)
+            if type(m) is _codec.Request:
+                self._take_request(m)
+                return
         except BadMessage as e:
             if e.kind != _codec.REQUEST or e.id == 0:
                 leave(EXIT_PROTOCOL, f"a message from the supervisor is malformed: {e}")
             self._refuse(e.id, InvalidArgument(f"the request is malformed: {e}", reason=e.reason))
             return
         match m:
-            case _codec.Request():
-                if m.id in self._open:
-                    leave(EXIT_PROTOCOL, f"the supervisor sent request {m.id} twice")
-                self._take_request(m)
             case _codec.Batch():
                 call = [self._held.pop(id) for id in m.ids if id in self._held]
                 if call:
@@ -202,6 +194,8 @@ class Worker(ABC):
                 self._stop()
 
     def _take_request(self, m: _codec.Request) -> None:
+        if m.id in self._open:
+            leave(EXIT_PROTOCOL, f"the supervisor sent request {m.id} twice")
         try:
             request = Request(m, self, self._regions.tensors(m.tensors), self._regions.outputs(m.outputs))
         except InvalidArgument as e:
@@ -244,14 +238,14 @@ class Worker(ABC):
     def _begin(self, request: Request) -> None:
         with self._lock:
             if not self._open:
-                _tell_where(True)
+                tell_where(True)
             self._open[request.id] = request
 
     def _finish(self, request: Request) -> None:
         with self._lock:
             del self._open[request.id]
             if not self._open:
-                _tell_where(False)
+                tell_where(False)
 
     def _run(self, call: list[Request]) -> None:
         self._segment.set_status(BUSY, call[0].id)
@@ -268,6 +262,11 @@ class Worker(ABC):
 
     def _answers(self, call: list[Request]) -> Iterator[tuple[Request, list[Buffer]]]:
         """Run the action for the requests and yield the END of each."""
+        if len(call) == 1:
+            action = self._actions.get(call[0].action)
+            if action is None or not action.batch:
+                yield call[0], self._answer(call[0])
+                return
         by_action: dict[str, list[Request]] = {}
         for request in call:  # all are for one action, if the supervisor means well
             by_action.setdefault(request.action, []).append(request)
@@ -341,13 +340,18 @@ class Worker(ABC):
                     f"this worker has no action {request.action!r}; it has: {known}", reason="unknown_action"
                 )
             request.check()
-            with self._tracing.within(request):
-                if action.stream:
-                    self._stream(request, action.handler(request))
-                    return encode(Reply(request.id, True, context=request._new_context()))
-                return self._encode(request, action.handler(request), end=True)
+            if request.trace_id and self._tracing.wanted:
+                with self._tracing.within(request):
+                    return self._act(action, request)
+            return self._act(action, request)
         except Exception as e:
             return self._raised(request, e)
+
+    def _act(self, action: Action, request: Request) -> list[Buffer]:
+        if action.stream:
+            self._stream(request, action.handler(request))
+            return encode(Reply(request.id, True, context=request._new_context()))
+        return self._encode(request, action.handler(request), end=True)
 
     def _stream(self, request: Request, chunks: Iterable[Any]) -> None:
         iterator = iter(chunks)
@@ -373,11 +377,15 @@ class Worker(ABC):
 
     def _encode(self, request: Request, result: Any, end: bool) -> list[Buffer]:
         """Encode what an action returned or yielded: a body, or a tuple of a body and a dict of tensors."""
-        body, tensors = (
-            result if type(result) is tuple and len(result) == 2 and isinstance(result[1], Mapping) else (result, {})
-        )
-        context = request._new_context() if end else b""
-        parts = encode(Reply(request.id, end, body=body, tensors=request._place(tensors, end), context=context))
+        body: object = result
+        tensors: Mapping[str, Any] = {}
+        if type(result) is tuple and len(result) == 2 and isinstance(result[1], Mapping):
+            body, tensors = result
+            tensors = request._place(tensors, end)
+        if end:
+            parts = encode_answer(request.id, body, tensors, request._new_context())
+        else:
+            parts = encode(Reply(request.id, body=body, tensors=tensors))
         if size_of(parts) > self._max_message:
             raise ResourceExhausted(
                 f"the answer is {size_of(parts)} bytes, the limit is {self._max_message} bytes; "
@@ -426,6 +434,21 @@ class Inline(Worker):
 
     def _accept(self, call: list[Request]) -> None:
         self._waiting.append(call)
+
+    # One thread opens and ends requests, so nothing has to be locked for that.
+
+    def _begin(self, request: Request) -> None:
+        self._open[request.id] = request
+        tell_where(True)
+
+    def _finish(self, request: Request) -> None:
+        del self._open[request.id]
+        if not self._open:
+            tell_where(False)
+
+    def _claim_end(self, request: Request) -> bool:
+        claimed, request._ended = request._ended, True
+        return not claimed
 
     def look(self) -> None:
         """See Ring. A thread that the action started sees what the main thread has seen."""
