@@ -30,10 +30,12 @@ static int module_exec(PyObject *module)
     m->block_type = new_type(module, &rm_block_spec, "Block");
     PyObject *region_type = new_type(module, &rm_region_spec, "Region");
     PyObject *codec_type = new_type(module, &rm_codec_spec, "Codec");
+    PyObject *sleeper_type = new_type(module, &rm_sleeper_spec, "Sleeper");
     int err = m->protocol_error == NULL || m->closed == NULL || m->segment_type == NULL || m->block_type == NULL ||
-              region_type == NULL || codec_type == NULL;
+              region_type == NULL || codec_type == NULL || sleeper_type == NULL;
     Py_XDECREF(region_type);
     Py_XDECREF(codec_type);
+    Py_XDECREF(sleeper_type);
     return err ? -1 : 0;
 }
 

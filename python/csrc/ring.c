@@ -338,7 +338,7 @@ static enum rm_result wait_for(struct rm_ring *r, struct rm_host *host, int64_t 
 {
     if (host->block != NULL)
         host->block(host);
-    enum rm_result result = spin(r, bytes);
+    enum rm_result result = host->sleepy ? RM_TIMEOUT : spin(r, bytes);
     if (result == RM_TIMEOUT) {
         struct rm_semaphore *s = own_semaphore(r);
         atomic_exchange(&s->waiters, 1);

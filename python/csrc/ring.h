@@ -35,11 +35,12 @@ enum rm_role { RM_WORKER, RM_SUPERVISOR };
 #define RM_FOREVER INT64_MAX
 #define RM_FILES 16 /* descriptors that wait to be taken; further ones are closed */
 
-/* What the ring asks of the program around it: the beginning of a struct of its own. All functions may be NULL. */
+/* What the ring asks of the program around it: the beginning of a struct of its own. Its functions may be NULL. */
 struct rm_host {
     void (*block)(struct rm_host *);       /* this thread is about to sleep or to copy much: let others run */
     void (*unblock)(struct rm_host *);     /* done with that */
     bool (*interrupted)(struct rm_host *); /* called after each signal, and once a second; true ends the wait */
+    bool sleepy;                           /* do not spin: others have a use for the processor */
 };
 
 /* Where a message is received. grow makes data at least capacity bytes long, keeping what it holds; false: out of

@@ -159,9 +159,10 @@ static PyObject *take(struct incoming *in)
 }
 
 /* Returns the next message, None for none by the deadline or for a nudge, or NULL. in_lock is held. */
-static PyObject *receive_one(Segment *self, int64_t deadline)
+static PyObject *receive_one(Segment *self, int64_t deadline, bool sleepy)
 {
     struct host h = new_host(self);
+    h.base.sleepy = sleepy;
     enum rm_result result = rm_receive(&self->s, &h.base, deadline, &self->incoming.base);
     if (result == RM_OK)
         return take(&self->incoming);
@@ -187,7 +188,7 @@ static PyObject *receive(Segment *self, int64_t deadline)
     if (!lock_in(self, deadline))
         message = Py_NewRef(Py_None);
     else {
-        message = receive_one(self, deadline);
+        message = receive_one(self, deadline, false);
         pthread_mutex_unlock(&self->in_lock);
     }
     leave(self);
@@ -196,11 +197,11 @@ static PyObject *receive(Segment *self, int64_t deadline)
 
 /* Returns a list of the next messages: waits for the first, and takes those that are there already. What goes wrong
  * after the first is told by the next call. */
-static PyObject *receive_many(Segment *self, int64_t deadline, Py_ssize_t most)
+static PyObject *receive_many(Segment *self, int64_t deadline, Py_ssize_t most, bool sleepy)
 {
     PyObject *list = PyList_New(0);
     for (Py_ssize_t i = 0; list != NULL && i < most; i++) {
-        PyObject *message = receive_one(self, i == 0 ? deadline : 0);
+        PyObject *message = receive_one(self, i == 0 ? deadline : 0, sleepy);
         if (message == Py_None || (message == NULL && i > 0)) {
             Py_XDECREF(message);
             PyErr_Clear();
@@ -213,8 +214,7 @@ static PyObject *receive_many(Segment *self, int64_t deadline, Py_ssize_t most)
     return list;
 }
 
-/* Turns seconds or None into a CLOCK_MONOTONIC deadline. */
-static bool deadline_of(PyObject *timeout, int64_t *deadline)
+bool rm_deadline(PyObject *timeout, int64_t *deadline)
 {
     *deadline = RM_FOREVER;
     if (timeout == Py_None)
@@ -236,7 +236,7 @@ static PyObject *Segment_recv(PyObject *self, PyObject *const *args, Py_ssize_t 
         return NULL;
     }
     int64_t deadline;
-    if (!deadline_of(nargs == 1 ? args[0] : Py_None, &deadline))
+    if (!rm_deadline(nargs == 1 ? args[0] : Py_None, &deadline))
         return NULL;
     return receive((Segment *)self, deadline);
 }
@@ -244,19 +244,19 @@ static PyObject *Segment_recv(PyObject *self, PyObject *const *args, Py_ssize_t 
 static PyObject *Segment_recv_many(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
     Segment *self = (Segment *)op;
-    if (nargs != 2) {
-        PyErr_SetString(PyExc_TypeError, "recv_many(timeout, most)");
+    if (nargs != 3) {
+        PyErr_SetString(PyExc_TypeError, "recv_many(timeout, most, sleepy)");
         return NULL;
     }
     int64_t deadline;
     Py_ssize_t most = PyLong_AsSsize_t(args[1]);
-    if (PyErr_Occurred() || !deadline_of(args[0], &deadline) || !enter(self))
+    if (PyErr_Occurred() || !rm_deadline(args[0], &deadline) || !enter(self))
         return NULL;
     PyObject *list = NULL;
     if (!lock_in(self, deadline))
         list = PyList_New(0);
     else {
-        list = receive_many(self, deadline, most);
+        list = receive_many(self, deadline, most, args[2] == Py_True);
         pthread_mutex_unlock(&self->in_lock);
     }
     leave(self);
@@ -362,7 +362,7 @@ static PyObject *Segment_send_within(PyObject *self, PyObject *const *args, Py_s
         PyErr_SetString(PyExc_TypeError, "send_within(timeout, *buffers)");
         return NULL;
     }
-    if (!deadline_of(args[0], &deadline))
+    if (!rm_deadline(args[0], &deadline))
         return NULL;
     return send_buffers((Segment *)self, args + 1, nargs - 1, deadline);
 }
@@ -557,7 +557,7 @@ static PyMethodDef methods[] = {
      "recv(timeout=None) -> the next message as a bytearray of its own, or None after timeout seconds or a nudge"},
     {"try_recv", Segment_try_recv, METH_NOARGS, "try_recv() -> the next message, or None if none is there"},
     {"recv_many", FAST(Segment_recv_many),
-     "recv_many(timeout, most) -> list of the next messages: recv, and try_recv for those that are there already"},
+     "recv_many(timeout, most, sleepy) -> list of the next messages: recv, and try_recv for those that are there already"},
     {"send", FAST(Segment_send), "send(*buffers): their concatenation as one message; waits for space"},
     {"try_send", FAST(Segment_try_send), "try_send(*buffers) -> False if there is no space for it to begin"},
     {"send_within", FAST(Segment_send_within),

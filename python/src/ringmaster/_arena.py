@@ -206,6 +206,12 @@ class Arenas:
 
     # ---- requests ----
 
+    def concern(self, tensors: Mapping[str, ArrayLike | Placed]) -> bool:
+        """Whether `place` may do something with these: most requests have nothing for arenas."""
+        if self.limit == 0 or not tensors:
+            return False
+        return bool(self._arenas) or any(type(a) is not np.ndarray or a.nbytes >= MOVE for a in tensors.values())
+
     def place(self, request: Request, outputs: Outputs | None) -> Generator[int, bool, Named | None]:
         """Move what a request is better off with into arenas, and offer slots; None if it names nothing there."""
         if self.limit == 0 or request.pool in self.inline:

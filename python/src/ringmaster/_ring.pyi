@@ -39,10 +39,11 @@ class Segment:
     def try_recv(self) -> bytearray | None:
         """Return the next message, or None if none is there."""
 
-    def recv_many(self, timeout: float | None, most: int, /) -> list[bytearray]:
+    def recv_many(self, timeout: float | None, most: int, sleepy: bool, /) -> list[bytearray]:
         """Wait as recv for a message, and return it and those that are there already, at most so many.
 
-        What goes wrong after the first is raised by the next call.
+        Before it sleeps it looks for some microseconds whether a message comes at once, unless it is to be sleepy.
+        What goes wrong after the first message is raised by the next call.
         """
 
     def send(self, *buffers: Buffer) -> None:
@@ -91,6 +92,20 @@ def split(data: Buffer, most: int = 16, /) -> tuple[bool | int | str | memoryvie
     The check is section 5's Validation (ValueError). nil, booleans, unsigned integers and strings come decoded,
     binaries as views of data, anything else as the slice of data where it lies.
     """
+
+@final
+class Sleeper:
+    """Where one thread sleeps until another one wakes it."""
+
+    def __new__(cls) -> Sleeper: ...
+    def sleep(self, timeout: float | None, other: Sleeper | None, /) -> bool:
+        """Let go of the GIL, wake the other one, and sleep; True if woken, perhaps before this began.
+
+        timeout is in seconds, None is for ever. A signal's handler that raises ends it, too.
+        """
+
+    def wake(self) -> None:
+        """End its sleep, or the next one."""
 
 @final
 class Codec:

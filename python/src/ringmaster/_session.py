@@ -96,7 +96,7 @@ class Result:
 
 
 class Call:
-    """One open request. `wake` is its driver's: called whenever `replies` has grown."""
+    """One open request. `wake` is its driver's: called when there is a reply where there was none."""
 
     __slots__ = ("allowed", "consumed", "id", "named", "replies", "request", "wake", "window")
 
@@ -259,6 +259,8 @@ class Session:
             if call is None:
                 raise DataLoss(f"the server's message is malformed: {e}") from e
             return self._misanswered(call, DataLoss(f"the answer is malformed: {e}", reason=e.reason))
+        if type(m) is Reply and m.id != 0:
+            return self._reply(m)
         match m:
             case Reply(id=0, error=Error() as last_word):
                 raise last_word
@@ -340,7 +342,8 @@ class Session:
 
     def _deliver(self, call: Call, m: Reply) -> None:
         call.replies.append(m)
-        call.wake()
+        if len(call.replies) == 1:
+            call.wake()
 
     def take(self, call: Call) -> tuple[Reply, list[Buffer]]:
         """Take the next of call.replies, of which there must be one."""

@@ -28,6 +28,7 @@ from numpy.typing import DTypeLike
 from ringmaster._address import dial, resolve
 from ringmaster._arena import ATTACH_TIMEOUT, Outputs
 from ringmaster._codec import Reply, Request
+from ringmaster._connection import WRITE_TIMEOUT
 from ringmaster._errors import DataLoss, Error, Unavailable
 from ringmaster._greeting import RING, Greeting
 from ringmaster._ring import Closed, ProtocolError, Segment
@@ -50,7 +51,7 @@ from ringmaster._session import (
 )
 from ringmaster._tensors import Array, Shape
 from ringmaster._values import Buffer
-from ringmaster.client import CONNECT_TIMEOUT, WRITE_TIMEOUT
+from ringmaster.client import CONNECT_TIMEOUT
 
 _BURST = 64  # messages that are taken out of a ring before other tasks may run
 
@@ -282,7 +283,7 @@ class _Connection(asyncio.BufferedProtocol):
         named = None
         try:
             async with asyncio.timeout_at(deadline):
-                if request.tensors or outputs:
+                if outputs or self._session.arenas.concern(request.tensors):
                     named = await self._with_room(self._session.arenas.place(request, outputs))
                 await self._writable.wait()
         except TimeoutError:

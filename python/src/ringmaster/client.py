@@ -1,64 +1,40 @@
 """The app's side, for threads.
 
-A client has one connection, and no thread of its own. Of the threads that wait for replies one, the leader, reads the
-socket and hands out what comes for the others; when it has its own reply another takes over. A program with one thread
-thus reads its own replies, with no handoff, and a client that nobody uses costs nothing. Before each request what has
-come meanwhile is read: pings, and news of the connection's end.
+A client has one connection (_connection.py), and no thread of its own.
 
-    call ─▶ _Connection.start ─▶ write          read ─▶ Session.receive ─▶ replies of all calls
-         ◀─ _Connection.next  ◀─ lead or follow ◀──────────────────────────┘
-
-What is written and read goes through rings in shared memory where the server gives them, and through the socket
-otherwise. With rings the socket only tells that there is something in them, and that the server is gone.
+    Client.call ─▶ Connection.start
+                ◀─ Connection.next
 """
 
-import contextlib
-import copy
 import os
-import select
-import socket
 import threading
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
 from numpy.typing import DTypeLike
 
-from ringmaster._address import dial, resolve
-from ringmaster._arena import ATTACH_TIMEOUT, Arenas, Outputs
+from ringmaster._address import resolve
+from ringmaster._arena import Outputs
 from ringmaster._codec import Reply, Request
-from ringmaster._errors import DataLoss, Error
-from ringmaster._greeting import RING, greet
-from ringmaster._ring import Closed, ProtocolError, Segment
+from ringmaster._connection import Connection
+from ringmaster._greeting import RING
 from ringmaster._session import (
     RESERVED_POOL,
     WINDOW,
-    Call,
     Options,
     Result,
-    Session,
     answer_of,
     chunk_of,
     client_closed,
     deadline_passed,
-    given_by,
-    lost_connection,
     new_request,
-    silent_server,
-    unframed,
 )
 from ringmaster._tensors import Array, Shape
-from ringmaster._values import Buffer
 
 CONNECT_TIMEOUT = 10.0  # seconds
-WRITE_TIMEOUT = 30.0  # seconds; a server that takes no request for so long is lost
-
-_BURST = 64  # messages that are taken out of a ring at a time
-_IOV_MAX = 1024  # buffers that one sendmsg takes
-_SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # an enum's | takes longer than the system call
 
 T = TypeVar("T")
 
@@ -88,7 +64,7 @@ class Client:
         self._timeout = timeout
         self._ring = ring
         self._lock = threading.Lock()
-        self._connection: _Connection | None = None  # guarded by _lock
+        self._connection: Connection | None = None  # guarded by _lock
         self._closed = False  # guarded by _lock
         self._connected()
         _forkable.add(self)
@@ -195,8 +171,11 @@ class Client:
         """Return the health of a pool, or of all."""
         return self.call(RESERVED_POOL, "health", {"pool": pool}, timeout=timeout).body
 
-    def _connected(self) -> "_Connection":
+    def _connected(self) -> Connection:
         """Return a connection that is fit for a new call, after connecting if there is none."""
+        connection = self._connection
+        if connection is not None and connection.in_use():
+            return connection
         with self._lock:
             if self._closed:
                 raise client_closed()
@@ -204,7 +183,7 @@ class Client:
                 self._connection.retire()
                 self._connection = None
             if self._connection is None:
-                self._connection = _Connection(self._path, self._timeout, self._ring)
+                self._connection = Connection(self._path, self._timeout, self._ring)
             return self._connection
 
     def after_fork(self) -> None:
@@ -260,9 +239,11 @@ def _body(chunk: Result) -> Any:
 class _Pending:
     """One call on its connection, with its deadline."""
 
+    __slots__ = ("_call", "_connection", "_deadline", "ended")
+
     def __init__(
         self,
-        connection: "_Connection",
+        connection: Connection,
         request: Request,
         window: int,
         timeout: float | None,
@@ -290,426 +271,12 @@ class _Pending:
             self._connection.cancel(self._call, reason)
 
 
-class _Connection:
-    """A socket, perhaps with rings beside it, and its session.
-
-    _lock guards everything else but the deframer, which is the leader's, and is not held over a system call that may
-    wait. _writing is held while a frame is written. Where both are needed, they are taken one after the other. _growing
-    is held by the one thread that asks for an arena, before either of them.
-    """
-
-    def __init__(self, path: str, timeout: float, ring: int) -> None:
-        self._path = path
-        self._session = Session()
-        self._lock = threading.Lock()
-        self._writing = threading.Lock()
-        self._growing = threading.Lock()
-        self._leading = False
-        self._following: dict[Call, threading.Condition] = {}
-        self._unsent: deque[list[Buffer]] = deque()  # frames to be written by whoever comes by
-        self._dropped: deque[tuple[Call, str]] = deque()  # calls to be cancelled, likewise, and the reasons
-        self._users = 0  # threads that use the socket or the rings; the last one closes both when it is over
-        self._over: Error | None = None  # why
-        self._retired = False  # no new calls; over after the last
-        deadline = time.monotonic() + timeout
-        self._socket = dial(path, deadline)
-        self._ring: Segment | None = None
-        _forkable.add(self)
-        try:
-            self._ring, answers = greet(self._socket, self._session, ring, deadline)
-            if self._ring is not None:
-                self._session.use_rings(self._ring.file)
-            self._unsent.extend(answers)
-        except TimeoutError:
-            self.end(silent_server(path))
-        except OSError as e:
-            self.end(lost_connection(path, str(e)))
-        except Error as e:
-            self.end(e)
-        except BaseException:
-            self.end(client_closed())
-            raise
-        if self._over is not None:
-            raise self._over
-
-    # ---- for a client ----
-
-    def usable(self) -> bool:
-        """Take in what has come, if nobody is at it, and say whether the connection takes new calls."""
-        with self._lock:
-            if not self._leading:
-                with contextlib.suppress(TimeoutError):
-                    while self._over is None:
-                        self._lead(0)
-                self._hand_over()
-            usable = self._over is None and not self._session.draining
-        self._tidy()
-        return usable
-
-    def retire(self) -> None:
-        """End the connection as soon as the open calls have ended."""
-        with self._lock:
-            self._retired = True
-            self._settle()
-
-    def end(self, why: Error) -> None:
-        """End the open calls with this error, and hang up."""
-        with self._lock:
-            self._end(why)
-
-    def after_fork(self) -> None:
-        """In a fork's child: leave the connection to the parent. Its threads, and what they held, are not here."""
-        self._lock = threading.Lock()
-        self._writing = threading.Lock()
-        self._leading = False
-        self._following.clear()
-        for call in self._session.calls.values():
-            call.wake = _nobody  # who waits for it is not here, nor is the lock of its condition
-        self._ring = None  # it is not mapped here
-        self._socket.close()  # this process's descriptor
-        self._session.arenas = Arenas()  # nobody knows who held their lock
-        self._over = lost_connection(self._path, "this process is a fork of the one that called")
-        self._session.lose(self._over)
-
-    # ---- for a call ----
-
-    def start(self, request: Request, window: int, deadline: float | None, outputs: Outputs | None = None) -> Call:
-        """Open a call and send its request."""
-        named = None
-        if request.tensors or outputs:
-            try:
-                named = self._with_room(self._session.arenas.place(request, outputs), deadline)
-            except TimeoutError:
-                raise deadline_passed() from None
-        with self._lock:
-            if self._over is not None:
-                raise copy.copy(self._over)
-            call, frame = self._session.open(request, window, named)
-            if named is not None:
-                self._unsent.extend(self._session.return_idle())
-        try:
-            self._write(frame, deadline)
-        except TimeoutError:
-            self.cancel(call, "deadline")
-            raise deadline_passed() from None
-        except OSError:
-            pass  # who reads learns why, perhaps from the server's last word
-        return call
-
-    def next(self, call: Call, deadline: float | None) -> Reply:
-        """Return the call's next reply. TimeoutError after deadline."""
-        with self._lock:
-            try:
-                while not call.replies:
-                    if self._leading:
-                        self._follow(call, deadline)
-                    else:
-                        self._lead(deadline)
-                        self._answer_at_once()
-                reply, frame = self._session.take(call)
-            finally:
-                self._hand_over()
-            if frame:
-                self._unsent.append(frame)
-            self._settle()
-        self._tidy()
-        return reply
-
-    def cancel(self, call: Call, reason: str) -> None:
-        """Cancel a call. The garbage collector may do this, in the midst of anything: so it waits for no lock."""
-        self._dropped.append((call, reason))
-        self._tidy()
-
-    # ---- arenas ----
-
-    def empty(self, shape: Shape, dtype: DTypeLike) -> Array:
-        """Make an array in an arena, if there is room for it."""
-        return self._with_room(self._session.arenas.empty(shape, dtype), None)
-
-    def _with_room(self, steps: Generator[int, bool, T], deadline: float | None) -> T:
-        """Do what may need more arenas. TimeoutError after deadline."""
-        try:
-            n = next(steps)
-            while True:
-                n = steps.send(self._grow(n, deadline))
-        except StopIteration as e:
-            result: T = e.value
-            return result
-
-    def _grow(self, n: int, deadline: float | None) -> bool:
-        """Get an arena with room for n bytes; False if the server gives none. TimeoutError after deadline."""
-        limit = time.monotonic() + ATTACH_TIMEOUT
-        arenas = self._session.arenas
-        try:
-            if not self._growing.acquire(timeout=max(0.0, _earlier(limit, deadline) - time.monotonic())):
-                raise TimeoutError
-            try:
-                if arenas.fits(n):
-                    return True  # another thread has seen to it meanwhile
-                for size in arenas.sizes(n, time.monotonic()):
-                    if self._add_arena(size, _earlier(limit, deadline)):
-                        return True
-                    arenas.refuse(size, time.monotonic())
-            finally:
-                self._growing.release()
-        except TimeoutError:
-            if deadline is not None and time.monotonic() >= deadline:
-                raise
-        return False
-
-    def _add_arena(self, size: int, deadline: float) -> bool:
-        with self._lock:
-            if self._over is not None:
-                raise copy.copy(self._over)
-            call, frame = self._session.ask_for_arena(size)
-        given, used = None, False
-        try:
-            with contextlib.suppress(ConnectionError):  # who reads learns why
-                self._write(frame, deadline)
-            given = given_by(self.next(call, deadline))
-            if given is not None:
-                self._session.arenas.add(given.region, given.map())
-                used = True
-        except MemoryError:
-            pass
-        finally:
-            if not used:
-                with self._lock:
-                    self._unsent.extend(self._session.abandon(call, given))
-                self._tidy()
-        return used
-
-    # ---- reading; _lock is held ----
-
-    def _lead(self, deadline: float | None) -> None:
-        """Read once, and take in what came. TimeoutError after deadline."""
-        self._leading = True
-        self._users += 1
-        self._lock.release()
-        failure: Error | None = None
-        messages: Sequence[Buffer] = ()
-        try:
-            messages = self._read(deadline)
-        except TimeoutError:
-            raise
-        except OSError as e:
-            failure = lost_connection(self._path, str(e))
-        except Error as e:
-            failure = e
-        finally:
-            self._lock.acquire()
-            self._leading = False
-            self._leave()
-        if self._over is not None:
-            return
-        if failure is not None:
-            self._end(failure)
-            return
-        try:
-            for data in messages:
-                frame = self._session.receive(data)
-                if frame:
-                    self._unsent.append(frame)
-        except Error as e:
-            self._end(e)
-
-    def _answer_at_once(self) -> None:
-        """Write what is to be said to what came: the server may wait for it, and a call for what it says then."""
-        if self._unsent:
-            self._hand_over()
-            self._lock.release()
-            try:
-                self._tidy()
-            finally:
-                self._lock.acquire()
-
-    def _read(self, deadline: float | None) -> list[Buffer]:
-        """Return what came, after waiting for it. TimeoutError after deadline; OSError at the end; DataLoss."""
-        if self._ring is not None:
-            return self._read_ring(self._ring, deadline)
-        n = self._recv(deadline)
-        if n == 0:
-            raise ConnectionError("it hung up")
-        return self._session.deframer.received(n)
-
-    def _read_ring(self, ring: Segment, deadline: float | None) -> list[Buffer]:
-        messages = list[Buffer]()
-        try:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if left == 0:
-                ring.hear()  # who does not wait would not notice the end
-            message = ring.recv(left)
-            while message is not None and len(messages) < _BURST:
-                messages.append(message)
-                message = ring.try_recv() if len(messages) < _BURST else None
-        except Closed:
-            if not messages:
-                raise ConnectionError("it hung up") from None
-        except ProtocolError as e:
-            if not messages:
-                raise DataLoss(f"the server broke the protocol: {e}") from e
-        if not messages:
-            raise TimeoutError
-        return messages
-
-    def _recv(self, deadline: float | None) -> int:
-        buffer = self._session.deframer.buffer()
-        if deadline is None:
-            return self._socket.recv_into(buffer)
-        while True:
-            try:
-                return self._socket.recv_into(buffer, 0, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                _await(self._socket, select.POLLIN, deadline)
-
-    def _follow(self, call: Call, deadline: float | None) -> None:
-        """Wait until this call has a reply, or there is no leader. TimeoutError after deadline."""
-        condition = threading.Condition(self._lock)
-        self._following[call] = condition
-        call.wake = condition.notify
-        try:
-            left = None if deadline is None else deadline - time.monotonic()
-            if not condition.wait(left) and not call.replies:
-                raise TimeoutError
-        finally:
-            del self._following[call]
-            call.wake = _nobody
-
-    def _hand_over(self) -> None:
-        if not self._leading and self._following:
-            next(iter(self._following.values())).notify()
-
-    # ---- writing ----
-
-    def _write(self, frame: list[Buffer], deadline: float | None) -> None:
-        """Write a frame. TimeoutError if the server takes none of it by deadline; OSError if it has gone."""
-        deadline = _earlier(time.monotonic() + WRITE_TIMEOUT, deadline)
-        if not self._writing.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise TimeoutError
-        try:
-            self._write_all(frame, deadline)
-        finally:
-            self._writing.release()
-            self._tidy()
-
-    def _write_all(self, frame: list[Buffer], deadline: float) -> None:
-        with self._lock:
-            if self._over is not None:
-                return
-            self._users += 1
-        begun = False
-        try:
-            if self._ring is not None:
-                self._write_ring(self._ring, frame, deadline)
-                return
-            parts = [memoryview(part) for part in frame]
-            while parts:
-                try:
-                    n = self._socket.sendmsg(parts[:_IOV_MAX], (), _SEND_FLAGS)
-                except BlockingIOError:
-                    _await(self._socket, select.POLLOUT, deadline)
-                    continue
-                begun = True
-                parts = _rest(parts, n)
-        except BaseException as e:
-            if begun:  # half a frame is out: nothing sensible can follow
-                self.end(lost_connection(self._path, f"writing a request: {type(e).__name__} {e}"))
-            raise
-        finally:
-            with self._lock:
-                self._leave()
-
-    def _write_ring(self, ring: Segment, frame: list[Buffer], deadline: float) -> None:
-        try:
-            if not ring.send_within(max(0.0, deadline - time.monotonic()), *unframed(frame)):
-                raise TimeoutError
-        except Closed:
-            raise ConnectionError("it hung up") from None
-        except ProtocolError as e:
-            self.end(DataLoss(f"the server broke the protocol: {e}"))
-
-    def _tidy(self) -> None:
-        """Do what was left to do, where no lock is in the way.
-
-        Whoever holds a lock that is in the way comes here after releasing it, so nothing is left for long.
-        """
-        while self._dropped and self._lock.acquire(blocking=False):
-            try:
-                self._settle()
-            finally:
-                self._lock.release()
-        while self._unsent and self._writing.acquire(blocking=False):
-            try:
-                with contextlib.suppress(IndexError, OSError):
-                    self._write_all(self._unsent.popleft(), time.monotonic() + WRITE_TIMEOUT)
-            finally:
-                self._writing.release()
-
-    # ---- ending; _lock is held ----
-
-    def _settle(self) -> None:
-        """Cancel what was dropped; end a retired connection that has nothing left to do."""
-        while self._dropped:
-            frame = self._session.cancel(*self._dropped.popleft())
-            if frame:
-                self._unsent.append(frame)
-        if self._retired and not self._session.calls:
-            self._end(client_closed())
-
-    def _end(self, why: Error) -> None:
-        if self._over is not None:
-            return
-        self._over = why
-        self._session.lose(why)
-        if self._ring is not None:
-            self._ring.shutdown()
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # whoever waits in a system call comes back
-        self._users += 1
-        self._leave()
-
-    def _leave(self) -> None:
-        self._users -= 1
-        if self._users == 0 and self._over is not None:
-            if self._ring is not None:
-                self._ring.close()
-            self._socket.close()
-
-
-def _earlier(a: float, b: float | None) -> float:
-    return a if b is None else min(a, b)
-
-
-def _nobody() -> None:
-    pass
-
-
-def _await(s: socket.socket, event: int, deadline: float) -> None:
-    """Wait until the socket is ready. TimeoutError after deadline."""
-    left = deadline - time.monotonic()
-    if left > 0:
-        poll = select.poll()
-        poll.register(s, event)
-        if poll.poll(left * 1000):
-            return
-    raise TimeoutError
-
-
-def _rest(parts: list[memoryview], n: int) -> list[memoryview]:
-    """Return what remains of the parts after their first n bytes."""
-    for i, part in enumerate(parts):
-        if n < len(part):
-            return [part[n:], *parts[i + 1 :]]
-        n -= len(part)
-    return []
-
-
-_forkable: "weakref.WeakSet[Client | _Connection]" = weakref.WeakSet()
+_forkable: "weakref.WeakSet[Client]" = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    for thing in list(_forkable):
-        thing.after_fork()
+    for client in list(_forkable):
+        client.after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)
