@@ -26,7 +26,7 @@ from typing import Any, Literal, Self, TypeVar, Unpack, overload
 from numpy.typing import DTypeLike
 
 from ringmaster._address import dial, resolve
-from ringmaster._arena import ATTACH_TIMEOUT, Outputs
+from ringmaster._arena import ATTACH_TIMEOUT, Named, Outputs
 from ringmaster._codec import Reply, Request
 from ringmaster._connection import WRITE_TIMEOUT
 from ringmaster._errors import DataLoss, Error, Unavailable
@@ -191,6 +191,9 @@ class Client:
         """Return a connection that is fit for a new call, after connecting if there is none."""
         if os.getpid() != self._pid:
             raise Unavailable("this client belongs to the process that forked this one; connect again")
+        connection = self._connection
+        if connection is not None and connection.usable and not self._closed:
+            return connection
         async with self._connecting:
             if self._closed:
                 raise client_closed()
@@ -281,13 +284,8 @@ class _Connection(asyncio.BufferedProtocol):
     ) -> Call:
         """Open a call and send its request; DeadlineExceeded if the server has not taken earlier ones by then."""
         named = None
-        try:
-            async with asyncio.timeout_at(deadline):
-                if outputs or self._session.arenas.concern(request.tensors):
-                    named = await self._with_room(self._session.arenas.place(request, outputs))
-                await self._writable.wait()
-        except TimeoutError:
-            raise deadline_passed() from None
+        if outputs or self._session.arenas.concern(request.tensors) or not self._writable.is_set():
+            named = await self._ready(request, deadline, outputs)
         call, frame = self._session.open(request, window, named)
         self._write(frame)
         if named is not None:
@@ -296,6 +294,16 @@ class _Connection(asyncio.BufferedProtocol):
         if self._over is not None:
             self._session.lose(self._over)
         return call
+
+    async def _ready(self, request: Request, deadline: float | None, outputs: Outputs | None) -> Named | None:
+        """Place in arenas what belongs there, and wait until the server takes requests; DeadlineExceeded."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                named = await self._with_room(self._session.arenas.place(request, outputs))
+                await self._writable.wait()
+        except TimeoutError:
+            raise deadline_passed() from None
+        return named
 
     async def next(self, call: Call, deadline: float | None) -> Reply:
         """Return the call's next reply; DeadlineExceeded after deadline, which is on the event loop's clock."""
@@ -307,15 +315,21 @@ class _Connection(asyncio.BufferedProtocol):
 
     async def _answer(self, call: Call, deadline: float | None) -> Reply:
         """Return the call's next reply. TimeoutError after deadline."""
-        async with asyncio.timeout_at(deadline):
-            while not call.replies:
-                arrived: asyncio.Future[None] = self._loop.create_future()
-                call.wake = functools.partial(_arrive, arrived)
-                await arrived
+        if deadline is None:  # a timeout takes longer than all else here
+            await self._arrival(call)
+        else:
+            async with asyncio.timeout_at(deadline):
+                await self._arrival(call)
         reply, frame = self._session.take(call)
         self._write(frame)
         self._settle()
         return reply
+
+    async def _arrival(self, call: Call) -> None:
+        while not call.replies:
+            arrived: asyncio.Future[None] = self._loop.create_future()
+            call.wake = functools.partial(_arrive, arrived)
+            await arrived
 
     def cancel(self, call: Call, reason: str) -> None:
         """Cancel a call if it has not ended."""
