@@ -12,6 +12,7 @@
 #include "module.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -39,6 +40,13 @@ static struct {
     struct packet *first, **last;
 } lifeline = {.fd = -1, .mutex = PTHREAD_MUTEX_INITIALIZER, .last = &lifeline.first};
 
+/* Whether the supervisor is gone: an empty packet, which means nothing, is read like its end. */
+static bool hung_up(void)
+{
+    struct pollfd p = {.fd = lifeline.fd, .events = POLLRDHUP};
+    return poll(&p, 1, 0) != 0;
+}
+
 /* Takes what there is off the socket; false if that was nothing. mutex is held. */
 static bool take_packets(void)
 {
@@ -49,7 +57,7 @@ static bool take_packets(void)
             return some;
         ssize_t n = rm_receive_with_file(lifeline.fd, p->data, sizeof p->data, &p->file);
         if (n <= 0) {
-            bool more = n < 0 && (errno == E2BIG || errno == EINTR); /* an unknown kind of packet: the next one */
+            bool more = n < 0 ? errno == E2BIG || errno == EINTR : !hung_up(); /* an unknown packet: the next one */
             if (p->file >= 0)
                 close(p->file);
             free(p);
@@ -92,6 +100,8 @@ PyObject *rm_watch_lifeline(PyObject *module, PyObject *const *args, Py_ssize_t 
     long fd = PyLong_AsLong(args[0]);
     if (fd == -1 && PyErr_Occurred())
         return NULL;
+    if (fd < 0 || fd > INT_MAX)
+        return PyErr_Format(PyExc_ValueError, "fd is %ld", fd);
     if (lifeline.fd >= 0)
         return PyErr_Format(PyExc_RuntimeError, "this process has a lifeline already, on fd %d", lifeline.fd);
     struct rm_segment *segment = rm_segment_keep(module, args[1]);

@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
@@ -22,6 +23,7 @@ typedef struct {
     uint8_t *memory; /* MAP_FAILED: none */
     uint64_t size;
     PyObject *done; /* called with address and size before the memory is unmapped; NULL: none */
+    pid_t process;  /* that mapped it: done is for that one. A fork's child has a mapping of its own */
 } Region;
 
 typedef struct {
@@ -103,6 +105,7 @@ static PyObject *Region_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     if (self == NULL)
         return NULL;
     self->size = size;
+    self->process = getpid();
     Py_BEGIN_ALLOW_THREADS /* a page takes a tenth of a microsecond */
     self->memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
     Py_END_ALLOW_THREADS
@@ -120,7 +123,7 @@ static void Region_dealloc(PyObject *op)
 {
     Region *self = (Region *)op;
     if (self->memory != NULL && self->memory != MAP_FAILED) {
-        if (self->done != NULL) {
+        if (self->done != NULL && self->process == getpid()) {
             PyObject *args = Py_BuildValue("(KK)", (unsigned long long)(uintptr_t)self->memory,
                                            (unsigned long long)self->size);
             call_done(self->done, args);

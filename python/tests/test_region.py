@@ -141,6 +141,20 @@ def test_a_fork_sees_the_same_memory() -> None:
     assert a[0] == 42
 
 
+def test_a_forks_child_undoes_nothing() -> None:
+    """What was done to the memory, such as its registration with CUDA, was done in this process."""
+    done = list[int]()
+    r = region(done=lambda address, size: done.append(address))
+    address = r.address
+    child = os.fork()
+    if child == 0:
+        del r
+        os._exit(0 if not done and not is_mapped(address) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    del r
+    assert done == [address]
+
+
 def test_threads_make_and_drop_blocks() -> None:
     done = list[int]()
     r = region()
