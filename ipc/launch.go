@@ -105,7 +105,7 @@ func (c *Caller) awaitRoom(p prompt, call *Call, e *encoder, outcome chan<- erro
 	case err == nil:
 		_ = send(c.t, func(e *encoder) { e.cancel(Cancel{ID: call.id, Reason: reason}) })
 	case call.done != nil:
-		call.done(Errorf(Cancelled, "cancelled", "the request was not sent, for its caller left before there was room (%v)", err))
+		call.done.Ended(Errorf(Cancelled, "cancelled", "the request was not sent, for its caller left before there was room (%v)", err))
 	}
 }
 

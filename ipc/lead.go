@@ -33,7 +33,6 @@ type leading struct {
 // lead handles a request on the goroutine that has read it. The error is errPassed if that reads no more.
 func (s *server) lead(req *Request, w *Responder) error {
 	l := &s.leading
-	req.lead = w
 	l.request.Store(w)
 	l.requests.Add(1)
 	if !l.looking.Swap(true) {
@@ -80,7 +79,7 @@ func (s *server) look() {
 
 // Waits says that whoever calls it, with the request in hand, is about to wait for something or may take its time. It may be called any number of times, by anyone who has the request or a copy.
 func (r *Request) Waits() {
-	if r.lead != nil {
-		r.lead.s.pass(r.lead)
+	if w := r.responder; w != nil {
+		w.s.pass(w)
 	}
 }

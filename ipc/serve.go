@@ -61,7 +61,7 @@ func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 		cfg.Crew = NewCrew(ownCrew)
 		defer cfg.Crew.Close()
 	}
-	s := &server{over: make(chan error, 1), t: t, h: h, cfg: cfg, ctx: ctx, open: map[uint64]*Responder{}, room: admission{account: cfg.Account, ask: cfg.Admit}}
+	s := &server{messages: decoder{serves: true}, over: make(chan error, 1), t: t, h: h, cfg: cfg, ctx: ctx, open: map[uint64]*Responder{}, room: admission{account: cfg.Account, ask: cfg.Admit}}
 	s.batches, _ = h.(BatchHandler)
 	s.room.watch(t)
 	if cfg.Draining != nil {
@@ -240,7 +240,8 @@ func (s *server) start(req *Request) error {
 			return s.refuse(req.ID, bad)
 		}
 	}
-	w := &Responder{s: s, id: req.ID, credit: req.Credit, held: req.Held && s.batches != nil, arenas: req.Arenas}
+	w := req.responder
+	w.s, w.id, w.credit, w.held, w.arenas = s, req.ID, req.Credit, req.Held && s.batches != nil, req.Arenas
 	var due time.Time
 	if req.Timeout > 0 {
 		due = time.Now().Add(req.Timeout)
