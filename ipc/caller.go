@@ -29,6 +29,8 @@ type Caller struct {
 	expiry *time.Timer // guarded by mu; runs expire at earliest, or is nil
 	next   time.Time   // guarded by mu: earliest; zero: nothing is due
 
+	burst burst // of Run
+
 	sending sync.WaitGroup // whoever sends, Run apart, and Starts until they know whether they have sent; added to under mu
 }
 
@@ -271,7 +273,7 @@ func (c *Call) arrive(a arrival) {
 		return
 	}
 	if w := c.waker.Swap(nil); w != nil {
-		w.wake(a.last && a.reply.Err == nil)
+		w.wake(a.last && a.reply.Err == nil, &c.caller.burst)
 	}
 }
 
@@ -412,6 +414,8 @@ func (c *Caller) Stop() error { return c.send(func(e *encoder) { e.signal(KindSt
 
 // Run receives until the transport ends or the peer breaks the protocol, and returns why. It leaves the calls that are still open to [Caller.Close].
 func (c *Caller) Run() error {
+	c.burst.follow(c.t)
+	defer c.burst.flush()
 	var messages decoder
 	for {
 		b, err := c.t.Recv()
@@ -422,6 +426,7 @@ func (c *Caller) Run() error {
 			}
 			return err
 		}
+		c.burst.received(c.t)
 		m, err := messages.decode(b)
 		if err != nil {
 			return protocolErrorf("%v", err)
