@@ -40,9 +40,10 @@ func (s *Supervisor) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, e
 	if timeout <= 0 {
 		timeout = p.config().Timeout
 	}
+	now := time.Now()
 	a := &answer{pool: p, req: *req, parent: ctx}
-	a.ctx.Begin(ctx, time.Now().Add(timeout))
-	if err := a.send(&a.ctx, false, false); err != nil {
+	a.ctx.Begin(ctx, now.Add(timeout))
+	if err := a.send(&a.ctx, now, false, false); err != nil {
 		a.ctx.Cancel(context.Canceled)
 		return nil, err
 	}
@@ -94,14 +95,14 @@ type answer struct {
 	ended   bool
 }
 
-// send leases a place and sends the request there; a worker that dies meanwhile is replaced by another. again says that the request was accepted before, alone that it is to share its worker with no other.
-func (a *answer) send(ctx context.Context, again, alone bool) error {
-	for ; ; again = true {
+// send leases a place, wanted from now on, and sends the request there; a worker that dies meanwhile is replaced by another. again says that the request was accepted before, alone that it is to share its worker with no other.
+func (a *answer) send(ctx context.Context, now time.Time, again, alone bool) error {
+	for ; ; again, now = true, time.Now() {
 		known, err := a.suspected()
 		if err != nil {
 			return err
 		}
-		traceID := a.req.Times.Wait()
+		traceID := a.req.Times.Wait(now)
 		a.waiter = waiter{client: a.req.Client, action: a.req.Action, key: affinityKey(&a.req), again: again, alone: alone || known, idle: a.req.Background}
 		l, err := a.pool.acquire(ctx, &a.waiter)
 		if err != nil {
@@ -123,7 +124,8 @@ func (a *answer) send(ctx context.Context, again, alone bool) error {
 		if traceID != "" {
 			req.TraceID = traceID
 		}
-		req.Timeout = max(time.Microsecond, time.Until(deadline))
+		left := time.Until(deadline)
+		req.Timeout = max(time.Microsecond, left)
 		req.Credit = min(req.Credit, maxCredit)
 		if req.Held = l.batch != nil; req.Held {
 			req.Batch = l.batch.number
@@ -132,7 +134,7 @@ func (a *answer) send(ctx context.Context, again, alone bool) error {
 		switch {
 		case err == nil:
 			a.lease, a.call = l, call
-			a.req.Times.Send(a.pool.name, l.slot.index, l.inc.proc.pid, l.batch.members())
+			a.req.Times.Send(deadline.Add(-left), a.pool.name, l.slot.index, l.inc.proc.pid, l.batch.members())
 			l.sent(call.ID())
 			return nil
 		case call != nil: // the worker makes no room; the lease ends when it does, or dies
@@ -215,12 +217,11 @@ func (a *answer) Recv(ctx context.Context) (*ipc.Reply, error) {
 	for {
 		r, err := a.call.Recv(wait)
 		if err == nil {
-			if !a.begun {
+			if !a.begun || r.End {
 				a.begun = true
-				a.req.Times.Reply()
+				a.req.Times.Reply(r.End)
 			}
 			if r.End {
-				a.req.Times.Done(nil)
 				a.acquit()
 				a.finish()
 			}
@@ -241,7 +242,7 @@ func (a *answer) recover(ctx context.Context, err error) error {
 	case e == a.lease.inc.lost.Load():
 		return a.lost(ctx, e)
 	case e == unread && !a.begun:
-		return a.send(ctx, true, false)
+		return a.send(ctx, time.Now(), true, false)
 	case e == unread: // the worker answered what it had not read
 		return ipc.Errorf(ipc.Aborted, "worker_lost", "the worker died while it had the request; try again if the action may run twice")
 	case ctx.Err() != nil: // it was we who gave up
@@ -275,7 +276,7 @@ func (a *answer) lost(ctx context.Context, lost *ipc.Error) error {
 	case <-ctx.Done():
 		return ipc.AsError(context.Cause(ctx))
 	}
-	return a.send(ctx, true, true)
+	return a.send(ctx, time.Now(), true, true)
 }
 
 // condemn records that a worker has died with the request in hand, and reports whether that is one too many.

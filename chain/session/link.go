@@ -179,7 +179,7 @@ func (x *exchange) load(ctx context.Context, req *ipc.Request) error {
 func (x *exchange) read(ctx context.Context) (record, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	_, span := trace.Start(ctx, "session read")
+	span := trace.Begin(ctx, "session read")
 	stamp, data, err := x.sessions.store.Load(ctx, x.key)
 	span.End(err)
 	if err != nil {
@@ -214,7 +214,7 @@ func (x *exchange) commit() error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.ctx), storeTimeout) // the answer is there, and counts
 	defer cancel()
-	_, span := trace.Start(ctx, "session write")
+	span := trace.Begin(ctx, "session write")
 	err := x.sessions.store.Commit(ctx, x.key, x.was, x.is, data)
 	span.End(err)
 	switch {
