@@ -233,6 +233,9 @@ func (c *counted) Recv(ctx context.Context) (*ipc.Reply, error) {
 	return reply, err
 }
 
+// Announce implements [ipc.Announcer].
+func (c *counted) Announce(w *ipc.Responder) bool { return ipc.Announce(c.Replies, w) }
+
 // Cancel implements [ipc.Replies].
 func (c *counted) Cancel(reason string) {
 	c.Replies.Cancel(reason)

@@ -148,6 +148,7 @@ func (a *answer) retry(ctx context.Context, fail failure) bool {
 		a.link.meters.exhausted.WithLabelValues(a.req.Pool).Inc()
 		return false
 	}
+	a.req.Waits()
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
@@ -205,6 +206,11 @@ func (a *answer) send(ctx context.Context, p *pool, req *ipc.Request, apart bool
 	}
 	try.begin = moment.Now()
 	return try, nil
+}
+
+// Announce implements [ipc.Announcer]: unless Recv makes attempts beside the one under way. That it makes others after that, the one who passes an END on need not know: none follows on a good one.
+func (a *answer) Announce(w *ipc.Responder) bool {
+	return !a.ended && a.now != nil && (a.begun || a.now.cancel == nil) && ipc.Announce(a.now.replies, w)
 }
 
 // Cancel implements [ipc.Replies].

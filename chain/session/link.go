@@ -112,6 +112,7 @@ func (s *Sessions) Link(next chain.Handler) chain.Handler {
 
 // call makes a request one of a session.
 func (s *Sessions) call(ctx context.Context, req *ipc.Request, key string, next chain.Handler) (ipc.Replies, error) {
+	req.Waits() // for the session's turn, and the store
 	x := &exchange{sessions: s, cfg: s.cfg.Load(), ctx: ctx, key: key, id: req.Headers[header], release: func() {}}
 	if x.cfg.OnConflict == Queue {
 		if err := s.turns.take(ctx, key); err != nil {

@@ -64,6 +64,9 @@ type reach struct {
 // Recv implements [ipc.Replies], within whatever span.
 func (r *reach) Recv(ctx context.Context) (*ipc.Reply, error) { return r.replies.Recv(bare(ctx)) }
 
+// Announce implements [ipc.Announcer].
+func (r *reach) Announce(w *ipc.Responder) bool { return ipc.Announce(r.replies, w) }
+
 // Cancel implements [ipc.Replies].
 func (r *reach) Cancel(reason string) { r.replies.Cancel(reason) }
 
@@ -146,6 +149,12 @@ func (f *followed) Recv(ctx context.Context) (*ipc.Reply, error) {
 		}
 	}
 	return reply, err
+}
+
+// Announce implements [ipc.Announcer]. Whoever passes an END on is not to wait for the log, nor to make spans.
+func (f *followed) Announce(w *ipc.Responder) bool {
+	_, logged := f.policy.tracer.access.wants(f.policy.tracer.log, f.policy.cfg.Requests)
+	return !f.ended && !f.sampled && !logged && ipc.Announce(f.replies, w)
 }
 
 // Cancel implements [ipc.Replies].

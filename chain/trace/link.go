@@ -124,6 +124,7 @@ func (t *Tracer) Reach(next chain.Handler) chain.Handler {
 	return func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
 		if req.Pool == controlPool {
 			if answer := t.control(req); answer != nil {
+				req.Waits() // it may have a thousand requests to tell of
 				return answer()
 			}
 			return next(ctx, req)
