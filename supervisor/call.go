@@ -109,7 +109,7 @@ func (a *answer) send(ctx context.Context, try *attempt, now time.Time, again, a
 		if err != nil {
 			return err
 		}
-		traceID := a.req.Times.Wait()
+		traceID := a.req.Times.Wait(now)
 		a.waiter = waiter{client: a.req.Client, action: a.req.Action, key: affinityKey(a.req), again: again, alone: alone || known, idle: a.req.Background, now: now, room: &try.lease}
 		l, err := a.pool.acquire(ctx, a.req, &a.waiter)
 		if err != nil {
@@ -140,7 +140,7 @@ func (a *answer) send(ctx context.Context, try *attempt, now time.Time, again, a
 		switch {
 		case err == nil:
 			a.lease, a.call = l, call
-			a.req.Times.Send(a.pool.name, l.slot.index, l.inc.proc.pid, l.batch.members())
+			a.req.Times.Send(l.at, a.pool.name, l.slot.index, l.inc.proc.pid, l.batch.members())
 			l.sent(call.ID())
 			return nil
 		case call != nil: // the worker makes no room; the lease ends when it does, or dies
@@ -223,12 +223,11 @@ func (a *answer) Recv(ctx context.Context) (*ipc.Reply, error) {
 	for {
 		r, err := a.call.Recv(wait)
 		if err == nil {
-			if !a.begun {
+			if !a.begun || r.End {
 				a.begun = true
-				a.req.Times.Reply()
+				a.req.Times.Reply(r.End)
 			}
 			if r.End {
-				a.req.Times.Done(nil)
 				a.acquit()
 				a.finish()
 			}

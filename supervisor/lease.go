@@ -34,6 +34,7 @@ func (p *pool) take(w *waiter) *lease {
 	s := p.slots[i]
 	s.inc.inFlight++
 	s.inc.taken++
+	s.rouse()
 	s.inc.alone = w.alone
 	if w.alone {
 		p.reserved = nil

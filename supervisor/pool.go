@@ -89,6 +89,9 @@ func newPool(sup *Supervisor, cfg *PoolConfig) *pool {
 // adopt takes over what can change while processes run. Preconditions: mu is held, or nobody else knows the pool yet.
 func (p *pool) adopt(cfg *PoolConfig) {
 	p.cfg.Store(cfg)
+	for _, s := range p.slots {
+		s.rouse()
+	}
 	p.balancer = newBalancer(cfg.Balance, len(p.slots), cfg.Weights)
 	p.load = make([]int, len(p.slots))
 	if cfg.Balance != Hash {
