@@ -59,6 +59,8 @@ type waiter struct {
 	spill  time.Time     // until when it waits for that one rather than take another; zero: it does not wait
 	bound  bool          // set by fairQueue.bind: it waits for that one
 
+	now     time.Time     // when it came
+	room    *lease        // for the lease that it gets
 	granted chan grant    // capacity 1; nil until it has to wait
 	element *list.Element // in flow.waiting, or pool.again
 	flow    *flow         // nil in pool.again
@@ -87,6 +89,9 @@ func newPool(sup *Supervisor, cfg *PoolConfig) *pool {
 // adopt takes over what can change while processes run. Preconditions: mu is held, or nobody else knows the pool yet.
 func (p *pool) adopt(cfg *PoolConfig) {
 	p.cfg.Store(cfg)
+	for _, s := range p.slots {
+		s.rouse()
+	}
 	p.balancer = newBalancer(cfg.Balance, len(p.slots), cfg.Weights)
 	p.load = make([]int, len(p.slots))
 	if cfg.Balance != Hash {
@@ -98,8 +103,8 @@ func (p *pool) adopt(cfg *PoolConfig) {
 // config returns what the pool is to be now.
 func (p *pool) config() *PoolConfig { return p.cfg.Load() }
 
-// acquire takes a place in a worker for w, waiting in the queue if it must.
-func (p *pool) acquire(ctx context.Context, w *waiter) (*lease, error) {
+// acquire takes a place in a worker for w, whose request is req, waiting in the queue if it must.
+func (p *pool) acquire(ctx context.Context, req *ipc.Request, w *waiter) (*lease, error) {
 	if ctx.Err() != nil {
 		return nil, ipc.AsError(context.Cause(ctx))
 	}
@@ -112,6 +117,7 @@ func (p *pool) acquire(ctx context.Context, w *waiter) (*lease, error) {
 	case l != nil:
 		return l, nil
 	}
+	req.Waits()
 	select {
 	case g := <-w.granted:
 		if g.err != nil {
