@@ -60,6 +60,8 @@ logger = logging.getLogger("ringmaster")
 
 LOADING, READY, BUSY, DRAINING = 1, 2, 3, 4  # the segment's worker state
 
+_BURST = 64  # messages that are taken out of the ring at a time
+
 TRACEBACK_BYTES = 16 << 10
 MESSAGE_BYTES = 4 << 10  # of an error's message
 
@@ -120,8 +122,9 @@ class Worker(ABC):
         self._held: dict[int, Request] = {}  # of them, those that wait for their batch; who receives has it alone
         self._draining = False
         self._tracing = Tracing()
-        # Guards the requests' credit and _ended, and who comes to _open and leaves; notified of credit and of cancels.
-        self._lock = threading.Condition()
+        # Guards the requests' credit and _ended, and who comes to _open and leaves.
+        self._lock = threading.Lock()
+        self._news = threading.Condition(self._lock)  # credit and cancels
 
     def run(self) -> None:
         """Say hello, and serve until drained."""
@@ -215,7 +218,7 @@ class Worker(ABC):
         if request is not None:
             with self._lock:
                 request._reason = m.reason or "cancelled"
-                self._lock.notify_all()
+                self._news.notify_all()
             if self._held.pop(m.id, None) is not None:
                 self._end(request, self._failure(request, request._outcome()))
 
@@ -224,7 +227,7 @@ class Worker(ABC):
         if request is not None:
             with self._lock:
                 request._credit += m.n
-                self._lock.notify_all()
+                self._news.notify_all()
 
     def _stop(self) -> None:
         for request in list(self._open.values()):
@@ -475,11 +478,22 @@ class Threaded(Worker):
         for t in self._threads:
             t.start()
         while not (self._draining and not self._open):
-            self._receive(None)
+            self._receive_many()
         for _ in self._threads:
             self._queue.put(None)
         for t in self._threads:
             t.join()
+
+    def _receive_many(self) -> None:
+        """Take in what there is, after waiting for it: all at once, so that this thread asks less often for the GIL."""
+        try:
+            messages = self._segment.recv_many(None, _BURST, False)
+        except ProtocolError as e:
+            leave(EXIT_PROTOCOL, str(e))
+        if lifeline_pending():
+            self._regions.update()
+        for data in messages:
+            self._take_in(data)
 
     def _work(self) -> None:
         try:
@@ -502,7 +516,7 @@ class Threaded(Worker):
         """See Ring."""
         with self._lock:
             if request._credit == 0 and request._reason is None:
-                self._lock.wait(request.time_left())
+                self._news.wait(request.time_left())
 
 
 # ---- errors for the wire ----
