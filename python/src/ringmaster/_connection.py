@@ -295,13 +295,18 @@ class Connection:
                 other = self._next_arrived()
         else:
             self._arrived.clear()
-        if call.replies:
+        try:
+            if call.replies:
+                if other is not None:
+                    other.wake()
+            elif self._leading or self._arrived or other is not None:
+                self._follow(call, deadline, other)
+            else:
+                self._lead(deadline)
+        except BaseException:
             if other is not None:
-                other.wake()
-        elif self._leading or self._arrived or other is not None:
-            self._follow(call, deadline, other)
-        else:
-            self._lead(deadline)
+                other.wake()  # perhaps once more, which does no harm
+            raise
         self._answer_at_once()
 
     def _follow(self, call: Call, deadline: float | None, other: Sleeper | None) -> None:
