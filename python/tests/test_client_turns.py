@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import ringmaster as rm
+from ringmaster import _codec
 from ringmaster._connection import Connection
 from server import Server
 from serving import PATIENCE, serve, until, worker
@@ -104,6 +105,29 @@ def test_all_kinds_of_calls_at_once(rings: Path) -> None:
 
         in_threads(12, work)
         until(lambda: not connection_of(c)._session.calls)
+        nobody_waits(c)
+
+
+def test_a_reply_that_was_taken_wakes_nobody(server: Server) -> None:
+    """A thread that was woken otherwise, and sleeps for its next reply, is still noted for the one before."""
+    with rm.connect(server.path) as c:
+        x = connection_of(c)
+
+        def work(n: int) -> None:
+            if n < 3:
+                with pytest.raises(rm.Cancelled):
+                    c.call("p", "hang", timeout=PATIENCE)
+                return
+            ids = [server.happened("hanging")[0] for _ in range(3)]
+            until(lambda: len(x._asleep) == 2)
+            with x._lock:
+                x._arrived.extend(x._asleep)
+            for i in range(20):
+                assert c.call("p", "echo", i, timeout=PATIENCE).body == i
+            for id in ids:
+                server.connections[0].take_in(_codec.Cancel(id, "drained"))
+
+        in_threads(4, work)
         nobody_waits(c)
 
 

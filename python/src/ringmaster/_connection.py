@@ -57,7 +57,8 @@ from ringmaster._tensors import Array, Shape
 from ringmaster._values import Buffer
 
 WRITE_TIMEOUT = 30.0  # seconds; a server that takes no request for so long is lost
-TURN = 250e-6  # seconds that a thread which was woken is given to come back
+TURN = 250e-6  # seconds that a thread which was woken is given to come back, from when it runs
+START = 10e-3  # seconds that it is given to run
 HURRY = 256  # times that all are woken at once, after one that did not
 
 _BURST = 64  # messages that are taken out of a ring at a time
@@ -90,9 +91,9 @@ class Connection:
         self._watch: Call | None = None  # whose thread follows, and looks after the turns
         self._asleep: dict[Call, Sleeper] = {}  # who follows, in the order in which they came
         self._arrived: deque[Call] = deque()  # those of them that have a reply now, and perhaps others
-        # When the thread whose turn it is began to run, on time.monotonic's clock; inf: it was woken, and is about to
-        # (one that waits for the interpreter's lock is not late); 0: it has come back, and there was no other.
-        self._turn = 0.0
+        # When the thread whose turn it is is late, on time.monotonic's clock. It is not while it waits for the
+        # interpreter's lock, so it gets more time until it has begun. 0: it is nobody's turn.
+        self._late = 0.0
         self._hurry = 0
         self._unsent: deque[list[Buffer]] = deque()  # frames to be written by whoever comes by
         self._dropped: deque[tuple[Call, str]] = deque()  # calls to be cancelled, likewise, and the reasons
@@ -291,7 +292,7 @@ class Connection:
             if self._hurry > 0 and self._arrived:
                 self._hurry -= 1
                 self._wake_all()
-            elif awake or self._turn + TURN <= time.monotonic():
+            elif awake or self._late <= time.monotonic():
                 other = self._next_arrived()
         else:
             self._arrived.clear()
@@ -324,8 +325,8 @@ class Connection:
                 woken = mine.sleep(None if deadline is None else _left(deadline), other)
         finally:
             self._lock.acquire()
-            if self._turn == math.inf and call.replies:
-                self._turn = time.monotonic()
+            if self._late > 0 and call.replies:
+                self._late = time.monotonic() + TURN
             call.wake = _nobody
             self._asleep.pop(call, None)
             if watches:
@@ -336,7 +337,7 @@ class Connection:
             return
         if deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError
-        if watches and self._turn + TURN <= time.monotonic():
+        if watches and self._late <= time.monotonic():
             if not self._leading and not self._arrived and self._over is None:
                 self._look()
             if self._arrived or call.replies:
@@ -345,11 +346,11 @@ class Connection:
     def _next_arrived(self) -> Sleeper | None:
         """Return what wakes the next thread that has a reply, whose turn it is now; None if there is none."""
         while self._arrived:
-            sleeper = self._asleep.pop(self._arrived.popleft(), None)
-            if sleeper is not None:
-                self._turn = math.inf
-                return sleeper
-        self._turn = 0.0
+            call = self._arrived.popleft()
+            if call.replies and call in self._asleep:  # or it was woken otherwise, and perhaps sleeps again
+                self._late = time.monotonic() + START
+                return self._asleep.pop(call)
+        self._late = 0.0
         return None
 
     def _wake_all(self) -> None:
