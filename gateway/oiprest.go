@@ -21,16 +21,16 @@ const (
 )
 
 // oipRoutes are the paths of the Open Inference Protocol; docs/protocols.md has the tables.
-func (w *web) oipRoutes() {
-	w.mux.HandleFunc("GET /v2", w.oip((*exchange).oipServer))
-	w.mux.HandleFunc("GET /v2/{$}", w.oip((*exchange).oipServer))
-	w.mux.HandleFunc("GET /v2/health/live", w.oip((*exchange).oipLive))
-	w.mux.HandleFunc("GET /v2/health/ready", w.oip((*exchange).oipReady))
-	w.mux.HandleFunc("POST /v2/repository/index", w.oip((*exchange).oipIndex))
+func (w *web) oipRoutes(rs *routes) {
+	rs.add("GET", "/v2", w.oip((*exchange).oipServer))
+	rs.add("GET", "/v2/{$}", w.oip((*exchange).oipServer))
+	rs.add("GET", "/v2/health/live", w.oip((*exchange).oipLive))
+	rs.add("GET", "/v2/health/ready", w.oip((*exchange).oipReady))
+	rs.add("POST", "/v2/repository/index", w.oip((*exchange).oipIndex))
 	for _, model := range []string{"/v2/models/{model}", "/v2/models/{model}/versions/{version}"} {
-		w.mux.HandleFunc("GET "+model, w.oip((*exchange).oipModel))
-		w.mux.HandleFunc("GET "+model+"/ready", w.oip((*exchange).oipModelReady))
-		w.mux.HandleFunc("POST "+model+"/infer", w.oip((*exchange).oipInfer))
+		rs.add("GET", model, w.oip((*exchange).oipModel))
+		rs.add("GET", model+"/ready", w.oip((*exchange).oipModelReady))
+		rs.add("POST", model+"/infer", w.oip((*exchange).oipInfer))
 	}
 }
 
