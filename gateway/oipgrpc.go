@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math"
 	"slices"
@@ -104,35 +103,20 @@ func (s inferer) ModelInfer(ctx context.Context, message *inference.ModelInferRe
 // ModelStreamInfer implements [inference.GRPCInferenceServiceServer].
 func (s inferer) ModelStreamInfer(stream grpc.BidiStreamingServer[inference.ModelInferRequest, inference.ModelStreamInferResponse]) error {
 	c := grpcCallOf(stream.Context())
-	m := c.multiplex(stream.Context())
-	for {
-		message, err := stream.Recv()
-		switch {
-		case errors.Is(err, io.EOF):
-			m.finish(nil)
-			return nil
-		case err != nil:
-			m.finish(unlessDraining(err))
-			return err
-		}
-		place := c.takePlace()
+	return many(c, stream, func(m *multiplex, message *inference.ModelInferRequest) {
 		failed := func(e *ipc.Error) {
 			out := &inference.ModelInferResponse{ModelName: message.GetModelName(), ModelVersion: onlyVersion, Id: message.GetId()}
 			m.write(func() bool {
 				return stream.Send(&inference.ModelStreamInferResponse{ErrorMessage: e.Error(), InferResponse: out}) == nil
 			})
 		}
-		if e := m.start("", func(ctx context.Context) {
-			defer place.Leave()
+		c.oneOfMany(m, "", failed, func(ctx context.Context, place *ipc.Place) {
 			defer m.over("")
 			if e := s.streamed(ctx, c, m, place, message, stream.Send); e != nil {
 				failed(e)
 			}
-		}); e != nil {
-			place.Leave()
-			failed(e)
-		}
-	}
+		})
+	})
 }
 
 // streamed makes one request of a stream, and sends a response for each reply; one for a last reply that is empty only to clients that wish for it.
