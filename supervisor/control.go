@@ -95,6 +95,7 @@ func (s *Supervisor) controlActions() []string {
 // ReloadAnswer is the answer to a reload request.
 type ReloadAnswer struct {
 	Reloaded
+	Keys         []string `json:"keys" msgpack:"keys"`                   // keys of the file, pools and pipelines aside, whose new values count from now on
 	NeedsRestart []string `json:"needs_restart" msgpack:"needs_restart"` // keys of the file whose new values count only once the server is started anew
 }
 
