@@ -146,6 +146,14 @@ func newRequest(pool, action string, body any, opts []CallOption) (*ipc.Request,
 	for _, o := range opts {
 		o(&cfg)
 	}
+	if cfg.session != "" {
+		headers := maps.Clone(cfg.req.Headers) // which is the caller's
+		if headers == nil {
+			headers = map[string]string{}
+		}
+		headers["session"] = cfg.session
+		cfg.req.Headers = headers
+	}
 	cfg.req.Tensors = inline(cfg.req.Tensors) // where the bytes lie is found out by looking
 	for i := range cfg.req.Tensors {
 		if err := cfg.req.Tensors[i].Validate(); err != nil {
