@@ -27,7 +27,7 @@ from typing import Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
 from numpy.typing import DTypeLike
 
-from ringmaster._address import dial, resolve
+from ringmaster._address import by_tcp, dial, resolve
 from ringmaster._arena import ATTACH_TIMEOUT, Arenas, Outputs
 from ringmaster._codec import Reply, Request
 from ringmaster._errors import DataLoss, Error
@@ -45,6 +45,7 @@ from ringmaster._session import (
     client_closed,
     deadline_passed,
     given_by,
+    introduction,
     lost_connection,
     new_request,
     silent_server,
@@ -63,16 +64,24 @@ _SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # an enum's | take
 T = TypeVar("T")
 
 
-def connect(path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT, ring: int = RING) -> "Client":
+def connect(
+    path: str | os.PathLike[str] | None = None,
+    timeout: float = CONNECT_TIMEOUT,
+    ring: int = RING,
+    *,
+    token: str | None = None,
+) -> "Client":
     """Connect to the server, within timeout seconds.
 
     ring is how large each of the two rings in shared memory should be, in bytes; 0: everything goes through the socket.
+    token is sent with each request, which the server then takes for who asks.
 
-    path may be unix:///path. Without it the socket is $RINGMASTER_SOCKET, $RUNTIME_DIRECTORY/ringmaster.sock,
-    $XDG_RUNTIME_DIR/ringmaster/ringmaster.sock or /run/ringmaster/ringmaster.sock, whichever is set first.
+    path may be unix:///path, or tcp://127.0.0.1:8080 for a server's port, which needs a token. Without it the address
+    is $RINGMASTER_SOCKET, $RUNTIME_DIRECTORY/ringmaster.sock, $XDG_RUNTIME_DIR/ringmaster/ringmaster.sock or
+    /run/ringmaster/ringmaster.sock, whichever is set first.
     Raises Unavailable/no_server if nobody is there.
     """
-    return Client(path, timeout, ring)
+    return Client(path, timeout, ring, token=token)
 
 
 class Client:
@@ -82,11 +91,17 @@ class Client:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT, ring: int = RING
+        self,
+        path: str | os.PathLike[str] | None = None,
+        timeout: float = CONNECT_TIMEOUT,
+        ring: int = RING,
+        *,
+        token: str | None = None,
     ) -> None:
         self._path = resolve(path)
         self._timeout = timeout
         self._ring = ring
+        self._token = token
         self._lock = threading.Lock()
         self._connection: _Connection | None = None  # guarded by _lock
         self._closed = False  # guarded by _lock
@@ -124,6 +139,7 @@ class Client:
                    what the worker writes there is not copied. A tensor that needs more arrives as ever
         timeout=   seconds until DeadlineExceeded; without it the pool's default holds
         headers=   strings by name
+        session=   id of the session that the request is part of, where the server keeps sessions
         trace_id=  W3C traceparent
         context=   the session's opaque bytes
         """
@@ -204,7 +220,7 @@ class Client:
                 self._connection.retire()
                 self._connection = None
             if self._connection is None:
-                self._connection = _Connection(self._path, self._timeout, self._ring)
+                self._connection = _Connection(self._path, self._timeout, self._ring, self._token)
             return self._connection
 
     def after_fork(self) -> None:
@@ -298,9 +314,9 @@ class _Connection:
     is held by the one thread that asks for an arena, before either of them.
     """
 
-    def __init__(self, path: str, timeout: float, ring: int) -> None:
+    def __init__(self, path: str, timeout: float, ring: int, token: str | None) -> None:
         self._path = path
-        self._session = Session()
+        self._session = Session(token)
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._growing = threading.Lock()
@@ -316,10 +332,12 @@ class _Connection:
         self._ring: Segment | None = None
         _forkable.add(self)
         try:
-            self._ring, answers = greet(self._socket, self._session, ring, deadline)
+            self._ring, answers = greet(self._socket, self._session, 0 if by_tcp(path) else ring, deadline)
             if self._ring is not None:
                 self._session.use_rings(self._ring.file)
             self._unsent.extend(answers)
+            if by_tcp(path) and token:
+                self.next(self.start(introduction(), 1, deadline), deadline)  # if it is no good, requests are told
         except TimeoutError:
             self.end(silent_server(path))
         except OSError as e:
