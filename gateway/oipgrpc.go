@@ -57,13 +57,21 @@ func (inferer) ServerMetadata(context.Context, *inference.ServerMetadataRequest)
 	return &inference.ServerMetadataResponse{Name: oipPlatform, Version: version.Version, Extensions: oipExtensions}, nil
 }
 
-// ModelMetadata implements [inference.GRPCInferenceServiceServer]. Of inputs and outputs nothing is known, for workers do not declare them.
+// ModelMetadata implements [inference.GRPCInferenceServiceServer].
 func (inferer) ModelMetadata(ctx context.Context, in *inference.ModelMetadataRequest) (*inference.ModelMetadataResponse, error) {
 	m, e := grpcCallOf(ctx).modelOf(ctx, in.GetName(), in.GetVersion())
 	if e != nil {
 		return nil, e
 	}
-	return &inference.ModelMetadataResponse{Name: m.name, Versions: []string{onlyVersion}, Platform: oipPlatform}, nil
+	return &inference.ModelMetadataResponse{Name: m.name, Versions: []string{onlyVersion}, Platform: oipPlatform, Inputs: portMessages(m.inputs), Outputs: portMessages(m.outputs)}, nil
+}
+
+func portMessages(ports []port) []*inference.ModelMetadataResponse_TensorMetadata {
+	var list []*inference.ModelMetadataResponse_TensorMetadata
+	for _, p := range ports {
+		list = append(list, &inference.ModelMetadataResponse_TensorMetadata{Name: p.Name, Datatype: p.Datatype, Shape: p.Shape})
+	}
+	return list
 }
 
 // RepositoryIndex implements [inference.GRPCInferenceServiceServer].

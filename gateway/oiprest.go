@@ -93,7 +93,7 @@ func (x *exchange) oipModelReady() *ipc.Error {
 	return nil
 }
 
-// oipModel says what is known of a model: of inputs and outputs nothing is, for workers do not declare them.
+// oipModel says what is known of a model.
 func (x *exchange) oipModel() *ipc.Error {
 	if _, e := x.receive(); e != nil {
 		return e
@@ -106,7 +106,7 @@ func (x *exchange) oipModel() *ipc.Error {
 	if actions == nil {
 		actions = []string{}
 	}
-	x.json(http.StatusOK, map[string]any{"name": m.name, "versions": []string{onlyVersion}, "platform": oipPlatform, "inputs": []any{}, "outputs": []any{}, "actions": actions})
+	x.json(http.StatusOK, map[string]any{"name": m.name, "versions": []string{onlyVersion}, "platform": oipPlatform, "inputs": m.inputs, "outputs": m.outputs, "actions": actions})
 	return nil
 }
 

@@ -123,6 +123,8 @@ type Action struct {
 	Stream     bool // answers in chunks
 	Idempotent bool // may be run a second time when a worker dies in mid-request
 	Batchable  bool // one call may answer several requests
+
+	Signature *Signature // nil: it is not declared
 }
 
 // Hello opens a connection: a worker says that it is ready, a client which versions it speaks, a server which one it chose.
@@ -161,6 +163,8 @@ type PoolEntry struct {
 	Name    string   `json:"name" msgpack:"name"`
 	State   string   `json:"state" msgpack:"state"`
 	Actions []string `json:"actions" msgpack:"actions"`
+
+	Signatures map[string]Signature `json:"signatures,omitempty" msgpack:"signatures,omitempty"` // of the actions whose workers declare them
 }
 
 // Attach asks for an arena of so many bytes; with a region it is the answer, or tells a worker of one. The arena's memory comes beside it, as a descriptor.

@@ -79,7 +79,7 @@ func (s *Supervisor) poolList() ipc.PoolList {
 	list := ipc.PoolList{Pools: []ipc.PoolEntry{}}
 	st := s.Status()
 	for _, p := range st.Pools {
-		list.Pools = append(list.Pools, ipc.PoolEntry{Name: p.Name, State: p.State, Actions: p.Actions})
+		list.Pools = append(list.Pools, ipc.PoolEntry{Name: p.Name, State: p.State, Actions: p.Actions, Signatures: p.Signatures})
 	}
 	for _, p := range st.Pipelines { // which are called like pools
 		list.Pools = append(list.Pools, ipc.PoolEntry{Name: p.Name, State: "ready", Actions: p.Actions})

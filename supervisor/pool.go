@@ -431,6 +431,21 @@ func (p *pool) await(ctx context.Context, ok func() (bool, error)) error {
 // Preconditions: mu is held.
 func (p *pool) actionNames() []string { return slices.Sorted(maps.Keys(p.actions)) }
 
+// signatures are the actions' that have one; nil: none has. Preconditions: mu is held.
+func (p *pool) signatures() map[string]ipc.Signature {
+	var all map[string]ipc.Signature
+	for name, a := range p.actions {
+		if a.Signature == nil {
+			continue
+		}
+		if all == nil {
+			all = map[string]ipc.Signature{}
+		}
+		all[name] = *a.Signature
+	}
+	return all
+}
+
 // waitReady waits until a worker can take requests; it gives up when every slot has.
 func (p *pool) waitReady(ctx context.Context) error {
 	return p.await(ctx, func() (bool, error) {
@@ -563,7 +578,7 @@ func (p *pool) state() string {
 
 func (p *pool) status() PoolStatus {
 	p.mu.Lock()
-	st := PoolStatus{Name: p.name, State: p.state(), Queued: p.waiting(), InFlight: p.inFlight(), Actions: p.actionNames(), Exits: maps.Clone(p.exits), Batches: maps.Clone(p.batched)}
+	st := PoolStatus{Name: p.name, State: p.state(), Queued: p.waiting(), InFlight: p.inFlight(), Actions: p.actionNames(), Exits: maps.Clone(p.exits), Batches: maps.Clone(p.batched), Signatures: p.signatures()}
 	for _, list := range [][]*slot{p.slots, p.extra} {
 		for _, s := range list {
 			st.Workers = append(st.Workers, s.status())
