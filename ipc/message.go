@@ -59,7 +59,8 @@ type Request struct {
 
 	// Principal is who asks, such as "user 1000" or "token robot", where chain/auth has looked; "": the Client's user is all that is known. It stays the same for as long as somebody has a role, and does not travel.
 	Principal  string
-	Background bool // nobody waits for it: it is admitted only if a worker is idle and nobody queues, else refused at once with RESOURCE_EXHAUSTED/busy, which is no reason to try again; does not travel
+	Background bool        // nobody waits for it: it is admitted only if a worker is idle and nobody queues, else refused at once with RESOURCE_EXHAUSTED/busy, which is no reason to try again; does not travel
+	Yield      func() bool // of background work: whether it may be given up for somebody who waits for its place, asked once, when that is so; nil: yes. It must not block, nor call into what asks. Does not travel
 
 	Affinity uint64 // of requests with the same number it is good that the same worker gets them (`balance: hash`); 0: the client's. Does not travel
 

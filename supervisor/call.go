@@ -102,7 +102,7 @@ func (a *answer) send(ctx context.Context, again, alone bool) error {
 			return err
 		}
 		traceID := a.req.Times.Wait()
-		a.waiter = waiter{client: a.req.Client, action: a.req.Action, key: affinityKey(&a.req), again: again, alone: alone || known, idle: a.req.Background}
+		a.waiter = waiter{client: a.req.Client, action: a.req.Action, key: affinityKey(&a.req), again: again, alone: alone || known, idle: a.req.Background, yield: a.req.Yield}
 		l, err := a.pool.acquire(ctx, &a.waiter)
 		if err != nil {
 			a.req.Times.Done(ipc.AsError(err))

@@ -40,6 +40,7 @@ type pool struct {
 	alarm    time.Time             // guarded by mu; when requests that are being gathered are due; zero: there are none, or there is no place for them
 	reserved *slot                 // guarded by mu; gets no request but one that runs alone; nil: there is none that waits
 	draining bool                  // guarded by mu: no request is accepted
+	errands  map[*lease]struct{}   // guarded by mu; the background work that may be given up; nil before the first
 	actions  map[string]ipc.Action // guarded by mu; what the workers said they can do; nil before the first hello
 	pace     pace                  // guarded by mu
 	exits    map[string]uint64     // guarded by mu; how many processes have ended, by cause
@@ -53,6 +54,7 @@ type waiter struct {
 	action string
 	cost   time.Duration // what the client is charged for it
 	alone  bool          // it is to share its worker with no other request
+	yield  func() bool   // of background work, see [ipc.Request]
 	idle   bool          // it is background work: it gets a place at once where nobody waits for one, or none
 	again  bool          // it was accepted before: it is refused neither for want of room nor because the pool drains, and goes first
 	key    uint64        // balance: hash: of the worker that it belongs to; 0: to none
@@ -145,6 +147,7 @@ func (p *pool) enter(ctx context.Context, w *waiter) (*lease, *ipc.Error) {
 		w.granted = make(chan grant, 1)
 		w.element = p.again.PushBack(w)
 		p.dispatch()
+		p.preempt()
 		return nil, nil
 	}
 	if err := p.refusal(w.action); err != nil {
@@ -181,6 +184,7 @@ func (p *pool) enter(ctx context.Context, w *waiter) (*lease, *ipc.Error) {
 	if w.alone || hashes || len(p.queue.gathers) > 0 {
 		p.dispatch() // so that a worker is reserved for it; while requests are gathered, or wait for a worker of their choice, there may be a place
 	}
+	p.preempt()
 	return nil, nil
 }
 
@@ -192,6 +196,7 @@ func (p *pool) takeIdle(w *waiter) (*lease, *ipc.Error) {
 	w.cost = p.pace.cost(w.action)
 	if p.waiting() == 0 && p.idle() {
 		if l := p.take(w); l != nil {
+			p.runErrand(l, w.yield)
 			return l, nil
 		}
 	}
