@@ -87,6 +87,7 @@ func (c *conn) run() error {
 		Account:      c.client.account,
 		Admit:        c.unknown,
 		Crew:         c.srv.crew,
+		Lead:         func(*ipc.Request) bool { return true },
 		Arenas:       arenas,
 		Refused:      func(e *ipc.Error) { c.srv.refused.log(c.peer, e) },
 	})

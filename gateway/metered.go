@@ -158,6 +158,9 @@ func (r *meteredReplies) Recv(ctx context.Context) (*ipc.Reply, error) {
 	return reply, err
 }
 
+// Announce implements [ipc.Announcer].
+func (r *meteredReplies) Announce(w *ipc.Responder) bool { return ipc.Announce(r.Replies, w) }
+
 // Cancel implements [ipc.Replies].
 func (r *meteredReplies) Cancel(reason string) {
 	r.Replies.Cancel(reason)

@@ -63,6 +63,7 @@ type Call struct {
 	slots  []Output       // immutable: where its replies may have tensors
 	due    time.Time      // immutable: when the request's time is up; zero: never
 	sent   atomic.Bool
+	waker  atomic.Pointer[Responder] // is woken when something comes into queue; nil: nobody, or it was
 
 	end      uint64 // position of the request's end in the outgoing stream; set before Start returns
 	window   window // Recv's
@@ -152,7 +153,7 @@ func (c *Caller) StartContext(ctx context.Context, req *Request, done func(*Erro
 	req.ID, req.Credit = call.id, call.window.size
 	e := newEncoder()
 	e.request(req)
-	return c.launch(ctx, call, e)
+	return c.launch(ctx, req, call, e)
 }
 
 // expect sees that somebody looks when a request's time is up. A timer for each would cost more than the rest of a small request's bookkeeping; since most have the same timeout, the one that is there is nearly always early enough. Preconditions: mu is
@@ -184,7 +185,7 @@ func (c *Caller) expire() {
 			}
 		default:
 			call.expired = true
-			call.queue <- arrival{} // fits: see queue
+			call.arrive(arrival{})
 		}
 	}
 	if !c.next.IsZero() {
@@ -235,6 +236,27 @@ func (c *Call) Recv(ctx context.Context) (*Reply, error) {
 		_ = c.caller.grant(c, n)
 	}
 	return r, nil
+}
+
+// Announce implements [Announcer].
+func (c *Call) Announce(w *Responder) bool {
+	if c.finished {
+		return false
+	}
+	c.waker.Store(w)
+	// What came before that woke nobody; what comes now does.
+	return len(c.queue) == 0 || c.waker.Swap(nil) == nil
+}
+
+// arrive puts something into the queue, where it fits, and wakes who waits.
+func (c *Call) arrive(a arrival) {
+	c.queue <- a
+	if c.waker.Load() == nil {
+		return
+	}
+	if w := c.waker.Swap(nil); w != nil {
+		w.wake(a.last && a.reply.Err == nil)
+	}
 }
 
 // grant gives the peer credit for n more replies.
@@ -454,7 +476,7 @@ func (c *Caller) deliver(r *Reply, size int) error {
 	switch {
 	case abandoned:
 	case call.charge.Add(int64(size) + replyOverhead):
-		call.queue <- arrival{r, size, r.End} // fits: see queue
+		call.arrive(arrival{r, size, r.End})
 	default:
 		c.overdraw(call, r.End)
 	}
@@ -480,7 +502,7 @@ func (c *Caller) overdraw(call *Call, ended bool) {
 			go c.cancelOverdrawn(call.id)
 		}
 	}
-	call.queue <- arrival{reply: &Reply{ID: call.id, End: true, Err: e}} // fits: see queue
+	call.arrive(arrival{reply: &Reply{ID: call.id, End: true, Err: e}})
 }
 
 // cancelOverdrawn tells the peer. Close waits for it.
@@ -536,6 +558,6 @@ func (c *Caller) Close(refuse *Error, end func(sent uint64) *Error) {
 		if call.done != nil {
 			call.done(reply.Err)
 		}
-		call.queue <- arrival{reply: reply} // fits: see queue
+		call.arrive(arrival{reply: reply})
 	}
 }

@@ -28,11 +28,22 @@ type Crew struct {
 // hand is one goroutine of a crew. Its mailbox has room for the one job that it is given when it has been taken out of idle.
 type hand struct{ mailbox chan job }
 
-// job is a request that is to be handled.
+// job is a request that is to be handled; one that was parked, and is to go on, if req is nil; if w is nil, too, the reading of a connection.
 type job struct {
 	s   *server
 	req *Request
 	w   *Responder
+}
+
+func (j job) run() {
+	switch {
+	case j.req != nil:
+		j.s.handle(j.req, j.w)
+	case j.w != nil:
+		j.w.resume()
+	default:
+		j.s.read()
+	}
 }
 
 // NewCrew makes a crew of which at most so many goroutines wait for something to do. Close ends it.
@@ -56,7 +67,7 @@ func (c *Crew) handle(j job) {
 // work does jobs until enough others wait for more.
 func (c *Crew) work(h *hand, j job) {
 	for ok := true; ok; j, ok = <-h.mailbox {
-		j.s.handle(j.req, j.w)
+		j.run()
 		j = job{} //nolint:wastedassign // or what it refers to would live as long as this goroutine waits
 		if !c.rest(h) {
 			return

@@ -29,7 +29,7 @@ func TestCrewKeepsAFew(t *testing.T) {
 	h := &counted{release: make(chan struct{}), all: make(chan struct{}, burst)}
 	p := socketPair(t, pairOptions{askingLimit: 1 << 16, answeringLimit: 1 << 16})
 	crew := NewCrew(most)
-	defer crew.Close()
+	t.Cleanup(crew.Close) // after Serve
 	serve(t, p.answering, ServeConfig{Crew: crew}, h.ServeRequest)
 	asker := ask(t, p.asking, Events{})
 	for range 5 {

@@ -19,8 +19,8 @@ type prompt interface {
 	SendIf(wanted func() bool, parts ...[]byte) (end uint64, err error)
 }
 
-// launch sends a call's request, which e has encoded, as StartContext does. It frees e, and says sending.Done.
-func (c *Caller) launch(ctx context.Context, call *Call, e *encoder) (*Call, error) {
+// launch sends a call's request req, which e has encoded, as StartContext does. It frees e, and says sending.Done.
+func (c *Caller) launch(ctx context.Context, req *Request, call *Call, e *encoder) (*Call, error) {
 	parts, _ := e.message()
 	if p, ok := c.t.(prompt); ok {
 		end, sent, err := p.TrySend(parts...)
@@ -30,9 +30,11 @@ func (c *Caller) launch(ctx context.Context, call *Call, e *encoder) (*Call, err
 			e.free()
 			return c.launched(call, end, err)
 		case ctx.Done() != nil:
+			req.Waits()
 			return c.launchLater(ctx, p, call, e)
 		}
 	}
+	req.Waits()
 	defer c.sending.Done()
 	end, err := c.t.Send(parts...)
 	e.free()

@@ -67,6 +67,7 @@ type Request struct {
 	Protocol string // by which it came, such as native; set by whoever accepted it, does not travel
 	Times    *Times // where its way is noted; does not travel
 
+	lead   *Responder     // whose handler runs on the goroutine that reads; see Waits. Does not travel
 	charge *budget.Charge // what the request holds of its client's memory, set by Serve for the Caller that passes it on; nil: nobody is charged. Does not travel
 }
 

@@ -35,6 +35,8 @@ type ServeConfig struct {
 
 	// Crew, if not nil, runs the handlers; its owner closes it after Serve. nil: Serve has one of its own.
 	Crew *Crew
+	// Lead, if not nil, says of a request that its handler is through with it at once, or says [Request.Waits] first: it then runs on the goroutine that has read the request. Called on that.
+	Lead func(*Request) bool
 	// Arenas are those that the requester, a client with rings, may attach and name in requests; nil: it may have none.
 	Arenas *arena.Set
 
@@ -59,7 +61,7 @@ func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 		cfg.Crew = NewCrew(ownCrew)
 		defer cfg.Crew.Close()
 	}
-	s := &server{t: t, h: h, cfg: cfg, ctx: ctx, open: map[uint64]*Responder{}, room: admission{account: cfg.Account, ask: cfg.Admit}}
+	s := &server{over: make(chan error, 1), t: t, h: h, cfg: cfg, ctx: ctx, open: map[uint64]*Responder{}, room: admission{account: cfg.Account, ask: cfg.Admit}}
 	s.batches, _ = h.(BatchHandler)
 	s.room.watch(t)
 	if cfg.Draining != nil {
@@ -70,7 +72,13 @@ func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 		s.cancelAll()
 		close(cancelled)
 	})
-	err := s.run()
+	if cfg.Lead != nil {
+		s.leading.timer = time.AfterFunc(time.Hour, s.look)
+		s.leading.timer.Stop()
+		defer s.leading.timer.Stop()
+	}
+	s.cfg.Crew.handle(job{s: s})
+	err := <-s.over
 	cancel(Errorf(Cancelled, "disconnected", "the connection to the requester is gone"))
 	<-cancelled
 	_ = t.Close() // or a handler could wait for ever for a peer that does not read
@@ -94,6 +102,8 @@ type server struct {
 	batches  BatchHandler // h, if it is one
 	cfg      ServeConfig
 	ctx      context.Context
+	over     chan error // capacity 1: why the reading has ended
+	leading  leading
 	handlers sync.WaitGroup // and awaitDraining
 	room     admission      // run only
 	messages decoder        // run only
@@ -127,8 +137,17 @@ func (s *server) drain() {
 	_ = s.t.Close()
 }
 
+// read receives until the transport ends, the peer breaks the protocol or cfg.Draining has run its course, which it then says to over, or another goroutine reads on.
+func (s *server) read() {
+	err := s.run()
+	if err == errPassed { //nolint:errorlint // it is no error, and never wrapped
+		return
+	}
+	s.room.settle()
+	s.over <- err
+}
+
 func (s *server) run() error {
-	defer s.room.settle()
 	for {
 		s.room.settle()
 		if s.drained.Load() {
@@ -159,6 +178,7 @@ func (s *server) run() error {
 			}
 			if w := s.lookup(m.ID); w != nil {
 				w.ctx.Cancel(cancelCause(m.Reason))
+				w.wake(false)
 			}
 		case Credit:
 			if w := s.lookup(m.ID); w != nil {
@@ -197,6 +217,7 @@ func (s *server) cancelAll() {
 	defer s.mu.Unlock()
 	for _, w := range s.open {
 		w.ctx.Cancel(s.ctx.Err())
+		w.wake(false)
 	}
 }
 
@@ -258,6 +279,7 @@ func (s *server) start(req *Request) error {
 	}
 	if err := s.ctx.Err(); err != nil {
 		w.ctx.Cancel(err) // cancelAll may not have seen it
+		w.wake(false)
 	}
 	s.room.hand(req, &w.charge)
 	if w.held {
@@ -266,6 +288,9 @@ func (s *server) start(req *Request) error {
 	}
 	s.active.Add(1)
 	s.handlers.Add(1)
+	if s.cfg.Lead != nil && s.cfg.Lead(req) {
+		return s.lead(req, w)
+	}
 	s.cfg.Crew.handle(job{s, req, w})
 	return nil
 }
@@ -276,16 +301,23 @@ func duplicate(id uint64) *Error {
 
 func (s *server) handle(req *Request, w *Responder) {
 	defer func() {
-		if !w.ended {
-			_ = w.End(&Reply{})
+		if !w.away {
+			w.finish()
 		}
-		w.release()
-		w.arenas.Settle()
-		w.charge.End()
-		s.returned(1)
-		s.handlers.Done()
 	}()
 	s.h.ServeRequest(&w.ctx, req, w)
+}
+
+// finish ends a request whose handler is done with it.
+func (w *Responder) finish() {
+	if !w.ended {
+		_ = w.End(&Reply{})
+	}
+	w.release()
+	w.arenas.Settle()
+	w.charge.End()
+	w.s.returned(1)
+	w.s.handlers.Done()
 }
 
 // unreceived deals with an error of Recv; nil: the connection goes on.
@@ -356,9 +388,13 @@ type Responder struct {
 	charge budget.Charge // until the handler has returned
 	arenas *arena.Use    // immutable: what the request names; nil: nothing
 
-	mu     sync.Mutex
-	credit uint32        // guarded by mu
-	wake   chan struct{} // guarded by mu; capacity 1: credit was granted; nil until somebody had to wait for it
+	replies Replies // of whoever answers it, where Forward is to pass them on
+	away    bool    // it was parked, and is not the first goroutine's any more
+	parked  atomic.Uint32
+
+	mu      sync.Mutex
+	credit  uint32        // guarded by mu
+	granted chan struct{} // guarded by mu; capacity 1: credit was granted; nil until somebody had to wait for it
 }
 
 // Send sends a chunk, after waiting for credit if there is none. It returns an error when ctx ends, the requester has not read for the stall timeout, or the transport is gone.
@@ -375,6 +411,12 @@ func (w *Responder) End(r *Reply) error {
 	if w.ended {
 		return nil
 	}
+	leased := w.ending(r)
+	return w.sentEnd(leased, send(w.s.t, func(e *encoder) { e.reply(r) }))
+}
+
+// ending prepares the last reply, and returns what tells when the arena memory that the request names is free; nil: it is, or there is none.
+func (w *Responder) ending(r *Reply) (leased <-chan struct{}) {
 	w.ended = true
 	r.ID, r.End = w.id, true
 	// The id is free before the peer can know, so that it may use it again at once.
@@ -385,11 +427,15 @@ func (w *Responder) End(r *Reply) error {
 	}
 	w.s.mu.Unlock()
 	w.s.cfg.Account.Leave() // likewise
-	leased := w.arenas.Leased()
+	leased = w.arenas.Leased()
 	r.Leased = leased != nil
-	err := send(w.s.t, func(e *encoder) { e.reply(r) })
+	return leased
+}
+
+// sentEnd is what follows when the last reply has been sent, or could not be.
+func (w *Responder) sentEnd(leased <-chan struct{}, err error) error {
 	if err != nil {
-		err = w.endShort(r.Leased, err)
+		err = w.endShort(leased != nil, err)
 	}
 	if leased != nil {
 		w.s.handlers.Add(1) // the request's own handler has not returned
@@ -421,10 +467,10 @@ func (w *Responder) takeCredit(ctx context.Context) error {
 			w.mu.Unlock()
 			return nil
 		}
-		if w.wake == nil {
-			w.wake = make(chan struct{}, 1)
+		if w.granted == nil {
+			w.granted = make(chan struct{}, 1)
 		}
-		wake := w.wake
+		wake := w.granted
 		w.mu.Unlock()
 		if stall == nil && w.s.cfg.StallTimeout > 0 {
 			stall = time.After(w.s.cfg.StallTimeout)
@@ -444,7 +490,7 @@ func (w *Responder) grant(n uint32) {
 	defer w.mu.Unlock()
 	w.credit += min(n, ^uint32(0)-w.credit)
 	select {
-	case w.wake <- struct{}{}:
+	case w.granted <- struct{}{}:
 	default: // nobody waits, or knows already
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -54,6 +55,8 @@ type Producer struct {
 
 	patience time.Duration // immutable once in use; see SetPatience
 
+	waiting atomic.Bool // whoever has mu waits for space
+
 	mu   sync.Mutex
 	tail uint64 // own position
 	head uint64 // the peer's position when last looked at
@@ -80,7 +83,12 @@ func (p *Producer) Send(parts ...[]byte) (end uint64, err error) {
 func (p *Producer) SendIf(wanted func() bool, parts ...[]byte) (end uint64, err error) {
 	size := sizeOf(parts)
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	end, err = p.sendIf(wanted, parts, size)
+	p.mu.Unlock()
+	return end, p.sent(err)
+}
+
+func (p *Producer) sendIf(wanted func() bool, parts [][]byte, size uint64) (end uint64, err error) {
 	if wanted != nil {
 		if err := p.reserve(p.room(min(size, p.maxFrame))); err != nil {
 			return 0, err
@@ -92,13 +100,33 @@ func (p *Producer) SendIf(wanted func() bool, parts ...[]byte) (end uint64, err 
 	return p.send(parts, size)
 }
 
+// sent wakes the peer for a message that is in the ring, and returns err. It is called without the lock, so that the next message need not wait for a system call.
+func (p *Producer) sent(err error) error {
+	if err == nil {
+		p.items.post(stepS5)
+		crashAt(stepS6, p.name)
+	}
+	return err
+}
+
 // TrySend is Send where that takes no waiting. false: it might, and nothing was sent.
 func (p *Producer) TrySend(parts ...[]byte) (end uint64, sent bool, err error) {
 	size := sizeOf(parts)
-	if !p.mu.TryLock() {
-		return 0, false, nil
+	for !p.mu.TryLock() {
+		if p.waiting.Load() {
+			return 0, false, nil
+		}
+		runtime.Gosched() // whoever has the lock only copies
 	}
-	defer p.mu.Unlock()
+	end, sent, err = p.trySend(parts, size)
+	p.mu.Unlock()
+	if sent {
+		err = p.sent(err)
+	}
+	return end, sent, err
+}
+
+func (p *Producer) trySend(parts [][]byte, size uint64) (end uint64, sent bool, err error) {
 	if p.err == nil && !p.closed.Load() { // else send says so
 		frames := (size + p.maxFrame - 1) / p.maxFrame
 		most := (frames + 1) * frameBytes(min(size, p.maxFrame)) // the one more is what a PAD takes at most
@@ -126,7 +154,7 @@ func sizeOf(parts [][]byte) (size uint64) {
 	return size
 }
 
-// send sends a message of so many bytes. Preconditions: mu is held.
+// send sends a message of so many bytes, but for waking the peer for its last frame: see sent. Preconditions: mu is held.
 func (p *Producer) send(parts [][]byte, left uint64) (end uint64, err error) {
 	from := gather{parts: parts}
 	for left > 0 {
@@ -134,6 +162,9 @@ func (p *Producer) send(parts [][]byte, left uint64) (end uint64, err error) {
 		left -= n
 		if err := p.sendFrame(&from, n, left > 0); err != nil {
 			return 0, err
+		}
+		if left > 0 { // the next frame may need the room that this one takes
+			_ = p.sent(nil)
 		}
 	}
 	return p.tail, nil
@@ -166,8 +197,6 @@ func (p *Producer) sendFrame(from *gather, n uint64, more bool) error {
 	}
 	p.tailWord.Store(p.tail) // (A) release: the frame's bytes come before it
 	crashAt(stepS4, p.name)
-	p.items.post(stepS5)
-	crashAt(stepS6, p.name)
 	return nil
 }
 
@@ -193,7 +222,9 @@ func (p *Producer) reserve(n uint64) error {
 		if free >= n {
 			return nil
 		}
+		p.waiting.Store(true)
 		head, err := p.space.wait(p.headWord, p.head, n-free, p.patience) // (B) acquire: the peer has read what lay there
+		p.waiting.Store(false)
 		if err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				p.err = err // half a message may be out: nothing sensible can follow

@@ -27,6 +27,7 @@ const maxCredit = 64
 // Errors are [*ipc.Error]: NOT_FOUND, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, ABORTED, DEADLINE_EXCEEDED, CANCELLED; see docs/protocol.md, section 8.
 func (s *Supervisor) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
 	if req.Pool == ControlPool {
+		req.Waits()
 		return s.control(ctx, req)
 	}
 	p, err := s.pool(req.Pool)
@@ -103,7 +104,7 @@ func (a *answer) send(ctx context.Context, again, alone bool) error {
 		}
 		traceID := a.req.Times.Wait()
 		a.waiter = waiter{client: a.req.Client, action: a.req.Action, key: affinityKey(&a.req), again: again, alone: alone || known, idle: a.req.Background, yield: a.req.Yield}
-		l, err := a.pool.acquire(ctx, &a.waiter)
+		l, err := a.pool.acquire(ctx, &a.req, &a.waiter)
 		if err != nil {
 			a.req.Times.Done(ipc.AsError(err))
 			return err
@@ -232,6 +233,9 @@ func (a *answer) Recv(ctx context.Context) (*ipc.Reply, error) {
 		}
 	}
 }
+
+// Announce implements [ipc.Announcer].
+func (a *answer) Announce(w *ipc.Responder) bool { return !a.ended && a.call.Announce(w) }
 
 // recover deals with the end of an attempt that failed: nil if there is another one under way now, else the request's error.
 func (a *answer) recover(ctx context.Context, err error) error {

@@ -125,9 +125,10 @@ func TestNoRoomAndADeadline(t *testing.T) {
 
 // A stream whose caller does not read is held up by its credit, not by the worker: that is no hang.
 func TestSlowReaderIsNoHang(t *testing.T) {
-	h := runWith(t, func(s *Supervisor) { s.hungGrace, s.tickEvery = time.Millisecond, time.Millisecond }, builtin(1, 2)).waitReady()
+	const grace = 50 * time.Millisecond // in which even a busy machine lets the worker read
+	h := runWith(t, func(s *Supervisor) { s.hungGrace, s.tickEvery = grace, time.Millisecond }, builtin(1, 2)).waitReady()
 	slow := h.hold("test")
-	for range 50 {
+	for begin := time.Now(); time.Since(begin) < 4*grace; {
 		h.must("sleep", map[string]any{"seconds": 0.002}, nil)
 	}
 	if err := slow.finish(); err != nil {

@@ -100,8 +100,8 @@ func (p *pool) adopt(cfg *PoolConfig) {
 // config returns what the pool is to be now.
 func (p *pool) config() *PoolConfig { return p.cfg.Load() }
 
-// acquire takes a place in a worker for w, waiting in the queue if it must.
-func (p *pool) acquire(ctx context.Context, w *waiter) (*lease, error) {
+// acquire takes a place in a worker for w, whose request is req, waiting in the queue if it must.
+func (p *pool) acquire(ctx context.Context, req *ipc.Request, w *waiter) (*lease, error) {
 	if ctx.Err() != nil {
 		return nil, ipc.AsError(context.Cause(ctx))
 	}
@@ -114,6 +114,7 @@ func (p *pool) acquire(ctx context.Context, w *waiter) (*lease, error) {
 	case l != nil:
 		return l, nil
 	}
+	req.Waits()
 	select {
 	case g := <-w.granted:
 		if g.err != nil {

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -16,10 +17,27 @@ const maxTraceback = 16 << 10
 
 // handler runs one request after another through their actions, several at a time. It is an [ipc.BatchHandler].
 type handler struct {
-	actions Actions // immutable
+	actions Actions          // immutable
+	paces   map[string]*pace // immutable: of those that may be quick
 	status  *status
 	arenas  *arenas
 	running atomic.Int64 // actions
+}
+
+func newHandler(actions Actions, status *status, arenas *arenas) *handler {
+	h := &handler{actions: actions, paces: map[string]*pace{}, status: status, arenas: arenas}
+	for name, action := range actions {
+		if action.Unary != nil {
+			h.paces[name] = &pace{}
+		}
+	}
+	return h
+}
+
+// quick reports whether the goroutine that has read a request may run it.
+func (h *handler) quick(req *Request) bool {
+	p := h.paces[req.Action]
+	return p != nil && p.quick()
 }
 
 func (h *handler) ServeRequest(ctx context.Context, req *Request, w *ipc.Responder) {
@@ -39,7 +57,7 @@ func (h *handler) ServeRequest(ctx context.Context, req *Request, w *ipc.Respond
 	}
 	defer done() // after the END
 	h.running.Add(1)
-	h.status.begin(req.ID)
+	begin := h.status.begin(req.ID)
 	returned := false
 	var reply *ipc.Reply
 	defer func() {
@@ -47,7 +65,10 @@ func (h *handler) ServeRequest(ctx context.Context, req *Request, w *ipc.Respond
 			reply, err = nil, interrupted(recover())
 		}
 		h.running.Add(-1)
-		h.status.end(req.ID)
+		took := h.status.end(req.ID) - begin
+		if p := h.paces[req.Action]; p != nil {
+			p.learn(time.Duration(took))
+		}
 		// An error of End or Fail is the ring's: nobody is there to be told.
 		if err != nil {
 			_ = w.Fail(failure(ctx, err))

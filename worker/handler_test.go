@@ -27,7 +27,7 @@ func serveHere(t testing.TB, actions Actions) *ipc.Caller {
 	var running sync.WaitGroup
 	running.Go(func() { _ = c.Run() })
 	running.Go(func() {
-		_ = ipc.Serve(context.Background(), answering, &handler{actions: actions, status: newStatus(supervisor), arenas: &arenas{}}, ipc.ServeConfig{Strict: true})
+		_ = ipc.Serve(context.Background(), answering, newHandler(actions, newStatus(supervisor), &arenas{}), ipc.ServeConfig{Strict: true})
 	})
 	t.Cleanup(func() {
 		_ = asking.Close()

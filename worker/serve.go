@@ -82,7 +82,7 @@ func Serve(ctx context.Context, a Actions, opts ...Option) error {
 		load:    o.load,
 		ring:    ipc.WorkerRing(seg, s.maxMessage),
 		status:  status,
-		handler: handler{actions: a, status: status, arenas: mapped},
+		handler: newHandler(a, status, mapped),
 		drain:   make(chan struct{}),
 		stop:    make(chan struct{}),
 		loaded:  make(chan error, 1),
@@ -102,7 +102,7 @@ type worker struct {
 	load    func(context.Context) error
 	ring    *ipc.Ring
 	status  *status
-	handler handler
+	handler *handler
 
 	drainOnce, stopOnce sync.Once
 	drain, stop         chan struct{} // closed when the supervisor says so
@@ -154,7 +154,8 @@ func (w *worker) runLoad(ctx context.Context) {
 }
 
 func (w *worker) runServe(ctx context.Context, concurrency int) {
-	_ = ipc.Serve(ctx, w.ring, &w.handler, ipc.ServeConfig{
+	_ = ipc.Serve(ctx, w.ring, w.handler, ipc.ServeConfig{
+		Lead:        w.handler.quick,
 		MaxInFlight: concurrency,
 		Strict:      true,
 		Drain:       w.startDrain,

@@ -34,29 +34,35 @@ func newStatus(seg *shm.Segment) *status {
 // set changes the stage of the worker's life.
 func (s *status) set(stage shm.WorkerState) {
 	s.stage.Store(uint32(stage))
-	s.show()
+	s.show(s.now())
 }
 
-func (s *status) begin(id uint64) {
+// begin says that a request runs, and returns the time.
+func (s *status) begin(id uint64) (now uint64) {
+	now = s.now()
 	if s.current.CompareAndSwap(0, id) {
-		s.since.Store(s.now())
-		s.show()
+		s.since.Store(now)
+		s.show(now)
 	}
+	return now
 }
 
-func (s *status) end(id uint64) {
+// end says that it does not any more, and returns the time.
+func (s *status) end(id uint64) (now uint64) {
+	now = s.now()
 	if s.current.CompareAndSwap(id, 0) {
 		s.since.Store(0)
-		s.show()
+		s.show(now)
 	}
+	return now
 }
 
-func (s *status) show() {
+func (s *status) show(now uint64) {
 	line := shm.WorkerStatus{State: shm.WorkerState(s.stage.Load()), PID: s.pid, Request: s.current.Load(), Since: s.since.Load()}
 	if line.State == shm.WorkerReady && line.Request != 0 {
 		line.State = shm.WorkerBusy
 	}
-	line.Beat = s.now()
+	line.Beat = now
 	s.seg.SetWorkerStatus(line)
 }
 
