@@ -37,6 +37,9 @@ func (s silenced) Recv(ctx context.Context) (*ipc.Reply, error) {
 	return r, nil
 }
 
+// Announce implements [ipc.Announcer].
+func (s silenced) Announce(w *ipc.Responder) bool { return ipc.Announce(s.Replies, w) }
+
 // silent is a reply without what is not its worker's to say. r stays as it is: it is not ours.
 func silent(r *ipc.Reply) *ipc.Reply {
 	mine := *r

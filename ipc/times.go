@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ringmasterd/ringmaster/internal/moment"
 	"github.com/ringmasterd/ringmaster/internal/traceparent"
 )
 
@@ -11,91 +12,97 @@ import (
 //
 // The one who answers the request writes while another may look, such as one that no longer waits for it: the methods are for many goroutines.
 type Times struct {
-	Parent traceparent.Parent // immutable: the trace that the request is part of, and the span that its tries are below; zero: it carries the trace_id it has
+	Parent *traceparent.Parent // immutable: the trace that the request is part of, and the span that its tries are below; nil: it carries the trace_id it has
 
-	mu    sync.Mutex
-	tries []Try  // guarded by mu
-	first [1]Try // guarded by mu: what tries begins with
+	mu      sync.Mutex
+	last    Try    // guarded by mu; its Begin is 0 where there is none
+	earlier *[]Try // guarded by mu: those before it; nil: there were none
 }
 
 // Try is one attempt to have a request answered by a worker.
 type Try struct {
-	Span  [8]byte   // what the worker was told to be the parent of its own spans
-	Begin time.Time // it wanted a place in a worker
-	Sent  time.Time // it had one, and was sent; zero: it never was
-	First time.Time // the first reply, be it the END; zero: none came
-	End   time.Time // zero: it has not ended
-	Pool  string    // whose worker had it, like those below
-	Slot  int
-	PID   int
-	Batch int    // how many requests shared its call; 0: it was one of its own
+	Span  [8]byte       // what the worker was told to be the parent of its own spans; zero: it was told none
+	Begin moment.Moment // it wanted a place in a worker
+	Sent  moment.Moment // it had one, and was sent; 0: it never was
+	First moment.Moment // the first reply, be it the END; 0: none came
+	End   moment.Moment // 0: it has not ended
+	Pool  string        // whose worker had it, like those below
+	Slot  int32
+	PID   int32
+	Batch int32  // how many requests shared its call; 0: it was one of its own
 	Err   *Error // how it ended; nil: well
 }
 
-// Wait begins a try. What it returns is to be the trace_id of what is sent, unless it is "".
-func (t *Times) Wait() string {
+// Wait begins a try, now. What it returns is to be the trace_id of what is sent, unless it is "".
+func (t *Times) Wait(now time.Time) string {
 	if t == nil {
 		return ""
 	}
-	try := Try{Begin: time.Now()}
+	try := Try{Begin: moment.Of(now)}
 	id := ""
-	if t.Parent.Valid() {
-		child := t.Parent
+	if t.Parent != nil {
+		child := *t.Parent
 		child.Span = traceparent.NewSpan()
 		try.Span, id = child.Span, child.String()
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.tries == nil {
-		t.tries = t.first[:0]
+	if t.last.Begin != 0 {
+		if t.earlier == nil {
+			t.earlier = new([]Try)
+		}
+		*t.earlier = append(*t.earlier, t.last)
 	}
-	t.tries = append(t.tries, try)
+	t.last = try
 	return id
 }
 
-// Send says to which process the last try has been sent.
-func (t *Times) Send(pool string, slot, pid, batch int) {
-	t.last(func(try *Try, now time.Time) {
-		try.Sent, try.Pool, try.Slot, try.PID, try.Batch = now, pool, slot, pid, batch
-	})
+// Send says that the last try is being sent to a process, now.
+func (t *Times) Send(now time.Time, pool string, slot, pid, batch int) {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	try := &t.last
+	try.Sent, try.Pool, try.Slot, try.PID, try.Batch = moment.Of(now), pool, int32(slot), int32(pid), int32(batch)
 }
 
-// Reply says that a reply has come to the last try.
-func (t *Times) Reply() {
-	t.last(func(try *Try, now time.Time) {
-		if try.First.IsZero() {
-			try.First = now
-		}
-	})
+// Reply says that a reply has come to the last try; end, that it was the END.
+func (t *Times) Reply(end bool) {
+	if t == nil {
+		return
+	}
+	now := moment.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.last.First == 0 {
+		t.last.First = now
+	}
+	if end && t.last.End == 0 {
+		t.last.End = now
+	}
 }
 
 // Done says how the last try has ended. A second end does nothing.
 func (t *Times) Done(e *Error) {
-	t.last(func(try *Try, now time.Time) {
-		if try.End.IsZero() {
-			try.End, try.Err = now, e
-		}
-	})
-}
-
-func (t *Times) last(change func(*Try, time.Time)) {
 	if t == nil {
 		return
 	}
-	now := time.Now()
+	now := moment.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if n := len(t.tries); n > 0 {
-		change(&t.tries[n-1], now)
+	if t.last.End == 0 {
+		t.last.End, t.last.Err = now, e
 	}
 }
 
-// Tries appends what has been noted so far to list.
-func (t *Times) Tries(list []Try) []Try {
-	if t == nil {
-		return list
-	}
+// Last returns the last try so far, if there is one, and those before it, which do not change any more.
+func (t *Times) Last() (last Try, earlier []Try, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return append(list, t.tries...)
+	if t.earlier != nil {
+		earlier = *t.earlier
+	}
+	return t.last, earlier, t.last.Begin != 0
 }

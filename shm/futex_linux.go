@@ -18,8 +18,8 @@ const (
 	everyone = math.MaxInt32
 )
 
-// longestSleep bounds one FUTEX_WAIT. No wake-up is ever lost; should that be wrong, this makes it a delay instead of a hang.
-var longestSleep = unix.Timespec{Sec: 1}
+// longestSleep bounds one FUTEX_WAIT. No wake-up is ever lost; should that be wrong, this makes it a delay instead of a hang. Much shorter, it would keep an idle machine awake: each end wakes a scheduler.
+var longestSleep = unix.Timespec{Sec: 10}
 
 // futex is the [door] of a sem whose sleeper sleeps in the kernel, on its count.
 type futex struct{ count *atomic.Uint32 }

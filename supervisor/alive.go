@@ -8,7 +8,7 @@ import (
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
-// stuckAfter is how long a slot's goroutine may be silent that looks at its process once a second, or starts one.
+// stuckAfter is how long a slot's goroutine may be silent that looks at its process from time to time, or starts one.
 const stuckAfter = 20 * time.Second
 
 // Alive finds out whether the supervisor is alive itself, whatever its workers do: it fails when a lock is not to be had, or when a slot's goroutine has long been stuck while it started or watched

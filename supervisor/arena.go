@@ -81,6 +81,13 @@ func (a *attachments) flush() {
 	a.flushLocked()
 }
 
+// owes reports whether there is something that the worker could not be told.
+func (a *attachments) owes() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.late) > 0
+}
+
 // flushLocked reports whether nothing is left that the worker does not know. Preconditions: mu is held.
 func (a *attachments) flushLocked() bool {
 	for len(a.late) > 0 {

@@ -19,6 +19,7 @@ type life struct {
 	log      *slog.Logger
 	jitter   float64 // of the limits, in [0, 1)
 	hangs    hangWatch
+	rests    bool // as of the last look
 	cut      bool // it hangs: SIGTERM has been sent, SIGKILL comes next
 	shaken   bool
 	wasReady bool
@@ -35,18 +36,18 @@ func (l *life) run() (cause string) {
 	s, inc := l.slot, l.inc
 	loading := time.NewTimer(s.pool.config().StartTimeout)
 	defer loading.Stop()
-	tick := time.NewTimer(l.limits().lookEvery(s.pool.sup.tickEvery))
+	tick := time.NewTimer(l.nextLook(time.Now()))
 	defer tick.Stop()
 	var hello <-chan *ipc.Hello // one, and not before the handshake: the two travel different ways and may arrive in any order
 	for {
 		s.reports()
 		var changed <-chan struct{}
 		var impatient <-chan time.Time
-		switch {
-		case l.told || l.cut:
-			impatient = l.patience.C
-		case l.retiring != "":
+		if l.retiring != "" && !l.told && !l.cut {
 			changed = l.sayDrain()
+		}
+		if l.told || l.cut {
+			impatient = l.patience.C
 		}
 		select {
 		case <-inc.proc.exited:
@@ -72,6 +73,9 @@ func (l *life) run() (cause string) {
 			l.detail = fmt.Sprintf("not ready after start_timeout, %v", s.pool.config().StartTimeout)
 			return l.kill("load_timeout")
 		case <-s.kick:
+			if l.roused() {
+				tick.Reset(l.nextLook(time.Now()))
+			}
 			want, why, killed := s.wants()
 			if want != wantProcess {
 				l.retire(why)
@@ -80,12 +84,12 @@ func (l *life) run() (cause string) {
 				l.tell(inc.caller.Stop)
 			}
 		case now := <-tick.C:
-			tick.Reset(l.limits().lookEvery(s.pool.sup.tickEvery))
 			inc.attached.flush()
 			l.lookForHangs(now)
 			if why := l.overLimit(now); why != "" {
 				s.pool.recycle(s, inc, why)
 			}
+			tick.Reset(l.nextLook(now))
 		case <-changed: // look again whether it still has work
 		case <-impatient:
 			switch {

@@ -61,6 +61,8 @@ type waiter struct {
 	spill  time.Time     // until when it waits for that one rather than take another; zero: it does not wait
 	bound  bool          // set by fairQueue.bind: it waits for that one
 
+	now     time.Time     // when it came
+	room    *lease        // for the lease that it gets
 	granted chan grant    // capacity 1; nil until it has to wait
 	element *list.Element // in flow.waiting, or pool.again
 	flow    *flow         // nil in pool.again
@@ -89,6 +91,9 @@ func newPool(sup *Supervisor, cfg *PoolConfig) *pool {
 // adopt takes over what can change while processes run. Preconditions: mu is held, or nobody else knows the pool yet.
 func (p *pool) adopt(cfg *PoolConfig) {
 	p.cfg.Store(cfg)
+	for _, s := range p.slots {
+		s.rouse()
+	}
 	p.balancer = newBalancer(cfg.Balance, len(p.slots), cfg.Weights)
 	p.load = make([]int, len(p.slots))
 	if cfg.Balance != Hash {

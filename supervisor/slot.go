@@ -63,6 +63,7 @@ type slot struct {
 	why       string    // it is wanted so: the cause of its process's exit
 	killed    bool      // no process is wanted, and at once
 	heir      *slot     // takes the place, and is started, when this one is gone
+	resting   bool      // run hardly looks at its process
 	recycling time.Time // when its replacement was last tried; zero: never
 
 	// Guarded by pool.mu, written by run alone.

@@ -21,7 +21,7 @@ const (
 	handshakeTimeout = 10 * time.Second // from a worker's spawn to its handshake line
 	hungGrace        = 5 * time.Second  // for the end of a request that was cancelled or whose deadline passed
 	endGrace         = 2 * time.Second  // between drain or stop message, SIGTERM and SIGKILL
-	tickEvery        = time.Second      // how often a running process is looked at
+	tickEvery        = time.Second      // how often a running process is looked at that does not rest
 )
 
 // DefaultDrainTimeout is how long requests may take that run when the supervisor is told to end, unless [Config] says otherwise.

@@ -80,6 +80,7 @@ type plan struct {
 	warmUp   time.Duration // with every answer compared to the last byte
 	measure  time.Duration // twice as long from 1 MiB on, where requests are few
 	idle     time.Duration
+	settle   time.Duration // before that: what a start and a first request leave to do is done
 }
 
 // fullPlan takes BENCH_REPEATS and BENCH_SECONDS from the environment.
@@ -102,7 +103,7 @@ func fullPlan(env func(string) string) (plan, error) {
 	}
 	p.measure = time.Duration(seconds * float64(time.Second))
 	p.warmUp = min(p.measure/4, 300*time.Millisecond)
-	p.idle = min(5*p.measure, 5*time.Second)
+	p.idle, p.settle = min(5*p.measure, 5*time.Second), 3*time.Second
 	return p, nil
 }
 

@@ -137,7 +137,7 @@ func sampleOf(ctx context.Context, p plan, t *peer, c cell, server int, client [
 		clients = append(clients, client)
 	}
 	if c.Clients > 0 { // starting has its aftermath
-		if err := wait(ctx, p.idle/5); err != nil {
+		if err := wait(ctx, p.settle); err != nil {
 			return nil, err
 		}
 	}

@@ -111,7 +111,6 @@ func (a *Auth) Link(next chain.Handler) chain.Handler {
 			return nil, a.refuse(e)
 		}
 		req.Principal = id.name
-		trace.SetPrincipal(ctx, id.name)
 		if peer.Standing == chain.Remote {
 			req.Client = id.client
 		}
@@ -132,9 +131,12 @@ func (a *Auth) Link(next chain.Handler) chain.Handler {
 
 // admitted returns who asks, and the room that the request takes of a role's limits, or why it may not.
 func (a *Auth) admitted(ctx context.Context, p *policy, peer *chain.Peer, authorization string, req *ipc.Request) (id *identity, room *limits, e *ipc.Error) {
-	_, span := trace.Start(ctx, "auth")
+	span := trace.Begin(ctx, "auth")
 	defer func() { span.End(e) }()
-	now := time.Now()
+	var now time.Time
+	if p.timed {
+		now = time.Now()
+	}
 	if id, e = a.asks(p, peer, authorization, now); e != nil {
 		return nil, nil, e
 	}
@@ -230,6 +232,9 @@ func (c *counted) Recv(ctx context.Context) (*ipc.Reply, error) {
 	}
 	return reply, err
 }
+
+// Announce implements [ipc.Announcer].
+func (c *counted) Announce(w *ipc.Responder) bool { return ipc.Announce(c.Replies, w) }
 
 // Cancel implements [ipc.Replies].
 func (c *counted) Cancel(reason string) {

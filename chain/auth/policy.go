@@ -47,6 +47,7 @@ type policy struct {
 	groups    map[uint32][]grant
 	cgroups   []cgroup
 	tokens    map[uint64][]*token // by the beginning of their hashes
+	timed     bool                // what may be done depends on when it is
 }
 
 // grant is a role, and the key that gives it.
@@ -97,6 +98,7 @@ func compile(cfg *Config, h host, counts *counts) (*policy, error) {
 	p := &policy{cfg: *cfg, open: !cfg.Given, owner: !cfg.NoOwner, users: map[uint32][]grant{}, names: map[uint32]string{}, groups: map[uint32][]grant{}, roles: map[string]*role{}, tokens: map[uint64][]*token{}}
 	for name, r := range cfg.Roles {
 		p.roles[name] = newRole(name, r)
+		p.timed = p.timed || r.Rate > 0 || r.Cost > 0
 	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Users)) {
 		grants := p.grants("auth.users."+name, cfg.Users[name])
@@ -126,6 +128,7 @@ func compile(cfg *Config, h host, counts *counts) (*policy, error) {
 	for i, name := range slices.Sorted(maps.Keys(cfg.Tokens)) {
 		t := p.newToken(name, cfg.Tokens[name], counts)
 		t.client = ipc.Client{UID: chain.NoID, PID: int32(-1 - i)}
+		p.timed = p.timed || !t.expires.IsZero()
 		p.tokens[t.hash.key()] = append(p.tokens[t.hash.key()], t)
 	}
 	return p, nil

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/chain/trace"
+	"github.com/ringmasterd/ringmaster/internal/moment"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -31,6 +32,7 @@ type answer struct {
 	retries  int             // of them those that were made since the one before had failed
 	begun    bool            // a reply has been handed out: nothing is begun again
 	ended    bool
+	first    attempt // memory for the one that most requests have
 }
 
 // failure is how an attempt ended without a reply.
@@ -41,14 +43,15 @@ type failure struct {
 
 // call answers a request to a pool that is cared for.
 func (l *Link) call(ctx context.Context, p *pool, next chain.Handler, req *ipc.Request) (ipc.Replies, error) {
-	a := &answer{link: l, pool: p, next: next, ctx: ctx, req: *req, deadline: time.Now().Add(p.cfg.Timeout)}
+	now, timeout := time.Now(), p.cfg.Timeout
 	if req.Timeout > 0 {
-		a.deadline = time.Now().Add(req.Timeout)
+		timeout = req.Timeout
 	}
+	a := &answer{link: l, pool: p, next: next, ctx: ctx, req: *req, deadline: now.Add(timeout)}
 	if p.budget != nil {
-		p.budget.earn(time.Now())
+		p.budget.earn(now)
 	}
-	try, fail := a.attempt(ctx, a.hedgeable())
+	try, fail := a.send(ctx, p, req, a.hedgeable())
 	if fail != nil {
 		if err := a.again(ctx, *fail); err != nil {
 			return nil, err
@@ -145,6 +148,7 @@ func (a *answer) retry(ctx context.Context, fail failure) bool {
 		a.link.meters.exhausted.WithLabelValues(a.req.Pool).Inc()
 		return false
 	}
+	a.req.Waits()
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
@@ -165,7 +169,7 @@ func (a *answer) repeatable(ran bool) bool {
 	return action.Idempotent && !a.req.NamesArenas()
 }
 
-// attempt sends the request to its pool. apart: the attempt can be ended by itself.
+// attempt sends the request to its pool once more. apart: the attempt can be ended by itself.
 func (a *answer) attempt(ctx context.Context, apart bool) (*attempt, *failure) {
 	req := a.req
 	if a.tries > 0 {
@@ -176,7 +180,11 @@ func (a *answer) attempt(ctx context.Context, apart bool) (*attempt, *failure) {
 
 // send makes an attempt at a pool, which may be one that nothing is done for: nil.
 func (a *answer) send(ctx context.Context, p *pool, req *ipc.Request, apart bool) (*attempt, *failure) {
-	try := &attempt{pool: p, action: req.Action, own: a.req.Timeout <= 0 && a.tries == 0, ctx: ctx}
+	try := &a.first
+	if a.tries > 0 {
+		try = &attempt{}
+	}
+	*try = attempt{pool: p, action: req.Action, own: a.req.Timeout <= 0 && a.tries == 0, ctx: ctx}
 	if p != nil {
 		var refused *ipc.Error
 		if try.permit, refused = p.breaker.admit(); refused != nil {
@@ -189,16 +197,20 @@ func (a *answer) send(ctx context.Context, p *pool, req *ipc.Request, apart bool
 	}
 	var err error
 	spanned, span := trace.Start(try.ctx, "attempt")
-	if try.span = span; span.On() {
-		span.Set("ringmaster.pool", req.Pool)
-	}
+	span.SetPool(req.Pool)
+	try.span = span
 	if try.replies, err = a.next(spanned, req); err != nil {
 		e := ipc.AsError(err)
 		try.end(e)
 		return nil, &failure{err: e}
 	}
-	try.begin = time.Now()
+	try.begin = moment.Now()
 	return try, nil
+}
+
+// Announce implements [ipc.Announcer]: unless Recv makes attempts beside the one under way. That it makes others after that, the one who passes an END on need not know: none follows on a good one.
+func (a *answer) Announce(w *ipc.Responder) bool {
+	return !a.ended && a.now != nil && (a.begun || a.now.cancel == nil) && ipc.Announce(a.now.replies, w)
 }
 
 // Cancel implements [ipc.Replies].
@@ -253,8 +265,8 @@ type attempt struct {
 	pool    *pool // whose circuit and pace learn from it; nil: nobody's
 	action  string
 	span    trace.Span
-	begin   time.Time // when a worker had it
-	own     bool      // the deadline is the pool's own, and whole
+	begin   moment.Moment // when a worker had it
+	own     bool          // the deadline is the pool's own, and whole
 	permit  permit
 	replies ipc.Replies
 	ctx     context.Context    // given to the call
@@ -274,7 +286,7 @@ func (t *attempt) recv(ctx context.Context) (*ipc.Reply, *failure) {
 	if !t.heard && t.pool != nil {
 		t.pool.breaker.report(t.permit, good)
 		if reply.End {
-			t.pool.paces.learn(t.action, time.Since(t.begin))
+			t.pool.paces.learn(t.action, moment.Now().Sub(t.begin))
 		}
 	}
 	t.heard = true

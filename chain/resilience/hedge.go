@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/ringmasterd/ringmaster/chain/trace"
+	"github.com/ringmasterd/ringmaster/internal/moment"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -47,12 +48,12 @@ func (a *answer) race(ctx context.Context) (*ipc.Reply, *failure) {
 		reply, fail := primary.recv(primary.ctx)
 		results <- result{primary, reply, fail}
 	})
-	timer := time.NewTimer(max(0, after-time.Since(primary.begin)))
+	timer := time.NewTimer(max(0, after-moment.Now().Sub(primary.begin)))
 	defer timer.Stop()
 	open := 1
 	stop := func(but *attempt) {
 		if but != nil && but != primary { // it took longer than this; else those who lose would make what is usual look ever shorter
-			a.pool.paces.learn(a.req.Action, time.Since(primary.begin))
+			a.pool.paces.learn(a.req.Action, moment.Now().Sub(primary.begin))
 		}
 		for _, t := range running {
 			if t != but {
@@ -121,7 +122,7 @@ func (a *answer) hedge(results chan<- result) *attempt {
 				r.fail = &failure{err: ipc.AsError(err)}
 				try.end(r.fail.err)
 			} else {
-				try.begin = time.Now()
+				try.begin = moment.Now()
 				r.reply, r.fail = try.recv(try.ctx)
 			}
 		}

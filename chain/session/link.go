@@ -112,6 +112,7 @@ func (s *Sessions) Link(next chain.Handler) chain.Handler {
 
 // call makes a request one of a session.
 func (s *Sessions) call(ctx context.Context, req *ipc.Request, key string, next chain.Handler) (ipc.Replies, error) {
+	req.Waits() // for the session's turn, and the store
 	x := &exchange{sessions: s, cfg: s.cfg.Load(), ctx: ctx, key: key, id: req.Headers[header], release: func() {}}
 	if x.cfg.OnConflict == Queue {
 		if err := s.turns.take(ctx, key); err != nil {
@@ -179,7 +180,7 @@ func (x *exchange) load(ctx context.Context, req *ipc.Request) error {
 func (x *exchange) read(ctx context.Context) (record, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	_, span := trace.Start(ctx, "session read")
+	span := trace.Begin(ctx, "session read")
 	stamp, data, err := x.sessions.store.Load(ctx, x.key)
 	span.End(err)
 	if err != nil {
@@ -214,7 +215,7 @@ func (x *exchange) commit() error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.ctx), storeTimeout) // the answer is there, and counts
 	defer cancel()
-	_, span := trace.Start(ctx, "session write")
+	span := trace.Begin(ctx, "session write")
 	err := x.sessions.store.Commit(ctx, x.key, x.was, x.is, data)
 	span.End(err)
 	switch {

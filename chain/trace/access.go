@@ -41,19 +41,19 @@ func (b *room) take(now time.Time) bool {
 	return true
 }
 
-// log logs a request that has ended: at level info if that is wanted, else at debug.
-func (a *access) log(logger *slog.Logger, wanted bool, r *record, now time.Time) {
+// wants reports whether requests are logged, and at which level: at info if that is wanted, else at debug.
+func (a *access) wants(logger *slog.Logger, wanted bool) (slog.Level, bool) {
 	level := slog.LevelDebug
 	if wanted {
 		level = slog.LevelInfo
 	}
-	ctx := context.Background()
-	if !logger.Enabled(ctx, level) {
-		return
-	}
-	leftOut, ok := a.admit(r.outcome != nil, now)
-	if ok {
-		logger.LogAttrs(ctx, level, "request", accessLine(r, leftOut)...)
+	return level, logger.Enabled(context.Background(), level)
+}
+
+// log logs a request that has ended.
+func (a *access) log(logger *slog.Logger, level slog.Level, r *record, now time.Time) {
+	if leftOut, ok := a.admit(r.outcome != nil, now); ok {
+		logger.LogAttrs(context.Background(), level, "request", accessLine(r, leftOut)...)
 	}
 }
 
@@ -92,8 +92,8 @@ func accessLine(r *record, leftOut int) []slog.Attr {
 		line = append(line, slog.String("reason", r.outcome.Reason))
 	}
 	line = append(line, slog.Int("bytes_in", r.in), slog.Int("bytes_out", r.out), slog.Int("chunks", r.chunks), slog.Float64("queue_ms", milliseconds(r.queue)), slog.Float64("took_ms", milliseconds(r.took)))
-	if r.last.PID != 0 {
-		line = append(line, slog.String("worker", workerName(r)), slog.Int("worker_pid", r.last.PID))
+	if r.attempts > 0 {
+		line = append(line, slog.String("worker", workerName(r)), slog.Int("worker_pid", int(r.try(r.last).PID)))
 	}
 	if r.attempts > 1 {
 		line = append(line, slog.Int("attempts", r.attempts))
@@ -105,7 +105,10 @@ func accessLine(r *record, leftOut int) []slog.Attr {
 }
 
 // workerName names the worker that had the request last, as `ringmaster status` does.
-func workerName(r *record) string { return fmt.Sprintf("%s/%d", r.last.Pool, r.last.Slot) }
+func workerName(r *record) string {
+	last := r.try(r.last)
+	return fmt.Sprintf("%s/%d", last.Pool, last.Slot)
+}
 
 // codeOf is an outcome's code; OK for nil.
 func codeOf(e *ipc.Error) string {

@@ -82,8 +82,8 @@ func (t *Tracer) control(req *ipc.Request) func() (ipc.Replies, error) {
 func (t *Tracer) Stats(now time.Time) Stats {
 	s := Stats{Pools: t.stats.rates(now), Errors: []Summary{}, Export: Export{t.counts.sent.Load(), t.counts.dropped.Load(), t.counts.failed.Load()}}
 	failed := t.recent.list(theFailed)
-	for _, r := range failed[:min(len(failed), maxErrors)] {
-		s.Errors = append(s.Errors, r.summary())
+	for i := range failed[:min(len(failed), maxErrors)] {
+		s.Errors = append(s.Errors, failed[i].summary())
 	}
 	return s
 }

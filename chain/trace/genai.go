@@ -15,18 +15,18 @@ type usage struct {
 	input, output int64
 }
 
-// learn takes over what a reply says of its usage: the member of that name, in OpenAI's form or in the conventions'. The record is of a sampled request.
-func (r *record) learn(body ipc.Body) {
-	if operations[r.action] == "" || len(body) == 0 {
+// learn takes over what a reply says of its usage: the member of that name, in OpenAI's form or in the conventions'. The request is a sampled one.
+func (f *followed) learn(body ipc.Body) {
+	if operations[f.req.Action] == "" || len(body) == 0 {
 		return
 	}
 	u, ok := usageOf(body)
 	if !ok {
 		return
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.usage = u
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.more.usage = u
 }
 
 func usageOf(body ipc.Body) (usage, bool) {
@@ -53,7 +53,7 @@ func usageOf(body ipc.Body) (usage, bool) {
 	return u, u.input >= 0 || u.output >= 0
 }
 
-// generative are the attributes of a request to a model. Preconditions: mu is held.
+// generative are the attributes of a request to a model.
 func (r *record) generative() []attribute.KeyValue {
 	operation := operations[r.action]
 	if operation == "" {

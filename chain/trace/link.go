@@ -7,9 +7,9 @@ import (
 	"math"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/internal/moment"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -22,6 +22,7 @@ type Tracer struct {
 	stats  stats
 	recent recent
 	access access
+	clock  clock
 	counts counts
 
 	changing sync.Mutex             // held by Configure and Close
@@ -30,6 +31,7 @@ type Tracer struct {
 
 // policy is what is to be done with requests.
 type policy struct {
+	tracer *Tracer
 	cfg    Config // with defaults
 	sample sampler
 	export *exporter // nil: spans go nowhere
@@ -41,7 +43,7 @@ func (p *policy) follows() bool { return p.cfg.Recent > 0 || p.export != nil }
 // New makes a tracer. The error is a [*FieldError], or says why the file cannot be written.
 func New(cfg Config, log *slog.Logger) (*Tracer, error) {
 	t := &Tracer{log: log}
-	t.stats.pools = map[string]*poolStats{}
+	t.stats.pools.Store(&map[string]*poolStats{})
 	return t, t.Configure(cfg)
 }
 
@@ -53,7 +55,7 @@ func (t *Tracer) Configure(cfg Config) error {
 	t.changing.Lock()
 	defer t.changing.Unlock()
 	old := t.now.Load()
-	next := &policy{cfg: cfg.withDefaults()}
+	next := &policy{tracer: t, cfg: cfg.withDefaults()}
 	next.sample = newSampler(next.cfg.Sample)
 	switch {
 	case cfg.OTLP == "" && cfg.File == "":
@@ -81,7 +83,7 @@ func (t *Tracer) Close() error {
 	if p.export == nil {
 		return nil
 	}
-	t.now.Store(&policy{cfg: p.cfg, sample: p.sample})
+	t.now.Store(&policy{tracer: t, cfg: p.cfg, sample: p.sample})
 	return p.export.close()
 }
 
@@ -103,12 +105,11 @@ func (s sampler) takes(trace [16]byte) bool {
 // Link is the link for the beginning of the chain: what comes after it is part of the request that it follows.
 func (t *Tracer) Link(next chain.Handler) chain.Handler {
 	return func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
-		p := t.now.Load()
-		r := newRecord(ctx, req, time.Now())
-		if req.Pool != controlPool && p.follows() {
-			r.follow(req, p.sample, p.export != nil)
+		f := &followed{policy: t.now.Load(), req: req, begin: moment.Now(), in: weight(req.Body, req.Tensors)}
+		f.inner = spanContext{Context: ctx, of: f}
+		if req.Pool != controlPool && f.policy.follows() {
+			f.follow()
 		}
-		f := &followed{tracer: t, policy: p, record: r, outer: ctx, inner: spanContext{Context: ctx, record: r}}
 		var err error
 		if f.replies, err = next(&f.inner, req); err != nil {
 			f.end(ipc.AsError(err))
@@ -123,6 +124,7 @@ func (t *Tracer) Reach(next chain.Handler) chain.Handler {
 	return func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
 		if req.Pool == controlPool {
 			if answer := t.control(req); answer != nil {
+				req.Waits() // it may have a thousand requests to tell of
 				return answer()
 			}
 			return next(ctx, req)
@@ -132,12 +134,13 @@ func (t *Tracer) Reach(next chain.Handler) chain.Handler {
 			req.Times = nil
 			return next(ctx, req)
 		}
-		req.Times = &c.record.reaching(c.index).times
-		replies, err := next(bare(ctx), req)
-		if err != nil {
+		r := c.of.reaching(c.index)
+		req.Times = &r.times
+		var err error
+		if r.replies, err = next(bare(ctx), req); err != nil {
 			return nil, err
 		}
-		return reached{replies}, nil
+		return r, nil
 	}
 }
 
@@ -147,71 +150,4 @@ func bare(ctx context.Context) context.Context {
 		return bare(c.Context)
 	}
 	return ctx
-}
-
-// reached are replies that are asked for within whatever span.
-type reached struct{ ipc.Replies }
-
-// Recv implements [ipc.Replies].
-func (r reached) Recv(ctx context.Context) (*ipc.Reply, error) { return r.Replies.Recv(bare(ctx)) }
-
-// followed watches a request's replies for its end.
-type followed struct {
-	tracer      *Tracer
-	policy      *policy
-	record      *record
-	replies     ipc.Replies
-	outer       context.Context
-	inner       spanContext
-	out, chunks int
-	ended       bool
-}
-
-// Recv implements [ipc.Replies].
-func (f *followed) Recv(ctx context.Context) (*ipc.Reply, error) {
-	if ctx == f.outer { // as it nearly always is: the context that the next link knows
-		ctx = &f.inner
-	}
-	reply, err := f.replies.Recv(ctx)
-	switch {
-	case f.ended:
-	case err != nil:
-		f.end(ipc.AsError(err))
-	default:
-		f.out += weight(reply.Body, reply.Tensors)
-		if f.record.sampled {
-			f.record.learn(reply.Body)
-		}
-		if reply.End {
-			f.end(nil)
-		} else {
-			f.chunks++
-		}
-	}
-	return reply, err
-}
-
-// Cancel implements [ipc.Replies].
-func (f *followed) Cancel(reason string) {
-	f.replies.Cancel(reason)
-	if !f.ended {
-		f.end(ipc.Errorf(ipc.Cancelled, reason, "the request was cancelled"))
-	}
-}
-
-func (f *followed) end(e *ipc.Error) {
-	f.ended = true
-	now := time.Now()
-	r := f.record
-	r.finish(e, f.out, f.chunks, now)
-	if r.pool != controlPool {
-		slow := f.tracer.stats.add(r.pool, r.took, r.last.PID != 0, e != nil, now)
-		if f.policy.cfg.Recent > 0 {
-			f.tracer.recent.add(r, slow)
-		}
-		if r.sampled && f.policy.export != nil {
-			f.policy.export.take(r)
-		}
-	}
-	f.tracer.access.log(f.tracer.log, f.policy.cfg.Requests, r, now)
 }

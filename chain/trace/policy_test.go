@@ -35,8 +35,9 @@ func TestWindow(t *testing.T) {
 }
 
 func TestSlowIsWhatFewAre(t *testing.T) {
-	s := stats{pools: map[string]*poolStats{}}
-	if s.add("p", time.Hour, false, true, noon) || len(s.pools) != 0 {
+	var s stats
+	s.pools.Store(&map[string]*poolStats{})
+	if s.add("p", time.Hour, false, true, noon) || len(*s.pools.Load()) != 0 {
 		t.Error("a pool that no worker of is known is kept")
 	}
 	for i := range slowAfter {

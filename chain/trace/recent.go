@@ -45,7 +45,7 @@ const (
 )
 
 // list returns what is remembered, the latest first.
-func (m *recent) list(w which) []*record {
+func (m *recent) list(w which) []record {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch w {
@@ -58,13 +58,13 @@ func (m *recent) list(w which) []*record {
 }
 
 // find returns the records whose trace's number begins with a prefix, the latest first.
-func (m *recent) find(prefix string) []*record {
-	seen := map[*record]bool{}
-	var found []*record
+func (m *recent) find(prefix string) []record {
+	seen := map[[8]byte]bool{}
+	var found []record
 	for _, w := range []which{everything, theFailed, theSlow} {
 		for _, r := range m.list(w) {
-			if !seen[r] && hasPrefix(r.trace, prefix) {
-				seen[r] = true
+			if !seen[r.id] && hasPrefix(r.trace, prefix) {
+				seen[r.id] = true
 				found = append(found, r)
 			}
 		}
@@ -77,26 +77,31 @@ func hasPrefix(trace [16]byte, prefix string) bool {
 	return len(prefix) <= len(digits) && digits[:len(prefix)] == prefix
 }
 
-// ring holds the last few of many.
+// ring holds the last few of many, in memory that it has for good: what is remembered of one request takes the place of another's.
 type ring struct {
-	of   []*record
+	of   []record
 	next int // where the next goes
+	full bool
 }
 
 func (g *ring) push(r *record) {
-	if len(g.of) > 0 {
-		g.of[g.next] = r
-		g.next = (g.next + 1) % len(g.of)
+	if len(g.of) == 0 {
+		return
+	}
+	g.of[g.next] = *r
+	if g.next++; g.next == len(g.of) {
+		g.next, g.full = 0, true
 	}
 }
 
 // list returns what is there, the latest first.
-func (g *ring) list() []*record {
-	list := make([]*record, 0, len(g.of))
-	for i := range g.of {
-		if r := g.of[(g.next-1-i+2*len(g.of))%len(g.of)]; r != nil {
-			list = append(list, r)
-		}
+func (g *ring) list() []record {
+	list := make([]record, 0, len(g.of))
+	for i := g.next - 1; i >= 0; i-- {
+		list = append(list, g.of[i])
+	}
+	for i := len(g.of) - 1; g.full && i >= g.next; i-- {
+		list = append(list, g.of[i])
 	}
 	return list
 }
@@ -106,8 +111,8 @@ func (g *ring) resize(n int) {
 		return
 	}
 	kept := g.list()
-	*g = ring{of: make([]*record, n)}
+	*g = ring{of: make([]record, n)}
 	for i := min(n, len(kept)) - 1; i >= 0; i-- {
-		g.push(kept[i])
+		g.push(&kept[i])
 	}
 }

@@ -1,10 +1,6 @@
 package trace
 
-import (
-	"encoding/hex"
-
-	"github.com/ringmasterd/ringmaster/internal/traceparent"
-)
+import "encoding/hex"
 
 // Summary is what is told of a request that has ended.
 type Summary struct {
@@ -51,16 +47,14 @@ type Step struct {
 const maxMessage = 300
 
 func (r *record) summary() Summary {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	s := Summary{
-		TraceID: hexadecimal(r.trace[:]), Begin: moment(r.begin), TookMS: milliseconds(r.took), QueueMS: milliseconds(r.queue), Pool: r.pool, Action: r.action, Protocol: r.protocol,
+		TraceID: hexadecimal(r.trace[:]), Begin: instant(r.begin), TookMS: milliseconds(r.took), QueueMS: milliseconds(r.queue), Pool: r.pool, Action: r.action, Protocol: r.protocol,
 		UID: r.client.UID, PID: r.client.PID, Address: r.address, Principal: r.principal, Outcome: outcomeOf(r.outcome), Attempts: r.attempts, BytesIn: r.in, BytesOut: r.out, Chunks: r.chunks, Sampled: r.sampled,
 	}
 	if r.outcome != nil {
 		s.Message = r.outcome.Message[:min(len(r.outcome.Message), maxMessage)]
 	}
-	if r.last.PID != 0 {
+	if r.attempts > 0 {
 		s.Worker = workerName(r)
 	}
 	return s
@@ -68,21 +62,15 @@ func (r *record) summary() Summary {
 
 func (r *record) tree() Trace {
 	t := Trace{Summary: r.summary()}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.parent.Valid() {
 		t.Parent = hexadecimal(r.parent.Span[:])
 	}
-	for i := range r.spans {
-		s := &r.spans[i]
-		if s.id == ([8]byte{}) {
-			s.id = traceparent.NewSpan()
-		}
-		step := Step{Name: r.nameOf(i), SpanID: hexadecimal(s.id[:]), Within: int(s.above), BeginMS: milliseconds(s.begin), TookMS: milliseconds(s.end - s.begin), Attributes: map[string]any{}}
+	for _, s := range r.all() {
+		step := Step{Name: s.name, SpanID: hexadecimal(s.id[:]), Within: int(s.above), BeginMS: milliseconds(s.begin), TookMS: milliseconds(s.end - s.begin), Attributes: map[string]any{}}
 		if s.err != nil {
 			step.Error = outcomeOf(s.err)
 		}
-		for _, a := range r.attributes(i) {
+		for _, a := range s.attributes {
 			step.Attributes[string(a.Key)] = a.Value.AsInterface()
 		}
 		t.Spans = append(t.Spans, step)

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,8 +15,8 @@ const (
 
 // stats count what pools do. Only pools of whom a worker has had a request are counted: others may be a client's invention.
 type stats struct {
-	mu    sync.RWMutex
-	pools map[string]*poolStats // guarded by mu
+	growing sync.Mutex                            // held by whoever adds a pool
+	pools   atomic.Pointer[map[string]*poolStats] // what it points to is immutable
 }
 
 // poolStats are one pool's.
@@ -28,19 +29,12 @@ type poolStats struct {
 
 // add counts a request that has ended, and reports whether it was slow: slower than 99 of a hundred of its pool's in the last minute. reached says that a worker had it.
 func (s *stats) add(pool string, took time.Duration, reached, failed bool, now time.Time) (slow bool) {
-	s.mu.RLock()
-	p := s.pools[pool]
-	s.mu.RUnlock()
+	p := (*s.pools.Load())[pool]
 	if p == nil {
 		if !reached {
 			return false
 		}
-		s.mu.Lock()
-		if p = s.pools[pool]; p == nil {
-			p = &poolStats{}
-			s.pools[pool] = p
-		}
-		s.mu.Unlock()
+		p = s.grow(pool)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -50,6 +44,21 @@ func (s *stats) add(pool string, took time.Duration, reached, failed bool, now t
 		p.slow = slowest(p.window.rates(time.Minute, now))
 	}
 	return p.slow > 0 && took > p.slow
+}
+
+// grow adds a pool, unless it is there.
+func (s *stats) grow(pool string) *poolStats {
+	s.growing.Lock()
+	defer s.growing.Unlock()
+	old := *s.pools.Load()
+	if p := old[pool]; p != nil {
+		return p
+	}
+	pools := maps.Clone(old)
+	p := &poolStats{}
+	pools[pool] = p
+	s.pools.Store(&pools)
+	return p
 }
 
 // slowest is how long a request may take that does not count as slow; 0: as long as it likes.
@@ -69,17 +78,13 @@ type PoolRates struct {
 
 // rates returns every pool's, in order of name.
 func (s *stats) rates(now time.Time) []PoolRates {
-	s.mu.RLock()
-	names := slices.Sorted(maps.Keys(s.pools))
-	pools := make([]*poolStats, len(names))
-	for i, n := range names {
-		pools[i] = s.pools[n]
-	}
-	s.mu.RUnlock()
+	pools := *s.pools.Load()
+	names := slices.Sorted(maps.Keys(pools))
 	list := make([]PoolRates, len(names))
-	for i, p := range pools {
+	for i, name := range names {
+		p := pools[name]
 		p.mu.Lock()
-		list[i] = PoolRates{names[i], p.window.rates(10*time.Second, now), p.window.rates(time.Minute, now)}
+		list[i] = PoolRates{name, p.window.rates(10*time.Second, now), p.window.rates(time.Minute, now)}
 		p.mu.Unlock()
 	}
 	return list

@@ -30,14 +30,14 @@ type scripted struct {
 }
 
 func (s *scripted) call(_ context.Context, req *ipc.Request) (ipc.Replies, error) {
-	if id := req.Times.Wait(); id != "" {
+	if id := req.Times.Wait(time.Now()); id != "" {
 		req.TraceID = id
 	}
 	if s.err != nil {
 		req.Times.Done(ipc.AsError(s.err))
 		return nil, s.err
 	}
-	req.Times.Send(req.Pool, 1, 4711, 0)
+	req.Times.Send(time.Now(), req.Pool, 1, 4711, 0)
 	copied := *s
 	copied.req = req
 	return &copied, nil
@@ -49,11 +49,9 @@ func (s *scripted) Recv(context.Context) (*ipc.Reply, error) {
 	}
 	r := s.replies[0]
 	s.replies = s.replies[1:]
-	s.req.Times.Reply()
-	if r.End {
-		s.req.Times.Done(r.Err)
-	}
+	s.req.Times.Reply(r.End && r.Err == nil)
 	if r.Err != nil {
+		s.req.Times.Done(r.Err)
 		return nil, r.Err
 	}
 	return r, nil
@@ -94,6 +92,8 @@ func ask(t *testing.T, h chain.Handler, req *ipc.Request) error {
 		}
 	}
 }
+
+func latest(t *Tracer) *record { return &t.recent.list(everything)[0] }
 
 const theirs = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -381,7 +381,7 @@ func TestSpansAreBounded(t *testing.T) {
 	}
 	late.Set("a", "b")
 	late.End(errors.New("late"))
-	tree := tracer.recent.list(everything)[0].tree()
+	tree := latest(tracer).tree()
 	if len(tree.Spans) != maxSpans || tree.Spans[0].Attributes["ringmaster.spans_left_out"] == nil {
 		t.Errorf("there are %d spans", len(tree.Spans))
 	}
@@ -409,7 +409,7 @@ func TestHedgedAttemptsAreBothThere(t *testing.T) {
 	if err := ask(t, chain.New(ok().call, tracer.Link, hedge, tracer.Reach), &ipc.Request{Pool: "p", Action: "a"}); err != nil {
 		t.Fatal(err)
 	}
-	tree := tracer.recent.list(everything)[0].tree()
+	tree := latest(tracer).tree()
 	names := map[string]int{}
 	for _, s := range tree.Spans {
 		names[s.Name]++
@@ -488,7 +488,7 @@ func BenchmarkRequest(b *testing.B) {
 			ctx := context.Background()
 			b.ReportAllocs()
 			for b.Loop() {
-				replies, err := h(ctx, &ipc.Request{Pool: "p", Action: "a"})
+				replies, err := h(ctx, &ipc.Request{Pool: "p", Action: "a", Protocol: native})
 				if err == nil {
 					_, err = replies.Recv(ctx)
 				}
@@ -503,7 +503,7 @@ func BenchmarkRequest(b *testing.B) {
 		ctx := context.Background()
 		b.ReportAllocs()
 		for b.Loop() {
-			replies, err := h(ctx, &ipc.Request{Pool: "p", Action: "a"})
+			replies, err := h(ctx, &ipc.Request{Pool: "p", Action: "a", Protocol: native})
 			if err == nil {
 				_, err = replies.Recv(ctx)
 			}

@@ -2,14 +2,15 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/client"
@@ -19,11 +20,10 @@ import (
 	"github.com/ringmasterd/ringmaster/supervisor"
 )
 
-// Pools of one worker each, without the record of recent requests, which takes 1 to 2 µs of each. What stands beside it is configured for the second, so that each link has something to do.
+// Pools of one worker each. What stands beside it is configured for the second, so that each link has something to do.
 const chained = `
 auth: {roles: {app: {allow: [{pools: ["*"], actions: ["*"]}]}}, users: {"*": [app]}, owner: false}
 sessions: {store: memory}
-tracing: {recent: 0}
 pools:
   bare: {builtin: echo, concurrency: 64}
   full:
@@ -42,22 +42,17 @@ type atOnce struct{ reply ipc.Reply }
 func (r *atOnce) Recv(context.Context) (*ipc.Reply, error) { return &r.reply, nil }
 func (*atOnce) Cancel(string)                              {}
 
-// servedChain is a supervisor with its chain, at work until the benchmark ends.
-func servedChain(b *testing.B) (*supervisor.Supervisor, *callChain) {
+// servedPools is a supervisor at work until the benchmark ends, and the file that says of what.
+func servedPools(b *testing.B, text string) (*supervisor.Supervisor, *config.File) {
 	b.Helper()
-	file, err := config.Parse("chained.yaml", []byte(chained), os.LookupEnv)
+	file, err := config.Parse("chained.yaml", []byte(text), os.LookupEnv)
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func(percent int) func() { return func() { debug.SetGCPercent(percent) } }(debug.SetGCPercent(garbagePercent))) // as in serve
-	quiet := slog.New(slog.DiscardHandler)
 	cfg := file.Supervisor
-	cfg.Executable, cfg.Logger = binary, quiet
+	cfg.Executable, cfg.Logger = binary, slog.New(slog.DiscardHandler)
 	sup, err := supervisor.New(cfg)
-	if err != nil {
-		b.Fatal(err)
-	}
-	links, err := newCallChain(sup, file, quiet)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -66,21 +61,37 @@ func servedChain(b *testing.B) (*supervisor.Supervisor, *callChain) {
 	go func() { ended <- sup.Run(ctx) }()
 	b.Cleanup(func() {
 		stop()
-		if err := errors.Join(<-ended, links.close()); err != nil {
+		if err := <-ended; err != nil {
 			b.Error(err)
 		}
 	})
 	if err := sup.WaitReady(b.Context()); err != nil {
 		b.Fatal(err)
 	}
-	return sup, links
+	return sup, file
+}
+
+// newLinks is the call chain before a supervisor, until the benchmark ends.
+func newLinks(b *testing.B, sup *supervisor.Supervisor, file *config.File) *callChain {
+	b.Helper()
+	links, err := newCallChain(sup, file, slog.New(slog.DiscardHandler))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := links.close(); err != nil {
+			b.Error(err)
+		}
+	})
+	return links
 }
 
 // BenchmarkLinks is what each link of the call chain costs a request of its own: beside a handler that answers at once, for a pool that has nothing configured for it, and one that has.
 //
 //	go test ./cmd/ringmaster -run '^$' -bench Links -benchmem
 func BenchmarkLinks(b *testing.B) {
-	_, links := servedChain(b)
+	sup, file := servedPools(b, chained)
+	links := newLinks(b, sup, file)
 	reply := &atOnce{ipc.Reply{End: true}}
 	null := func(context.Context, *ipc.Request) (ipc.Replies, error) { return reply, nil }
 	ctx := chain.WithPeer(b.Context(), chain.Peer{PID: 1, UID: 12345, GID: 12345, Standing: chain.Stranger, Memo: new(atomic.Value)})
@@ -89,12 +100,13 @@ func BenchmarkLinks(b *testing.B) {
 		links []chain.Link
 	}{
 		{"none", nil},
+		{"trace", []chain.Link{links.trace.Link, links.trace.Reach}},
 		{"auth", []chain.Link{links.auth.Link}},
 		{"session", []chain.Link{links.sessions.Link}},
 		{"pipeline", []chain.Link{links.pipelines.Link}},
 		{"cache", []chain.Link{links.cache.Link}},
 		{"resilience", []chain.Link{links.resilience.Link}},
-		{"all", []chain.Link{links.auth.Link, links.sessions.Link, links.pipelines.Link, links.cache.Link, links.resilience.Link}},
+		{"all", []chain.Link{links.trace.Link, links.auth.Link, links.sessions.Link, links.pipelines.Link, links.cache.Link, links.resilience.Link, chain.Silence, links.restarts, links.trace.Reach}},
 	} {
 		h := chain.New(null, link.links...)
 		for _, pool := range []string{"bare", "full"} {
@@ -114,56 +126,84 @@ func BenchmarkLinks(b *testing.B) {
 	}
 }
 
-// BenchmarkChain is the echo of 64 bytes from a client through the gateway to a worker and back, 64 at a time, with and without the call chain between gateway and supervisor.
+// BenchmarkChain is the echo of 64 bytes from a client through the gateway to a worker and back, 64 at a time, with and without the call chain between gateway and supervisor. The ways take turns, so that a busy machine is busy for
+// all of them; what is reported is the median turn of each, for one request.
 //
-//	go test ./cmd/ringmaster -run '^$' -bench Chain -count 6
+//	go test ./cmd/ringmaster -run '^$' -bench Chain -benchtime 150x
 func BenchmarkChain(b *testing.B) {
-	sup, links := servedChain(b)
-	for _, way := range []struct {
-		name    string
-		backend gateway.Backend
-		pool    string
-	}{{"without", sup, "bare"}, {"through, nothing configured", links, "bare"}, {"through, all configured", links, "full"}} {
-		b.Run(way.name, func(b *testing.B) {
-			ln, err := gateway.Listen(filepath.Join(b.TempDir(), "s"), "")
-			if err != nil {
-				b.Fatal(err)
-			}
-			ctx, stop := context.WithCancel(context.Background())
-			served := make(chan error, 1)
-			cfg := gateway.Config{Logger: slog.New(slog.DiscardHandler)}
-			if way.backend == gateway.Backend(links) {
-				cfg.Gate = links.auth
-			}
-			go func() { served <- gateway.Serve(ctx, ln, way.backend, cfg) }()
-			defer func() {
-				stop()
-				if err := <-served; err != nil {
+	sup, file := servedPools(b, chained)
+	forgetful := *file
+	forgetful.Tracing.Recent = -1
+	links, without := newLinks(b, sup, file), newLinks(b, sup, &forgetful)
+	ways := []*way{{name: "without", pool: "bare"}, {name: "no-record", pool: "bare"}, {name: "nothing-configured", pool: "bare"}, {name: "all-configured", pool: "full"}}
+	for i, backend := range []gateway.Backend{sup, without, links, links} {
+		ways[i].open(b, backend)
+	}
+	for b.Loop() {
+		for _, w := range ways {
+			w.turn(b)
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+	for _, w := range ways {
+		slices.Sort(w.took)
+		b.ReportMetric(float64(w.took[len(w.took)/2].Nanoseconds())/turnLength, w.name+"-ns")
+	}
+}
+
+// turnLength is how many requests a turn has.
+const turnLength = 2000
+
+// way is one way from a client to a worker.
+type way struct {
+	name, pool string
+	client     *client.Client
+	took       []time.Duration // the turns
+}
+
+// open serves the backend until the benchmark ends, for a client.
+func (w *way) open(b *testing.B, backend gateway.Backend) {
+	b.Helper()
+	ln, err := gateway.Listen(filepath.Join(b.TempDir(), "s"), "")
+	if err != nil {
+		b.Fatal(err)
+	}
+	cfg := gateway.Config{Logger: slog.New(slog.DiscardHandler)}
+	if links, ok := backend.(*callChain); ok {
+		cfg.Gate = links.auth
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- gateway.Serve(ctx, ln, backend, cfg) }()
+	b.Cleanup(func() {
+		stop()
+		if err := <-served; err != nil {
+			b.Error(err)
+		}
+	})
+	if w.client, err = client.Dial(b.Context(), client.WithAddress(ln.Path())); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = w.client.Close() })
+}
+
+// turn asks so many times.
+func (w *way) turn(b *testing.B) {
+	body := make([]byte, 64)
+	var left atomic.Int64
+	left.Store(turnLength)
+	var wg sync.WaitGroup
+	begin := time.Now()
+	for range 64 {
+		wg.Go(func() {
+			for left.Add(-1) >= 0 {
+				if _, err := w.client.Call(b.Context(), w.pool, "echo", body); err != nil {
 					b.Error(err)
+					return
 				}
-			}()
-			c, err := client.Dial(b.Context(), client.WithAddress(ln.Path()))
-			if err != nil {
-				b.Fatal(err)
 			}
-			defer c.Close()
-			body := make([]byte, 64)
-			var left atomic.Int64
-			left.Store(int64(b.N))
-			var wg sync.WaitGroup
-			b.ResetTimer()
-			for range 64 {
-				wg.Go(func() {
-					for left.Add(-1) >= 0 {
-						if _, err := c.Call(b.Context(), way.pool, "echo", body); err != nil {
-							b.Error(err)
-							return
-						}
-					}
-				})
-			}
-			wg.Wait()
-			b.StopTimer()
 		})
 	}
+	wg.Wait()
+	w.took = append(w.took, time.Since(begin))
 }
