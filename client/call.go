@@ -37,15 +37,14 @@ func (r *Reply) Tensor(name string) *Tensor {
 
 // Call runs an action and returns its one answer. body is anything that encodes as MessagePack; nil is none.
 func (c *Client) Call(ctx context.Context, pool, action string, body any, opts ...CallOption) (*Reply, error) {
-	req, timeout, err := newRequest(pool, action, body, opts)
+	call, err := c.newExchange(pool, action, body, opts)
 	if err != nil {
 		return nil, err
 	}
-	req.Credit = 1
-	ctx, cancel := withTimeout(ctx, timeout)
+	call.req.Credit = 1
+	ctx, cancel := withTimeout(ctx, call.timeout)
 	defer cancel()
-	call, err := c.start(ctx, req)
-	if err != nil {
+	if err := call.start(ctx); err != nil {
 		return nil, err
 	}
 	r, err := call.Recv(ctx)
@@ -63,18 +62,17 @@ func (c *Client) Call(ctx context.Context, pool, action string, body any, opts .
 // makes the call anew.
 func (c *Client) Stream(ctx context.Context, pool, action string, body any, opts ...CallOption) iter.Seq2[*Reply, error] {
 	return func(yield func(*Reply, error) bool) {
-		req, timeout, err := newRequest(pool, action, body, opts)
+		call, err := c.newExchange(pool, action, body, opts)
 		if err != nil {
 			yield(nil, err)
 			return
 		}
-		if req.Credit == 0 {
-			req.Credit = defaultCredit
+		if call.req.Credit == 0 {
+			call.req.Credit = defaultCredit
 		}
-		ctx, cancel := withTimeout(ctx, timeout)
+		ctx, cancel := withTimeout(ctx, call.timeout)
 		defer cancel()
-		call, err := c.start(ctx, req)
-		if err != nil {
+		if err := call.start(ctx); err != nil {
 			yield(nil, err)
 			return
 		}
@@ -98,17 +96,17 @@ func (c *Client) Stream(ctx context.Context, pool, action string, body any, opts
 }
 
 // start sends the request.
-func (c *Client) start(ctx context.Context, req *ipc.Request) (*exchange, error) {
+func (x *exchange) start(ctx context.Context) error {
+	c, req := x.client, &x.req
 	if _, said := req.Headers["authorization"]; c.token != "" && !said {
 		headers := map[string]string{"authorization": "Bearer " + c.token}
 		maps.Copy(headers, req.Headers) // the map is the caller's
 		req.Headers = headers
 	}
-	call, named, err := c.send(ctx, req, c.knownInline(req.Pool))
-	if err != nil {
-		return nil, err
-	}
-	return &exchange{client: c, req: req, call: call, named: named, shared: named}, nil
+	var err error
+	x.call, x.named, err = c.send(ctx, req, c.knownInline(req.Pool))
+	x.shared = x.named
+	return err
 }
 
 // send sends the request, on a new connection if the old one turns out to be dead before anything went out. inline says that it is to name no arenas; named, that it does.
@@ -141,20 +139,21 @@ func (c *Client) send(ctx context.Context, req *ipc.Request, inline bool) (call 
 	}
 }
 
-func newRequest(pool, action string, body any, opts []CallOption) (*ipc.Request, time.Duration, error) {
-	cfg := callConfig{req: ipc.Request{Pool: pool, Action: action}}
+func (c *Client) newExchange(pool, action string, body any, opts []CallOption) (*exchange, error) {
+	x := &exchange{client: c}
+	x.req.Pool, x.req.Action = pool, action
 	for _, o := range opts {
-		o(&cfg)
+		o(&x.callConfig)
 	}
-	cfg.req.Tensors = inline(cfg.req.Tensors) // where the bytes lie is found out by looking
-	for i := range cfg.req.Tensors {
-		if err := cfg.req.Tensors[i].Validate(); err != nil {
-			return nil, 0, err
+	x.req.Tensors = inline(x.req.Tensors) // where the bytes lie is found out by looking
+	for i := range x.req.Tensors {
+		if err := x.req.Tensors[i].Validate(); err != nil {
+			return nil, err
 		}
 	}
 	var err error
-	cfg.req.Body, err = ipc.Marshal(body)
-	return &cfg.req, cfg.timeout, err
+	x.req.Body, err = ipc.Marshal(body)
+	return x, err
 }
 
 func withTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {

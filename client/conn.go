@@ -158,23 +158,18 @@ func (c *conn) start(req *ipc.Request, inline bool) (call *ipc.Call, named, sent
 	c.mu.Lock()
 	c.open++
 	c.mu.Unlock()
-	var p placed
+	s := &sending{conn: c}
 	if inline {
-		r := *req
-		r.Outputs = nil
-		req = &r
+		s.sent = *req
+		s.sent.Outputs = nil
 	} else {
-		req, p = c.place(req)
+		s.place(req)
 	}
-	call, err = c.caller.Start(req, func(*ipc.Error) {
-		p.over()
-		c.ended()
-	})
+	call, err = c.caller.StartContext(context.Background(), &s.sent, s, &s.call)
 	if err == nil {
-		return call, len(p.uses) > 0, true, nil
+		return call, len(s.uses) > 0, true, nil
 	}
-	p.over()
-	c.ended()
+	s.Ended(nil)
 	var e *ipc.Error
 	if errors.As(err, &e) && e.Reason == "too_large" {
 		return nil, false, true, err

@@ -24,16 +24,29 @@ func (p *placed) over() {
 	}
 }
 
-// place returns the request as it is to be sent over this connection: what lies in one of its arenas is named, large tensors are moved there, everything else travels. Outputs that lie elsewhere are left out.
-func (c *conn) place(req *ipc.Request) (*ipc.Request, placed) {
-	var p placed
-	arenas := c.openArenas()
+// sending is a request on its way over one connection. It is an [ipc.Ender].
+type sending struct {
+	conn *conn
+	placed
+	sent ipc.Request
+	call ipc.Call
+}
+
+// Ended implements [ipc.Ender].
+func (s *sending) Ended(*ipc.Error) {
+	s.over()
+	s.conn.ended()
+}
+
+// place makes sent of the request: what lies in one of its connection's arenas is named, large tensors are moved there, everything else travels. Outputs that lie elsewhere are left out.
+func (s *sending) place(req *ipc.Request) {
+	s.sent = *req
+	sent, p := &s.sent, &s.placed
+	arenas := s.conn.openArenas()
 	if len(arenas) == 0 {
-		sent := *req
 		sent.Tensors, sent.Outputs = inline(req.Tensors), nil
-		return &sent, p
+		return
 	}
-	sent := *req
 	sent.Tensors = slices.Clone(req.Tensors)
 	for i := range sent.Tensors {
 		t := &sent.Tensors[i]
@@ -50,7 +63,6 @@ func (c *conn) place(req *ipc.Request) (*ipc.Request, placed) {
 			}
 		}
 	}
-	return &sent, p
 }
 
 // put returns where in an arena the bytes lie, perhaps now; the zero value: nowhere.
@@ -92,8 +104,8 @@ func large(req *ipc.Request) bool {
 
 // exchange is one request and its replies. If the worker cannot take tensors in arenas, the request is sent once more, with everything in the message.
 type exchange struct {
+	callConfig
 	client *Client
-	req    *ipc.Request
 	call   *ipc.Call
 	named  bool // it names arenas, and nothing has come yet
 	shared bool // it names arenas, and was answered so
@@ -104,7 +116,7 @@ func (x *exchange) Recv(ctx context.Context) (*ipc.Reply, error) {
 	r, err := x.call.Recv(ctx)
 	if err != nil && x.named && x.client.goesInline(x.req.Pool, ipc.AsError(err)) {
 		x.shared = false
-		if x.call, _, err = x.client.send(ctx, x.req, true); err != nil {
+		if x.call, _, err = x.client.send(ctx, &x.req, true); err != nil {
 			x.call = nil
 			return nil, err
 		}

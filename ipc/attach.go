@@ -140,6 +140,6 @@ func (c *Caller) released(id uint64) {
 	delete(c.leased, id)
 	c.mu.Unlock()
 	if call != nil && call.done != nil {
-		call.done(nil)
+		call.done.Ended(nil)
 	}
 }

@@ -29,6 +29,8 @@ type Caller struct {
 	expiry *time.Timer // guarded by mu; runs expire at earliest, or is nil
 	next   time.Time   // guarded by mu: earliest; zero: nothing is due
 
+	burst burst // of Run
+
 	sending sync.WaitGroup // whoever sends, Run apart, and Starts until they know whether they have sent; added to under mu
 }
 
@@ -58,7 +60,7 @@ type Call struct {
 	id     uint64
 	queue  chan arrival   // all replies there may be credit for, that the time is up, and the END, always fit; what comes is sent by Run, that the time is up under caller.mu
 	charge *budget.Charge // immutable: holds the bytes of replies that are here; may be nil
-	done   func(*Error)   // called once by Run or Close when the call has ended on the peer's side; nil if nobody cares
+	done   Ender          // told once by Run or Close when the call has ended on the peer's side; nil if nobody cares
 	batch  uint64         // immutable: of which held requests it is one; 0: of none
 	slots  []Output       // immutable: where its replies may have tensors
 	due    time.Time      // immutable: when the request's time is up; zero: never
@@ -114,19 +116,32 @@ const maxWindow = 1024
 // reused. done, if not nil, is called once, on some other goroutine or this one, when the peer has finished with the request and with what it names of arenas (which may be long after the caller lost interest): with nil if the peer has
 // ended it, else with what [Caller.Close] ended it with. It must not block. An error means that nothing was sent and done is not called.
 func (c *Caller) Start(req *Request, done func(*Error)) (*Call, error) {
-	return c.StartContext(context.Background(), req, done)
+	if done == nil {
+		return c.StartContext(context.Background(), req, nil, new(Call))
+	}
+	return c.StartContext(context.Background(), req, endFunc(done), new(Call))
 }
 
+// Ender hears how a call has ended on its peer's side: see [Caller.Start].
+type Ender interface{ Ended(*Error) }
+
+type endFunc func(*Error)
+
+func (f endFunc) Ended(e *Error) { f(e) }
+
 // StartContext is Start for a requester that does not wait for room in a ring for longer than ctx lasts. If ctx ends first, the error comes with the call, which is abandoned: done will be called, and what req refers to must not
-// change before that. If ctx has a deadline, which is then the request's, Recv says so when it has passed, whatever the context it is given.
-func (c *Caller) StartContext(ctx context.Context, req *Request, done func(*Error)) (*Call, error) {
+// change before that. If ctx has a deadline, which is then the request's, Recv says so when it has passed, whatever the context it is given. call is room for the call, which is the
+// one that is returned; it may be part of what asks.
+//
+// Preconditions: call is new.
+func (c *Caller) StartContext(ctx context.Context, req *Request, done Ender, call *Call) (*Call, error) {
 	for i := range req.Tensors {
 		if err := req.Tensors[i].Validate(); err != nil {
 			return nil, err
 		}
 	}
 	most := min(max(1, req.Credit), maxWindow)
-	call := &Call{caller: c, queue: newQueue(most), charge: req.charge, window: newWindow(most, req.charge != nil), done: done}
+	call.caller, call.queue, call.charge, call.window, call.done = c, newQueue(most), req.charge, newWindow(most, req.charge != nil), done
 	call.granted = uint64(call.window.size)
 	call.slots = req.Outputs
 	if req.Held {
@@ -138,13 +153,16 @@ func (c *Caller) StartContext(ctx context.Context, req *Request, done func(*Erro
 		c.mu.Unlock()
 		return nil, err
 	}
-	if req.Timeout > 0 {
+	due, limited := ctx.Deadline()
+	if limited {
+		call.due = due
+	} else if req.Timeout > 0 {
 		call.due = time.Now().Add(req.Timeout)
 	}
 	c.nextID++
 	call.id = c.nextID
 	c.open[call.id] = call
-	if _, limited := ctx.Deadline(); limited {
+	if limited {
 		c.expect(call.due)
 	}
 	c.sending.Add(1)
@@ -255,7 +273,7 @@ func (c *Call) arrive(a arrival) {
 		return
 	}
 	if w := c.waker.Swap(nil); w != nil {
-		w.wake(a.last && a.reply.Err == nil)
+		w.wake(a.last && a.reply.Err == nil, &c.caller.burst)
 	}
 }
 
@@ -396,6 +414,8 @@ func (c *Caller) Stop() error { return c.send(func(e *encoder) { e.signal(KindSt
 
 // Run receives until the transport ends or the peer breaks the protocol, and returns why. It leaves the calls that are still open to [Caller.Close].
 func (c *Caller) Run() error {
+	c.burst.follow(c.t)
+	defer c.burst.flush()
 	var messages decoder
 	for {
 		b, err := c.t.Recv()
@@ -406,6 +426,7 @@ func (c *Caller) Run() error {
 			}
 			return err
 		}
+		c.burst.received(c.t)
 		m, err := messages.decode(b)
 		if err != nil {
 			return protocolErrorf("%v", err)
@@ -471,7 +492,7 @@ func (c *Caller) deliver(r *Reply, size int) error {
 		return protocolErrorf("the peer sent more replies to request %d than it was granted", r.ID)
 	}
 	if r.End && call.done != nil && !leased {
-		call.done(nil) // first: whoever sees the END may count on it
+		call.done.Ended(nil) // first: whoever sees the END may count on it
 	}
 	switch {
 	case abandoned:
@@ -550,13 +571,13 @@ func (c *Caller) Close(refuse *Error, end func(sent uint64) *Error) {
 	c.mu.Unlock()
 	for _, call := range leased {
 		if call.done != nil {
-			call.done(end(call.end))
+			call.done.Ended(end(call.end))
 		}
 	}
 	for _, call := range open {
 		reply := &Reply{ID: call.id, End: true, Err: end(call.end)}
 		if call.done != nil {
-			call.done(reply.Err)
+			call.done.Ended(reply.Err)
 		}
 		call.arrive(arrival{reply: reply})
 	}

@@ -200,11 +200,11 @@ func TestDoneComesBeforeTheEND(t *testing.T) {
 	} {
 		c := NewCaller(&clogged{}, Events{})
 		call := &Call{caller: c, id: 1, window: newWindow(1, false), queue: make(chan arrival, 2)}
-		call.done = func(*Error) {
+		call.done = endFunc(func(*Error) {
 			if len(call.queue) > 0 {
 				t.Errorf("%s: the END is there before done was called", name)
 			}
-		}
+		})
 		c.open[1] = call
 		end(c)
 		if len(call.queue) != 1 {
@@ -269,7 +269,7 @@ func TestTimeIsUp(t *testing.T) {
 				ctx, cancel = context.WithTimeout(ctx, timeout)
 				defer cancel()
 			}
-			call, err := c.StartContext(ctx, &Request{Pool: "p", Action: "a", Timeout: timeout, Credit: 2}, nil)
+			call, err := c.StartContext(ctx, &Request{Pool: "p", Action: "a", Timeout: timeout, Credit: 2}, nil, new(Call))
 			if err != nil {
 				t.Fatal(err)
 			}

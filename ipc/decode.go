@@ -15,7 +15,10 @@ func Decode(b []byte) (any, error) {
 }
 
 // decoder decodes messages that come one after the other. What one of them names is likely what the last one named, and is then the same string. The zero value is ready.
-type decoder struct{ pool, action, tensor string }
+type decoder struct {
+	pool, action, tensor string
+	serves               bool // immutable: requests come with the Responder that answers them
+}
 
 func (d *decoder) decode(b []byte) (any, error) {
 	r := reader{b: b}
@@ -69,10 +72,22 @@ type withTensor[M any] struct {
 	shape   [4]uint64
 }
 
+// served is a request together with what answers it: one piece of memory, as both live as long.
+type served struct {
+	withTensor[Request]
+	responder Responder
+}
+
 // fields reads the n positions after kind and id of what s has scanned.
 func (d *decoder) fields(r *reader, s *scanner, k Kind, id uint64, n int) any {
 	switch k {
 	case KindRequest:
+		if d.serves {
+			m := &served{}
+			m.message.ID, m.message.Credit, m.message.responder = id, 1, &m.responder
+			d.request(r, s, &m.message, n, m.tensor[:0], m.shape[:0])
+			return &m.message
+		}
 		if n > 8 {
 			m := &withTensor[Request]{message: Request{ID: id, Credit: 1}}
 			d.request(r, s, &m.message, n, m.tensor[:0], m.shape[:0])

@@ -57,20 +57,20 @@ func (w *Responder) park() bool {
 	return false
 }
 
-// wake goes on with the request, if it is parked. last: nothing but an END without an error is there. It does not wait.
-func (w *Responder) wake(last bool) {
+// wake goes on with the request, if it is parked. last: nothing but an END without an error is there. It does not wait. b is that of the goroutine which calls it, if it receives.
+func (w *Responder) wake(last bool, b *burst) {
 	if w.parked.Swap(isWoken) != isParked {
 		return // who has it sees for himself
 	}
 	if p, ok := w.s.t.(prompt); ok && last {
-		w.conclude(p)
+		w.conclude(p, b)
 		return
 	}
 	w.s.cfg.Crew.handle(job{s: w.s, w: w})
 }
 
 // conclude sends the END that is there, or has a goroutine do it if that takes waiting.
-func (w *Responder) conclude(p prompt) {
+func (w *Responder) conclude(p prompt, b *burst) {
 	r, err := w.replies.Recv(&w.ctx)
 	if err != nil || !r.End { // it was cancelled at the same time
 		go w.resumeWith(r, err)
@@ -81,7 +81,7 @@ func (w *Responder) conclude(p prompt) {
 	e := newEncoder()
 	e.reply(&mine)
 	parts, _ := e.message()
-	_, sent, err := p.TrySend(parts...)
+	_, sent, err := p.TrySend(b, parts...)
 	if !sent {
 		go w.sendLater(e, parts, leased, err)
 		return

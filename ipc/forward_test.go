@@ -22,7 +22,7 @@ func newRelay(t *testing.T, outer pair) *relay {
 	r.peer = between.answering
 	r.inner = ask(t, between.asking, Events{})
 	r.serve = serve(t, outer.answering, ServeConfig{Lead: always}, func(ctx context.Context, req *Request, w *Responder) {
-		call, err := r.inner.StartContext(ctx, &Request{Pool: req.Pool, Action: req.Action, Body: req.Body, Timeout: req.Timeout, Credit: 8}, nil)
+		call, err := r.inner.StartContext(ctx, &Request{Pool: req.Pool, Action: req.Action, Body: req.Body, Timeout: req.Timeout, Credit: 8}, nil, new(Call))
 		if err != nil {
 			_ = w.Fail(err)
 			return

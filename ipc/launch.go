@@ -13,8 +13,8 @@ import (
 
 // prompt is a [Transport] that knows whether a message has to wait.
 type prompt interface {
-	// TrySend is Send where that takes no waiting; false without an error: it might, and nothing was sent.
-	TrySend(parts ...[]byte) (end uint64, sent bool, err error)
+	// TrySend is Send where that takes no waiting; false without an error: it might, and nothing was sent. While b goes on, its end is when the peer is woken; nil: at once.
+	TrySend(b *burst, parts ...[]byte) (end uint64, sent bool, err error)
 	// SendIf is Send, unless wanted says no when it is this message's turn: then nothing is sent, and the error is [shm.ErrUnwanted].
 	SendIf(wanted func() bool, parts ...[]byte) (end uint64, err error)
 }
@@ -23,9 +23,10 @@ type prompt interface {
 func (c *Caller) launch(ctx context.Context, req *Request, call *Call, e *encoder) (*Call, error) {
 	parts, _ := e.message()
 	if p, ok := c.t.(prompt); ok {
-		end, sent, err := p.TrySend(parts...)
+		end, sent, err := p.TrySend(req.burst(), parts...)
 		switch {
 		case sent, err != nil:
+			req.settle()
 			defer c.sending.Done()
 			e.free()
 			return c.launched(call, end, err)
@@ -105,7 +106,7 @@ func (c *Caller) awaitRoom(p prompt, call *Call, e *encoder, outcome chan<- erro
 	case err == nil:
 		_ = send(c.t, func(e *encoder) { e.cancel(Cancel{ID: call.id, Reason: reason}) })
 	case call.done != nil:
-		call.done(Errorf(Cancelled, "cancelled", "the request was not sent, for its caller left before there was room (%v)", err))
+		call.done.Ended(Errorf(Cancelled, "cancelled", "the request was not sent, for its caller left before there was room (%v)", err))
 	}
 }
 
@@ -134,7 +135,7 @@ func (c *Caller) post(encode func(*encoder)) {
 	e := newEncoder()
 	encode(e)
 	parts, _ := e.message()
-	if _, sent, err := p.TrySend(parts...); sent || err != nil {
+	if _, sent, err := p.TrySend(nil, parts...); sent || err != nil {
 		e.free()
 		c.sending.Done()
 		return

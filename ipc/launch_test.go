@@ -61,7 +61,7 @@ func TestStartContext(t *testing.T) {
 				}
 				cancel()
 			}()
-			call, err := caller.StartContext(ctx, &Request{Action: "second", Context: make([]byte, c.second)}, func(e *Error) { ended <- e })
+			call, err := caller.StartContext(ctx, &Request{Action: "second", Context: make([]byte, c.second)}, endFunc(func(e *Error) { ended <- e }), new(Call))
 			if call == nil || err == nil || AsError(err).Code != Cancelled {
 				t.Fatalf("got %v, %v", call, err)
 			}

@@ -33,7 +33,6 @@ type leading struct {
 // lead handles a request on the goroutine that has read it. The error is errPassed if that reads no more.
 func (s *server) lead(req *Request, w *Responder) error {
 	l := &s.leading
-	req.lead = w
 	l.request.Store(w)
 	l.requests.Add(1)
 	if !l.looking.Swap(true) {
@@ -56,6 +55,7 @@ func (s *server) lead(req *Request, w *Responder) error {
 // pass has another goroutine read on, if w's handler runs on the one that reads.
 func (s *server) pass(w *Responder) {
 	if s.leading.request.CompareAndSwap(w, nil) {
+		s.burst.flush()
 		s.cfg.Crew.handle(job{s: s})
 	}
 }
@@ -78,9 +78,37 @@ func (s *server) look() {
 	l.timer.Reset(overdue)
 }
 
+// burst is that of the goroutine that has read the request, as long as that leads it; else nil.
+func (r *Request) burst() *burst {
+	if r.responder == nil {
+		return nil
+	}
+	return r.responder.burst()
+}
+
+func (w *Responder) burst() *burst {
+	if w.s.leading.request.Load() != w {
+		return nil
+	}
+	return &w.s.burst
+}
+
+// settle is called after something may have been put: the reading may have been passed on meanwhile.
+func (r *Request) settle() {
+	if r.responder != nil {
+		r.responder.settle()
+	}
+}
+
+func (w *Responder) settle() {
+	if w.s.leading.request.Load() != w {
+		w.s.burst.flush()
+	}
+}
+
 // Waits says that whoever calls it, with the request in hand, is about to wait for something or may take its time. It may be called any number of times, by anyone who has the request or a copy.
 func (r *Request) Waits() {
-	if r.lead != nil {
-		r.lead.s.pass(r.lead)
+	if w := r.responder; w != nil {
+		w.s.pass(w)
 	}
 }

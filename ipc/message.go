@@ -66,8 +66,8 @@ type Request struct {
 	Protocol string // by which it came, such as native; set by whoever accepted it, does not travel
 	Times    *Times // where its way is noted; does not travel
 
-	lead   *Responder     // whose handler runs on the goroutine that reads; see Waits. Does not travel
-	charge *budget.Charge // what the request holds of its client's memory, set by Serve for the Caller that passes it on; nil: nobody is charged. Does not travel
+	responder *Responder     // of the Serve that received it; nil: it came otherwise. Does not travel
+	charge    *budget.Charge // what the request holds of its client's memory, set by Serve for the Caller that passes it on; nil: nobody is charged. Does not travel
 }
 
 // Client is a process that asks, as the kernel tells (SO_PEERCRED): the unit of fairness and of limits. The zero value is the supervisor's own process.

@@ -90,13 +90,26 @@ func (r *Ring) SendIf(wanted func() bool, parts ...[]byte) (uint64, error) {
 }
 
 // TrySend implements [prompt].
-func (r *Ring) TrySend(parts ...[]byte) (uint64, bool, error) {
+func (r *Ring) TrySend(b *burst, parts ...[]byte) (uint64, bool, error) {
 	if err := r.fits(parts); err != nil {
 		return 0, false, err
 	}
-	end, sent, err := r.out.TrySend(parts...)
-	return end, sent, r.sent(err)
+	if b == nil || !b.on.Load() {
+		end, sent, err := r.out.TrySend(parts...)
+		return end, sent, r.sent(err)
+	}
+	end, put, err := r.out.TryPut(parts...)
+	if put {
+		b.add(r)
+	}
+	return end, put, r.sent(err)
 }
+
+// pending implements [patient].
+func (r *Ring) pending() bool { return r.in.Pending() }
+
+// beforeWaiting implements [patient].
+func (r *Ring) beforeWaiting(f func()) { r.in.BeforeWaiting(f) }
 
 // fits is the error of a message that is too large.
 func (r *Ring) fits(parts [][]byte) error {

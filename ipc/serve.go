@@ -61,7 +61,7 @@ func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 		cfg.Crew = NewCrew(ownCrew)
 		defer cfg.Crew.Close()
 	}
-	s := &server{over: make(chan error, 1), t: t, h: h, cfg: cfg, ctx: ctx, open: map[uint64]*Responder{}, room: admission{account: cfg.Account, ask: cfg.Admit}}
+	s := &server{messages: decoder{serves: true}, over: make(chan error, 1), t: t, h: h, cfg: cfg, ctx: ctx, open: map[uint64]*Responder{}, room: admission{account: cfg.Account, ask: cfg.Admit}}
 	s.batches, _ = h.(BatchHandler)
 	s.room.watch(t)
 	if cfg.Draining != nil {
@@ -77,6 +77,7 @@ func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 		s.leading.timer.Stop()
 		defer s.leading.timer.Stop()
 	}
+	s.burst.follow(t)
 	s.cfg.Crew.handle(job{s: s})
 	err := <-s.over
 	cancel(Errorf(Cancelled, "disconnected", "the connection to the requester is gone"))
@@ -104,6 +105,7 @@ type server struct {
 	ctx      context.Context
 	over     chan error // capacity 1: why the reading has ended
 	leading  leading
+	burst    burst          // of the goroutine that reads
 	handlers sync.WaitGroup // and awaitDraining
 	room     admission      // run only
 	messages decoder        // run only
@@ -144,6 +146,7 @@ func (s *server) read() {
 		return
 	}
 	s.room.settle()
+	s.burst.flush()
 	s.over <- err
 }
 
@@ -159,6 +162,9 @@ func (s *server) run() error {
 				return err
 			}
 			continue
+		}
+		if s.cfg.Lead != nil {
+			s.burst.received(s.t)
 		}
 		m, err := s.messages.decode(b)
 		if err != nil {
@@ -178,7 +184,7 @@ func (s *server) run() error {
 			}
 			if w := s.lookup(m.ID); w != nil {
 				w.ctx.Cancel(cancelCause(m.Reason))
-				w.wake(false)
+				w.wake(false, nil)
 			}
 		case Credit:
 			if w := s.lookup(m.ID); w != nil {
@@ -217,7 +223,7 @@ func (s *server) cancelAll() {
 	defer s.mu.Unlock()
 	for _, w := range s.open {
 		w.ctx.Cancel(s.ctx.Err())
-		w.wake(false)
+		w.wake(false, nil)
 	}
 }
 
@@ -240,7 +246,8 @@ func (s *server) start(req *Request) error {
 			return s.refuse(req.ID, bad)
 		}
 	}
-	w := &Responder{s: s, id: req.ID, credit: req.Credit, held: req.Held && s.batches != nil, arenas: req.Arenas}
+	w := req.responder
+	w.s, w.id, w.credit, w.held, w.arenas = s, req.ID, req.Credit, req.Held && s.batches != nil, req.Arenas
 	var due time.Time
 	if req.Timeout > 0 {
 		due = time.Now().Add(req.Timeout)
@@ -279,7 +286,7 @@ func (s *server) start(req *Request) error {
 	}
 	if err := s.ctx.Err(); err != nil {
 		w.ctx.Cancel(err) // cancelAll may not have seen it
-		w.wake(false)
+		w.wake(false, nil)
 	}
 	s.room.hand(req, &w.charge)
 	if w.held {
@@ -412,7 +419,27 @@ func (w *Responder) End(r *Reply) error {
 		return nil
 	}
 	leased := w.ending(r)
-	return w.sentEnd(leased, send(w.s.t, func(e *encoder) { e.reply(r) }))
+	return w.sentEnd(leased, w.send(r))
+}
+
+// send sends the last reply; while its request is led and others have come after it, that is in company.
+func (w *Responder) send(r *Reply) error {
+	p, ok := w.s.t.(prompt)
+	b := w.burst()
+	if !ok || b == nil || !b.on.Load() {
+		return send(w.s.t, func(e *encoder) { e.reply(r) })
+	}
+	e := newEncoder()
+	defer e.free()
+	e.reply(r)
+	parts, _ := e.message()
+	_, sent, err := p.TrySend(b, parts...)
+	if w.settle(); sent || err != nil {
+		return err
+	}
+	w.s.pass(w)
+	_, err = w.s.t.Send(parts...)
+	return err
 }
 
 // ending prepares the last reply, and returns what tells when the arena memory that the request names is free; nil: it is, or there is none.

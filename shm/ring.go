@@ -26,6 +26,7 @@ type ring struct {
 	space    sem            // the producer sleeps here
 
 	closed *atomic.Bool // this process's
+	waking *sync.Mutex  // held by Wake: what it looks at must not be unmapped meanwhile
 }
 
 // offset is where position pos lies in data.
@@ -111,6 +112,14 @@ func (p *Producer) sent(err error) error {
 
 // TrySend is Send where that takes no waiting. false: it might, and nothing was sent.
 func (p *Producer) TrySend(parts ...[]byte) (end uint64, sent bool, err error) {
+	if end, sent, err = p.TryPut(parts...); sent {
+		err = p.sent(err)
+	}
+	return end, sent, err
+}
+
+// TryPut is TrySend but for waking the peer: whoever has put a message calls Wake before he waits for anything. A peer that is awake sees it as it is.
+func (p *Producer) TryPut(parts ...[]byte) (end uint64, put bool, err error) {
 	size := sizeOf(parts)
 	for !p.mu.TryLock() {
 		if p.waiting.Load() {
@@ -118,15 +127,21 @@ func (p *Producer) TrySend(parts ...[]byte) (end uint64, sent bool, err error) {
 		}
 		runtime.Gosched() // whoever has the lock only copies
 	}
-	end, sent, err = p.trySend(parts, size)
+	end, put, err = p.tryPut(parts, size)
 	p.mu.Unlock()
-	if sent {
-		err = p.sent(err)
-	}
-	return end, sent, err
+	return end, put, err
 }
 
-func (p *Producer) trySend(parts [][]byte, size uint64) (end uint64, sent bool, err error) {
+// Wake wakes the peer, if it sleeps, for what was put. It may be called at any time, by any goroutine, also after [Segment.Destroy].
+func (p *Producer) Wake() {
+	p.waking.Lock()
+	defer p.waking.Unlock()
+	if !p.closed.Load() {
+		_ = p.sent(nil)
+	}
+}
+
+func (p *Producer) tryPut(parts [][]byte, size uint64) (end uint64, put bool, err error) {
 	if p.err == nil && !p.closed.Load() { // else send says so
 		frames := (size + p.maxFrame - 1) / p.maxFrame
 		most := (frames + 1) * frameBytes(min(size, p.maxFrame)) // the one more is what a PAD takes at most
@@ -311,6 +326,7 @@ type Consumer struct {
 	err  error  // sticky
 
 	patience time.Duration   // immutable once in use; see SetPatience
+	waits    func()          // immutable once in use; see BeforeWaiting
 	first    [HeadBytes]byte // what a message begins with, while it is decided whether to keep it
 }
 
@@ -321,6 +337,14 @@ const HeadBytes = 64
 //
 // Preconditions: nobody is in Recv.
 func (c *Consumer) SetPatience(d time.Duration) { c.patience = d }
+
+// BeforeWaiting has f called whenever Recv has nothing to go on with, before it waits.
+//
+// Preconditions: nobody is in Recv.
+func (c *Consumer) BeforeWaiting(f func()) { c.waits = f }
+
+// Pending reports whether there is something for Recv to begin with. Preconditions: nobody is in Recv.
+func (c *Consumer) Pending() bool { return c.tail != c.head || c.tailWord.Load() != c.head }
 
 // Recv appends the next message to buf[:0], growing it if it is too small, and returns the result. It blocks until there is a
 // message or [Segment.Shutdown] is called; even then it first delivers every message that was complete in the ring. A message of
@@ -364,6 +388,9 @@ func (c *Consumer) recvFrame(m *incoming, limit int, keep func([]byte, int) bool
 	if c.tail == c.head {
 		if c.last {
 			return false, ErrClosed
+		}
+		if c.waits != nil && c.tailWord.Load() == c.head {
+			c.waits()
 		}
 		patience := time.Duration(0)
 		if m.size > 0 {

@@ -27,6 +27,7 @@ type Segment struct {
 	bell Bell // set before the ends are taken; nil unless geo.Bell
 
 	down       sync.Mutex  // held by Shutdown
+	waking     sync.Mutex  // held by Producer.Wake, and while memory is unmapped
 	closed     atomic.Bool // Shutdown was called
 	supervisor atomic.Bool // Supervisor was called
 	worker     atomic.Bool // Worker was called
@@ -143,6 +144,7 @@ func (s *Segment) newRing(name string, header, data, capacity uint64) ring {
 		items:    sem(offItems),
 		space:    sem(offSpace),
 		closed:   &s.closed,
+		waking:   &s.waking,
 	}
 }
 
@@ -247,7 +249,7 @@ func (s *Segment) Shutdown() {
 // dead.
 //
 // Preconditions: Shutdown was called; no call on the segment or its ends is running, and none follows but Shutdown, which does
-// nothing, and Send, which returns ErrClosed.
+// nothing, Send, which returns ErrClosed, and Wake, which does nothing.
 func (s *Segment) Destroy() error {
 	if !s.closed.Load() {
 		panic("shm: Destroy without Shutdown")
@@ -255,6 +257,8 @@ func (s *Segment) Destroy() error {
 	if s.mem == nil {
 		panic("shm: Destroy twice")
 	}
+	s.waking.Lock()
+	defer s.waking.Unlock()
 	mem := s.mem
 	s.mem = nil
 	var err error

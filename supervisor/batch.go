@@ -62,7 +62,8 @@ func (p *pool) grant(w *waiter, l *lease) {
 		l.batch = &batch{inc: l.inc, number: batches.Add(1), size: n, open: n, missing: n, ids: make([]uint64, n)}
 		for i, o := range others {
 			l.inc.inFlight++
-			o.granted <- grant{lease: &lease{pool: p, slot: l.slot, inc: l.inc, at: l.at, client: o.client, action: o.action, cost: o.cost, batch: l.batch, member: i + 1}}
+			*o.room = lease{pool: p, slot: l.slot, inc: l.inc, at: l.at, client: o.client, action: o.action, cost: o.cost, batch: l.batch, member: i + 1}
+			o.granted <- grant{lease: o.room}
 		}
 	}
 	w.granted <- grant{lease: l}

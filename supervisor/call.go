@@ -41,10 +41,9 @@ func (s *Supervisor) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, e
 	if timeout <= 0 {
 		timeout = p.config().Timeout
 	}
-	now := time.Now()
-	a := &answer{pool: p, req: *req, parent: ctx}
+	a, now := &answer{pool: p, req: req, parent: ctx}, time.Now()
 	a.ctx.Begin(ctx, now.Add(timeout))
-	if err := a.send(&a.ctx, now, false, false); err != nil {
+	if err := a.send(&a.ctx, &a.first, now, false, false); err != nil {
 		a.ctx.Cancel(context.Canceled)
 		return nil, err
 	}
@@ -82,11 +81,12 @@ func validate(req *ipc.Request) error {
 //	           └─ else ────────────────────────────────▶ ABORTED/worker_lost, or poison_request after the second death
 type answer struct {
 	pool    *pool
-	req     ipc.Request
-	out     ipc.Request // as it is sent
+	req     *ipc.Request // as it came; it stays so
+	out     ipc.Request  // as it is sent
 	parent  context.Context
 	ctx     deadline.Context // parent with the request's deadline
 	waiter  waiter
+	first   attempt // most have no other
 	lease   *lease
 	call    *ipc.Call
 	begun   bool   // a reply has been handed out: no other worker may begin again
@@ -96,16 +96,22 @@ type answer struct {
 	ended   bool
 }
 
-// send leases a place, wanted from now on, and sends the request there; a worker that dies meanwhile is replaced by another. again says that the request was accepted before, alone that it is to share its worker with no other.
-func (a *answer) send(ctx context.Context, now time.Time, again, alone bool) error {
-	for ; ; again, now = true, time.Now() {
+// attempt is the memory that one try to have a request answered takes.
+type attempt struct {
+	lease lease
+	call  ipc.Call
+}
+
+// send leases a place and sends the request there, at the time now; a worker that dies meanwhile is replaced by another. again says that the request was accepted before, alone that it is to share its worker with no other.
+func (a *answer) send(ctx context.Context, try *attempt, now time.Time, again, alone bool) error {
+	for ; ; again, try, now = true, new(attempt), time.Now() {
 		known, err := a.suspected()
 		if err != nil {
 			return err
 		}
 		traceID := a.req.Times.Wait(now)
-		a.waiter = waiter{client: a.req.Client, action: a.req.Action, key: affinityKey(&a.req), again: again, alone: alone || known, idle: a.req.Background}
-		l, err := a.pool.acquire(ctx, &a.req, &a.waiter)
+		a.waiter = waiter{client: a.req.Client, action: a.req.Action, key: affinityKey(a.req), again: again, alone: alone || known, idle: a.req.Background, now: now, room: &try.lease}
+		l, err := a.pool.acquire(ctx, a.req, &a.waiter)
 		if err != nil {
 			a.req.Times.Done(ipc.AsError(err))
 			return err
@@ -121,21 +127,20 @@ func (a *answer) send(ctx context.Context, now time.Time, again, alone bool) err
 		}
 		deadline, _ := a.ctx.Deadline()
 		req := &a.out
-		*req = a.req
+		*req = *a.req
 		if traceID != "" {
 			req.TraceID = traceID
 		}
-		left := time.Until(deadline)
-		req.Timeout = max(time.Microsecond, left)
+		req.Timeout = max(time.Microsecond, deadline.Sub(l.at))
 		req.Credit = min(req.Credit, maxCredit)
 		if req.Held = l.batch != nil; req.Held {
 			req.Batch = l.batch.number
 		}
-		call, err := l.inc.caller.StartContext(ctx, req, l.release)
+		call, err := l.inc.caller.StartContext(ctx, req, l, &try.call)
 		switch {
 		case err == nil:
 			a.lease, a.call = l, call
-			a.req.Times.Send(deadline.Add(-left), a.pool.name, l.slot.index, l.inc.proc.pid, l.batch.members())
+			a.req.Times.Send(l.at, a.pool.name, l.slot.index, l.inc.proc.pid, l.batch.members())
 			l.sent(call.ID())
 			return nil
 		case call != nil: // the worker makes no room; the lease ends when it does, or dies
@@ -172,7 +177,7 @@ func (a *answer) returns() bool {
 	if a.req.NamesArenas() || len(a.req.Tensors) == 0 {
 		return false
 	}
-	deaths, _ := a.pool.suspects.look(a.pool.suspects.kin(&a.req), time.Now())
+	deaths, _ := a.pool.suspects.look(a.pool.suspects.kin(a.req), time.Now())
 	return deaths >= poisonDeaths
 }
 
@@ -192,7 +197,7 @@ func (a *answer) dubious(left time.Duration) *ipc.Error {
 // identify returns the request's digest.
 func (a *answer) identify() uint64 {
 	if a.digest == 0 {
-		a.digest = a.pool.suspects.digest(&a.req)
+		a.digest = a.pool.suspects.digest(a.req)
 	}
 	return a.digest
 }
@@ -246,7 +251,7 @@ func (a *answer) recover(ctx context.Context, err error) error {
 	case e == a.lease.inc.lost.Load():
 		return a.lost(ctx, e)
 	case e == unread && !a.begun:
-		return a.send(ctx, time.Now(), true, false)
+		return a.send(ctx, new(attempt), time.Now(), true, false)
 	case e == unread: // the worker answered what it had not read
 		return ipc.Errorf(ipc.Aborted, "worker_lost", "the worker died while it had the request; try again if the action may run twice")
 	case ctx.Err() != nil: // it was we who gave up
@@ -280,7 +285,7 @@ func (a *answer) lost(ctx context.Context, lost *ipc.Error) error {
 	case <-ctx.Done():
 		return ipc.AsError(context.Cause(ctx))
 	}
-	return a.send(ctx, time.Now(), true, true)
+	return a.send(ctx, new(attempt), time.Now(), true, true)
 }
 
 // condemn records that a worker has died with the request in hand, and reports whether that is one too many.
@@ -288,7 +293,7 @@ func (a *answer) condemn(now time.Time) bool {
 	s, serial := &a.pool.suspects, a.lease.inc.serial
 	deaths := s.died(a.identify(), serial, now)
 	if a.req.NamesArenas() {
-		s.died(s.kin(&a.req), serial, now)
+		s.died(s.kin(a.req), serial, now)
 	}
 	if deaths < poisonDeaths && a.returns() {
 		deaths = s.died(a.identify(), 0, now) // no process has that serial: this is for the two in the arena

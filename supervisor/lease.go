@@ -39,7 +39,13 @@ func (p *pool) take(w *waiter) *lease {
 	if w.alone {
 		p.reserved = nil
 	}
-	return &lease{pool: p, slot: s, inc: s.inc, at: time.Now(), client: w.client, action: w.action, cost: w.cost, alone: w.alone}
+	at := w.now
+	if w.granted != nil { // it had to wait
+		at = time.Now()
+	}
+	l := w.room
+	*l = lease{pool: p, slot: s, inc: s.inc, at: at, client: w.client, action: w.action, cost: w.cost, alone: w.alone}
+	return l
 }
 
 // weigh fills in load for a request, which may be one that runs alone. Preconditions: mu is held.
@@ -69,13 +75,13 @@ func (p *pool) reserve() {
 	}
 }
 
-// release gives the place back once the worker has ended the request, or has died with it: then lost says how the call ended.
-func (l *lease) release(lost *ipc.Error) {
-	l.ended(lost)
+// Ended implements [ipc.Ender]: it gives the place back once the worker has ended the request, or has died with it: then lost says how the call ended.
+func (l *lease) Ended(lost *ipc.Error) {
+	l.release(lost)
 	l.arenas.Return()
 }
 
-func (l *lease) ended(lost *ipc.Error) {
+func (l *lease) release(lost *ipc.Error) {
 	p, now := l.pool, time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()

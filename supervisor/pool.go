@@ -59,6 +59,8 @@ type waiter struct {
 	spill  time.Time     // until when it waits for that one rather than take another; zero: it does not wait
 	bound  bool          // set by fairQueue.bind: it waits for that one
 
+	now     time.Time     // when it came
+	room    *lease        // for the lease that it gets
 	granted chan grant    // capacity 1; nil until it has to wait
 	element *list.Element // in flow.waiting, or pool.again
 	flow    *flow         // nil in pool.again
