@@ -21,8 +21,9 @@
 //
 //	goroutine        wakes on            ends on                         joined by
 //	Serve itself     accept              ctx, a broken listener          its caller
-//	conn.run         frames              hang-up, drain, write timeout   Serve
-//	a Crew's         a request           1 to 2 s without one; Serve      Serve
+//	conn.run         its reader's end    hang-up, drain, write timeout   Serve
+//	a Crew's         frames of a client; 1 to 2 s without; Serve         Serve
+//	                 a request that waits
 //	a Ring's         its client's bell   hang-up                         conn.endRing, in conn.run
 //	a release        a worker's end      hang-up                         ipc.Serve, in conn.run; one for each request that is leased
 //	conn.drain       once, at drain      its one frame is written        Serve
