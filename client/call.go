@@ -145,6 +145,14 @@ func (c *Client) newExchange(pool, action string, body any, opts []CallOption) (
 	for _, o := range opts {
 		o(&x.callConfig)
 	}
+	if x.session != "" {
+		headers := maps.Clone(x.req.Headers) // which is the caller's
+		if headers == nil {
+			headers = map[string]string{}
+		}
+		headers["session"] = x.session
+		x.req.Headers = headers
+	}
 	x.req.Tensors = inline(x.req.Tensors) // where the bytes lie is found out by looking
 	for i := range x.req.Tensors {
 		if err := x.req.Tensors[i].Validate(); err != nil {

@@ -56,6 +56,15 @@ func TestRequestCarriesOptions(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
+	own := map[string]string{"k": "v", "session": "not this"}
+	for _, opts := range [][]client.CallOption{{client.WithSession("s"), client.WithHeaders(own)}, {client.WithHeaders(own), client.WithSession("s")}} {
+		if r := call(ctx, opts...); r.Headers["session"] != "s" || r.Headers["k"] != "v" || own["session"] != "not this" {
+			t.Errorf("headers %+v of %+v", r.Headers, own)
+		}
+	}
+	if r := call(ctx, client.WithSession("s")); len(r.Headers) != 1 || r.Headers["session"] != "s" {
+		t.Errorf("headers %+v", r.Headers)
+	}
 	r := call(ctx, client.WithTraceID("00-1-2-01"), client.WithContext([]byte{9}), client.WithCredit(3))
 	if r.Pool != "p" || r.Action != "a" || r.TraceID != "00-1-2-01" || len(r.Context) != 1 || r.Credit != 3 || r.Timeout > time.Hour || r.Timeout < 59*time.Minute {
 		t.Errorf("request %+v", r)

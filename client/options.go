@@ -53,6 +53,7 @@ type CallOption func(*callConfig)
 type callConfig struct {
 	req     ipc.Request
 	timeout time.Duration
+	session string
 }
 
 // WithTensors sends tensors with the request.
@@ -73,6 +74,11 @@ func WithOutputs(tensors ...Tensor) CallOption {
 // WithHeaders sends headers with the request.
 func WithHeaders(headers map[string]string) CallOption {
 	return func(c *callConfig) { c.req.Headers = headers }
+}
+
+// WithSession makes the request one of a session, where the server keeps them: it sends the header session. An id has 1 to 128 visible characters of ASCII.
+func WithSession(id string) CallOption {
+	return func(c *callConfig) { c.session = id }
 }
 
 // WithTimeout ends the call with DEADLINE_EXCEEDED after d, if the context has no earlier deadline. Without either, the pool's own timeout applies.

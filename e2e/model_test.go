@@ -157,7 +157,7 @@ func (s *server) converses(t *testing.T) {
 	ask := func(session, text string) (answer string, u usage) {
 		t.Helper()
 		body := map[string]any{"messages": []map[string]string{{"role": "user", "content": text}}, "temperature": 0.1, "max_tokens": 24}
-		for chunk, err := range s.dial().Stream(testContext(t), "smollm2", "chat", body, client.WithHeaders(map[string]string{"session": session})) {
+		for chunk, err := range s.dial().Stream(testContext(t), "smollm2", "chat", body, client.WithSession(session)) {
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -68,7 +68,7 @@ sessions: ` + store
 func say(ctx context.Context, c *client.Client, session, text string) (got chatted, version int, err error) {
 	body := map[string]any{"messages": []map[string]string{{"role": "user", "content": text}}}
 	answer := ""
-	for chunk, err := range c.Stream(ctx, "llm", "chat", body, client.WithHeaders(map[string]string{"session": session})) {
+	for chunk, err := range c.Stream(ctx, "llm", "chat", body, client.WithSession(session)) {
 		if err != nil {
 			return got, 0, err
 		}
@@ -140,7 +140,7 @@ func TestSessions(t *testing.T) {
 // interrupted: a stream that its client leaves is no part of the session.
 func (s *server) interrupted(t *testing.T, c *client.Client) {
 	body := map[string]any{"wait": true, "messages": []map[string]string{{"role": "user", "content": "never mind"}}}
-	for _, err := range c.Stream(testContext(t), "llm", "chat", body, client.WithHeaders(map[string]string{"session": "other"})) {
+	for _, err := range c.Stream(testContext(t), "llm", "chat", body, client.WithSession("other")) {
 		if err != nil {
 			t.Error(err)
 		}

@@ -6,8 +6,8 @@
 //	                           └ rings of its own come with the hello, if it asks (SCM_RIGHTS)
 //
 // Read in this order: config.go, listen.go (one server per path), inherit.go (or a socket that systemd made), listentcp.go (or a port), peer.go (who may come in; cgroup_linux.go), prove.go and page.go (who must show a token, and which pages may ask), clients.go (and how much of everything), serve.go (accept, drain), conn.go (one connection),
-// detect.go (what it speaks), rings.go (the rings it may get), native.go (frames ⇄ the chain), http.go (connections of HTTP), exchange.go (what its adapters share), multiplex.go (many requests on one stream) and compress.go, then the adapters, each of which translates one protocol and decides
-// nothing: health.go, statuspage.go, jsonrpc.go and rpclines.go, openai.go, oip.go (with oipdata.go, oiprest.go, oipgrpc.go), and grpc.go (with grpccall.go, which reads its frames, and grpcweight.go, what a message will take), grpcringmaster.go, grpchealth.go; handler.go (the chain), metered.go (its first link; metrics.go tells what it counted), refusals.go (what of all this is logged).
+// detect.go (what it speaks), rings.go (the rings it may get), native.go (frames ⇄ the chain), http.go (connections of HTTP), routes.go (its paths), exchange.go (what its adapters share), multiplex.go (many requests on one stream) and compress.go, then the adapters, each of which translates one protocol and decides
+// nothing: health.go, statuspage.go, jsonrpc.go and rpclines.go, openai.go, oip.go (with oipdata.go, oiprest.go, oipgrpc.go), and grpc.go (with grpccall.go, which reads its frames, grpcmany.go, many requests in one call, and grpcweight.go, what a message will take), grpcringmaster.go, grpchealth.go; handler.go (the chain), metered.go (its first link; metrics.go tells what it counted), refusals.go (what of all this is logged).
 //
 // # Who may connect
 //
@@ -21,8 +21,9 @@
 //
 //	goroutine        wakes on            ends on                         joined by
 //	Serve itself     accept              ctx, a broken listener          its caller
-//	conn.run         frames              hang-up, drain, write timeout   Serve
-//	a Crew's         a request           1 to 2 s without one; Serve      Serve
+//	conn.run         its reader's end    hang-up, drain, write timeout   Serve
+//	a Crew's         frames of a client; 1 to 2 s without; Serve         Serve
+//	                 a request that waits
 //	a Ring's         its client's bell   hang-up                         conn.endRing, in conn.run
 //	a release        a worker's end      hang-up                         ipc.Serve, in conn.run; one for each request that is leased
 //	conn.drain       once, at drain      its one frame is written        Serve

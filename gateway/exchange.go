@@ -310,23 +310,16 @@ func traceparent(s string) string {
 	return s
 }
 
-// protocol names what the request came by, after the path that it was sent to.
+// protocol names what the request came by.
 func (x *exchange) protocol() string {
 	path := x.r.URL.Path
 	switch {
-	case strings.HasPrefix(x.r.Header.Get("Content-Type"), "application/grpc"):
-		if strings.HasPrefix(path, "/inference.") {
-			return "oip-grpc"
-		}
-		return "grpc"
-	case path == "/rpc":
-		return "jsonrpc"
-	case strings.HasPrefix(path, "/v1/"):
-		return "openai"
-	case strings.HasPrefix(path, "/v2"):
-		return "oip"
+	case !strings.HasPrefix(x.r.Header.Get("Content-Type"), "application/grpc"):
+		return protocolOf(path)
+	case strings.HasPrefix(path, "/inference."):
+		return "oip-grpc"
 	}
-	return "http"
+	return "grpc"
 }
 
 // json answers with a status and a document.
@@ -404,6 +397,8 @@ func httpStatus(e *ipc.Error) int {
 		return http.StatusRequestEntityTooLarge
 	case e.Reason == "unsupported_encoding":
 		return http.StatusUnsupportedMediaType
+	case e.Code == ipc.Unimplemented && e.Reason == "wrong_method":
+		return http.StatusMethodNotAllowed
 	case e.Code == ipc.PermissionDenied && e.Reason == "unauthenticated":
 		return http.StatusUnauthorized
 	}

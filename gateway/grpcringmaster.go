@@ -2,8 +2,6 @@ package gateway
 
 import (
 	"context"
-	"errors"
-	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -144,43 +142,22 @@ func (x *exchange) replies(ctx context.Context, place *ipc.Place, req *ipc.Reque
 // Converse implements [ringmasterv1.RingmasterServer].
 func (ringmaster) Converse(stream grpc.BidiStreamingServer[ringmasterv1.ConverseRequest, ringmasterv1.ConverseReply]) error {
 	c := grpcCallOf(stream.Context())
-	m := c.multiplex(stream.Context())
-	for {
-		in, err := stream.Recv()
-		switch {
-		case errors.Is(err, io.EOF):
-			m.finish(nil)
-			return nil
-		case err != nil:
-			m.finish(unlessDraining(err))
-			return err
-		}
+	return many(c, stream, func(m *multiplex, in *ringmasterv1.ConverseRequest) {
 		name := strconv.FormatUint(in.GetId(), 10)
+		refused := func(e *ipc.Error) {
+			m.write(func() bool { return stream.Send(conversed(in.GetId(), e)) == nil })
+		}
 		switch what := in.GetWhat().(type) {
 		case *ringmasterv1.ConverseRequest_Cancel:
 			m.cancel(name)
 		case *ringmasterv1.ConverseRequest_Call:
-			place := c.takePlace()
-			if e := m.start(name, func(ctx context.Context) {
-				defer place.Leave()
+			c.oneOfMany(m, name, refused, func(ctx context.Context, place *ipc.Place) {
 				c.converse(ctx, m, place, name, in.GetId(), what.Call, stream.Send)
-			}); e != nil {
-				place.Leave()
-				m.write(func() bool { return stream.Send(conversed(in.GetId(), e)) == nil })
-			}
+			})
 		default:
-			e := ipc.Errorf(ipc.InvalidArgument, "invalid_argument", "the message has neither call nor cancel")
-			m.write(func() bool { return stream.Send(conversed(in.GetId(), e)) == nil })
+			refused(ipc.Errorf(ipc.InvalidArgument, "invalid_argument", "the message has neither call nor cancel"))
 		}
-	}
-}
-
-// unlessDraining is why requests that are open are to be cancelled: not because no more will come.
-func unlessDraining(err error) error {
-	if errors.Is(err, errDraining) {
-		return nil
-	}
-	return err
+	})
 }
 
 // converse makes one of many requests.

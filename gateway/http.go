@@ -26,7 +26,7 @@ const (
 //	conn ─serve─▶ handed ─Accept─▶ http.Server ─▶ ServeHTTP ─▶ mux ─▶ an adapter ─▶ exchange ─▶ Handler
 type web struct {
 	srv    *server
-	mux    *http.ServeMux
+	routes *routes
 	grpc   *grpcFront
 	http   *http.Server
 	begun  time.Time
@@ -40,7 +40,7 @@ type web struct {
 }
 
 func newWeb(s *server) *web {
-	w := &web{srv: s, mux: http.NewServeMux(), begun: time.Now(), handed: make(chan *webConn), closed: make(chan struct{})}
+	w := &web{srv: s, begun: time.Now(), handed: make(chan *webConn), closed: make(chan struct{})}
 	w.shutdown, w.giveUp = context.WithCancel(context.Background())
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
@@ -57,7 +57,7 @@ func newWeb(s *server) *web {
 		ConnContext:       introduce,
 		ConnState:         ended,
 	}
-	w.routes()
+	w.routes = newRoutes(w)
 	w.grpc = newGRPC(w)
 	return w
 }
@@ -65,21 +65,6 @@ func newWeb(s *server) *web {
 // start takes connections until drain.
 func (w *web) start() {
 	w.joined.Go(func() { _ = w.http.Serve(handover{w}) })
-}
-
-// routes says which adapter answers what.
-func (w *web) routes() {
-	w.mux.HandleFunc("GET /{$}", w.statusPage)
-	w.mux.HandleFunc("GET /healthz", w.healthz)
-	w.mux.HandleFunc("GET /readyz", w.readyz)
-	w.mux.HandleFunc("GET /metrics", w.metrics)
-	w.mux.HandleFunc("POST /rpc", w.rpc)
-	w.mux.HandleFunc("POST /v1/chat/completions", w.openai(chatForm))
-	w.mux.HandleFunc("POST /v1/completions", w.openai(completeForm))
-	w.mux.HandleFunc("POST /v1/embeddings", w.embeddings)
-	w.mux.HandleFunc("GET /v1/models", w.models)
-	w.mux.HandleFunc("GET /v1/models/{model}", w.models)
-	w.oipRoutes()
 }
 
 // drain lets connections end once what they ask for is answered, and takes no more.
@@ -237,7 +222,7 @@ func (w *web) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		w.grpc.serve(rw, r)
 		return
 	}
-	w.mux.ServeHTTP(rw, r)
+	w.routes.ServeHTTP(rw, r)
 }
 
 // late reports whether an error is a deadline's of a connection.

@@ -195,7 +195,7 @@ func (x *exchange) soleAction(ctx context.Context, place *ipc.Place, pool string
 	return inferAction
 }
 
-// askForActions asks which pools have one action alone. That this fails, the request itself will meet and tell.
+// askForActions asks which actions of which pools run if none is named. That this fails, the request itself will meet and tell.
 func (x *exchange) askForActions(ctx context.Context, place *ipc.Place) map[string]string {
 	reply, e := x.one(ctx, place, &ipc.Request{Pool: controlPool, Action: "pools"})
 	var list ipc.PoolList
@@ -204,11 +204,17 @@ func (x *exchange) askForActions(ctx context.Context, place *ipc.Place) map[stri
 	}
 	sole := map[string]string{}
 	for _, p := range list.Pools {
-		if len(p.Actions) == 1 {
-			sole[p.Name] = p.Actions[0]
-		}
+		sole[p.Name] = unnamedAction(p.Actions)
 	}
 	return sole
+}
+
+// unnamedAction is which of a pool's actions runs if a request names none.
+func unnamedAction(actions []string) string {
+	if len(actions) == 1 {
+		return actions[0]
+	}
+	return inferAction
 }
 
 // inferred is an answer: what a reply becomes.
@@ -473,6 +479,29 @@ type modelState struct {
 	name, state, reason string
 	actions             []string
 	ready               bool
+	inputs, outputs     []port // of what is run if a request names no action, as far as its worker declares it
+}
+
+// port is an input or an output that is declared.
+type port struct {
+	Name     string  `json:"name"`
+	Datatype string  `json:"datatype"`
+	Shape    []int64 `json:"shape"`
+}
+
+// portsOf are what a worker declares, less what the protocol has no datatype for.
+func portsOf(declared []ipc.Port) []port {
+	ports := []port{}
+	for _, d := range declared {
+		datatype := datatypes[d.DType]
+		if d.DType == ipc.TextType {
+			datatype = textType
+		}
+		if datatype != "" {
+			ports = append(ports, port{clean(d.Name), datatype, append([]int64{}, d.Shape...)})
+		}
+	}
+	return ports
 }
 
 // modelsOf asks which models there are.
@@ -484,6 +513,8 @@ func (x *exchange) modelsOf(ctx context.Context) ([]modelState, *ipc.Error) {
 	var all []modelState
 	for _, p := range list.Pools {
 		m := modelState{name: p.Name, actions: p.Actions, ready: p.State == "ready", state: "UNAVAILABLE"}
+		signature := p.Signatures[unnamedAction(p.Actions)]
+		m.inputs, m.outputs = portsOf(signature.Inputs), portsOf(signature.Outputs)
 		switch p.State {
 		case "ready":
 			m.state = "READY"

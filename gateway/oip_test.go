@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,9 +24,12 @@ import (
 // shop is a backend with pools of one action and of two, which say what they are asked.
 func shop() Backend {
 	b := newBabel()
+	signatures := map[string]ipc.Signature{
+		"echo": {Inputs: []ipc.Port{{Name: "image", DType: "bfloat16", Shape: []int64{-1, 3}}, {Name: "text", DType: ipc.TextType, Shape: nil}}, Outputs: []ipc.Port{{Name: "z", DType: "complex64", Shape: []int64{1}}}},
+	}
 	status := map[string]any{"pools": []map[string]any{
-		{"name": "one", "state": "ready", "actions": []string{"echo"}},
-		{"name": "two", "state": "loading", "actions": []string{"echo", "infer"}},
+		{"name": "one", "state": "ready", "actions": []string{"echo"}, "signatures": signatures},
+		{"name": "two", "state": "loading", "actions": []string{"echo", "infer"}, "signatures": signatures},
 		{"name": "off", "state": "drained", "actions": []string{}},
 		{"name": "chained", "state": "ready", "actions": []string{"infer"}}, // a pipeline
 	}}
@@ -88,7 +92,8 @@ func TestOIPServer(t *testing.T) {
 			{"GET", "v2/", "", 200, `"extensions":["binary_tensor_data"]`},
 			{"GET", "v2/health/live", "", 200, `{"live":true}`},
 			{"GET", "v2/health/ready", "", 200, `{"ready":true}`},
-			{"GET", "v2/models/one", "", 200, `{"actions":["echo"],"inputs":[],"name":"one","outputs":[],"platform":"ringmaster","versions":["1"]}`},
+			{"GET", "v2/models/one", "", 200, `{"actions":["echo"],"inputs":[{"name":"image","datatype":"BF16","shape":[-1,3]},{"name":"text","datatype":"BYTES","shape":[]}],"name":"one","outputs":[],"platform":"ringmaster","versions":["1"]}`},
+			{"GET", "v2/models/two", "", 200, `{"actions":["echo","infer"],"inputs":[],"name":"two","outputs":[],"platform":"ringmaster","versions":["1"]}`}, // infer declares none
 			{"GET", "v2/models/one/versions/1", "", 200, `"name":"one"`},
 			{"GET", "v2/models/one/versions/2", "", 404, `NOT_FOUND/unknown_pool`},
 			{"GET", "v2/models/none", "", 404, `there are one, two, off, chained`},
@@ -121,7 +126,8 @@ func TestOIPServer(t *testing.T) {
 	if out, err := client.ServerMetadata(ctx, &inference.ServerMetadataRequest{}); err != nil || out.GetName() != "ringmaster" {
 		t.Errorf("%v, %v", out, err)
 	}
-	if out, err := client.ModelMetadata(ctx, &inference.ModelMetadataRequest{Name: "one", Version: "1"}); err != nil || out.GetName() != "one" || out.GetVersions()[0] != "1" {
+	if out, err := client.ModelMetadata(ctx, &inference.ModelMetadataRequest{Name: "one", Version: "1"}); err != nil || out.GetName() != "one" || out.GetVersions()[0] != "1" ||
+		len(out.GetInputs()) != 2 || out.GetInputs()[0].GetDatatype() != "BF16" || !slices.Equal(out.GetInputs()[0].GetShape(), []int64{-1, 3}) || len(out.GetOutputs()) != 0 {
 		t.Errorf("%v, %v", out, err)
 	}
 	if _, err := client.ModelMetadata(ctx, &inference.ModelMetadataRequest{Name: "none"}); asIPC(t, err).Reason != "unknown_pool" {

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math"
 	"slices"
@@ -58,13 +57,21 @@ func (inferer) ServerMetadata(context.Context, *inference.ServerMetadataRequest)
 	return &inference.ServerMetadataResponse{Name: oipPlatform, Version: version.Version, Extensions: oipExtensions}, nil
 }
 
-// ModelMetadata implements [inference.GRPCInferenceServiceServer]. Of inputs and outputs nothing is known, for workers do not declare them.
+// ModelMetadata implements [inference.GRPCInferenceServiceServer].
 func (inferer) ModelMetadata(ctx context.Context, in *inference.ModelMetadataRequest) (*inference.ModelMetadataResponse, error) {
 	m, e := grpcCallOf(ctx).modelOf(ctx, in.GetName(), in.GetVersion())
 	if e != nil {
 		return nil, e
 	}
-	return &inference.ModelMetadataResponse{Name: m.name, Versions: []string{onlyVersion}, Platform: oipPlatform}, nil
+	return &inference.ModelMetadataResponse{Name: m.name, Versions: []string{onlyVersion}, Platform: oipPlatform, Inputs: portMessages(m.inputs), Outputs: portMessages(m.outputs)}, nil
+}
+
+func portMessages(ports []port) []*inference.ModelMetadataResponse_TensorMetadata {
+	var list []*inference.ModelMetadataResponse_TensorMetadata
+	for _, p := range ports {
+		list = append(list, &inference.ModelMetadataResponse_TensorMetadata{Name: p.Name, Datatype: p.Datatype, Shape: p.Shape})
+	}
+	return list
 }
 
 // RepositoryIndex implements [inference.GRPCInferenceServiceServer].
@@ -104,35 +111,20 @@ func (s inferer) ModelInfer(ctx context.Context, message *inference.ModelInferRe
 // ModelStreamInfer implements [inference.GRPCInferenceServiceServer].
 func (s inferer) ModelStreamInfer(stream grpc.BidiStreamingServer[inference.ModelInferRequest, inference.ModelStreamInferResponse]) error {
 	c := grpcCallOf(stream.Context())
-	m := c.multiplex(stream.Context())
-	for {
-		message, err := stream.Recv()
-		switch {
-		case errors.Is(err, io.EOF):
-			m.finish(nil)
-			return nil
-		case err != nil:
-			m.finish(unlessDraining(err))
-			return err
-		}
-		place := c.takePlace()
+	return many(c, stream, func(m *multiplex, message *inference.ModelInferRequest) {
 		failed := func(e *ipc.Error) {
 			out := &inference.ModelInferResponse{ModelName: message.GetModelName(), ModelVersion: onlyVersion, Id: message.GetId()}
 			m.write(func() bool {
 				return stream.Send(&inference.ModelStreamInferResponse{ErrorMessage: e.Error(), InferResponse: out}) == nil
 			})
 		}
-		if e := m.start("", func(ctx context.Context) {
-			defer place.Leave()
+		c.oneOfMany(m, "", failed, func(ctx context.Context, place *ipc.Place) {
 			defer m.over("")
 			if e := s.streamed(ctx, c, m, place, message, stream.Send); e != nil {
 				failed(e)
 			}
-		}); e != nil {
-			place.Leave()
-			failed(e)
-		}
-	}
+		})
+	})
 }
 
 // streamed makes one request of a stream, and sends a response for each reply; one for a last reply that is empty only to clients that wish for it.

@@ -21,16 +21,16 @@ const (
 )
 
 // oipRoutes are the paths of the Open Inference Protocol; docs/protocols.md has the tables.
-func (w *web) oipRoutes() {
-	w.mux.HandleFunc("GET /v2", w.oip((*exchange).oipServer))
-	w.mux.HandleFunc("GET /v2/{$}", w.oip((*exchange).oipServer))
-	w.mux.HandleFunc("GET /v2/health/live", w.oip((*exchange).oipLive))
-	w.mux.HandleFunc("GET /v2/health/ready", w.oip((*exchange).oipReady))
-	w.mux.HandleFunc("POST /v2/repository/index", w.oip((*exchange).oipIndex))
+func (w *web) oipRoutes(rs *routes) {
+	rs.add("GET", "/v2", w.oip((*exchange).oipServer))
+	rs.add("GET", "/v2/{$}", w.oip((*exchange).oipServer))
+	rs.add("GET", "/v2/health/live", w.oip((*exchange).oipLive))
+	rs.add("GET", "/v2/health/ready", w.oip((*exchange).oipReady))
+	rs.add("POST", "/v2/repository/index", w.oip((*exchange).oipIndex))
 	for _, model := range []string{"/v2/models/{model}", "/v2/models/{model}/versions/{version}"} {
-		w.mux.HandleFunc("GET "+model, w.oip((*exchange).oipModel))
-		w.mux.HandleFunc("GET "+model+"/ready", w.oip((*exchange).oipModelReady))
-		w.mux.HandleFunc("POST "+model+"/infer", w.oip((*exchange).oipInfer))
+		rs.add("GET", model, w.oip((*exchange).oipModel))
+		rs.add("GET", model+"/ready", w.oip((*exchange).oipModelReady))
+		rs.add("POST", model+"/infer", w.oip((*exchange).oipInfer))
 	}
 }
 
@@ -93,7 +93,7 @@ func (x *exchange) oipModelReady() *ipc.Error {
 	return nil
 }
 
-// oipModel says what is known of a model: of inputs and outputs nothing is, for workers do not declare them.
+// oipModel says what is known of a model.
 func (x *exchange) oipModel() *ipc.Error {
 	if _, e := x.receive(); e != nil {
 		return e
@@ -106,7 +106,7 @@ func (x *exchange) oipModel() *ipc.Error {
 	if actions == nil {
 		actions = []string{}
 	}
-	x.json(http.StatusOK, map[string]any{"name": m.name, "versions": []string{onlyVersion}, "platform": oipPlatform, "inputs": []any{}, "outputs": []any{}, "actions": actions})
+	x.json(http.StatusOK, map[string]any{"name": m.name, "versions": []string{onlyVersion}, "platform": oipPlatform, "inputs": m.inputs, "outputs": m.outputs, "actions": actions})
 	return nil
 }
 

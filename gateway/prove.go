@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"strings"
 	"time"
 
 	"github.com/ringmasterd/ringmaster/chain"
@@ -51,15 +50,22 @@ func (c *conn) expel() {
 func (x *exchange) refuse(e *ipc.Error) {
 	x.w.Header().Set("Connection", "close")                              // the body is not wanted
 	_ = x.out.SetReadDeadline(time.Now().Add(x.web.srv.cfg.ReadTimeout)) // for what of it is on its way
-	switch path := x.r.URL.Path; {
-	case x.r.ProtoMajor == 2 && speaksGRPC(x.r):
+	x.fail(e)
+}
+
+// fail answers with an error in the form that the request's path has.
+func (x *exchange) fail(e *ipc.Error) {
+	if x.r.ProtoMajor == 2 && speaksGRPC(x.r) {
 		(&grpcCall{exchange: x}).end(e)
-	case path == "/rpc":
+		return
+	}
+	switch protocolOf(x.r.URL.Path) {
+	case "jsonrpc":
 		retryAfter(x.w.Header(), e)
 		x.rpcAnswer(httpStatus(e), rpcCall{}.response(nil, rpcErrorOf(e)))
-	case path == "/v2" || strings.HasPrefix(path, "/v2/"):
+	case "oip":
 		x.oipError(e)
-	case strings.HasPrefix(path, "/v1/"):
+	case "openai":
 		x.openaiError(e)
 	default:
 		x.notReady(e)

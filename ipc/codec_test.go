@@ -78,7 +78,7 @@ func randomMessage(r *rand.Rand) any {
 	case 6:
 		m := &Hello{MinVersion: r.Uint32() >> r.IntN(32), MaxVersion: r.Uint32() >> r.IntN(32), SDK: text(), MaxMessage: number(), MaxInFlight: number()}
 		for range []int{0, 1, 15, 16}[r.IntN(4)] {
-			m.Actions = append(m.Actions, Action{text(), r.IntN(2) == 0, r.IntN(2) == 0, r.IntN(2) == 0})
+			m.Actions = append(m.Actions, Action{Name: text(), Stream: r.IntN(2) == 0, Idempotent: r.IntN(2) == 0, Batchable: r.IntN(2) == 0})
 		}
 		return m
 	}
@@ -249,7 +249,7 @@ func TestDecodeReadsWhatLaterVersionsMaySend(t *testing.T) {
 		{"1025 outputs", "9d 01 01 c0c0c0c0c0c0c0c0c0c0 dc0401" + strings.Repeat("90", 1025), nil},
 		{"an end that is leased", "93 02 01 03", &Reply{ID: 1, End: true, Leased: true}},
 		{"an error with one more position", "97 02 01 01 c0c0c0 96 a143 a152 a14d 05 80 c3", &Reply{ID: 1, End: true, Err: &Error{"C", "R", "M", 5 * time.Millisecond, nil}}},
-		{"an action with one more position and a flag", "97 05 00 01 01 a0 91 93 a161 cc83 c0 80", &Hello{MinVersion: 1, MaxVersion: 1, Actions: []Action{{"a", true, true, false}}}},
+		{"an action with one more position and a flag", "97 05 00 01 01 a0 91 93 a161 cc83 c0 80", &Hello{MinVersion: 1, MaxVersion: 1, Actions: []Action{{Name: "a", Stream: true, Idempotent: true}}}},
 		{"a limit that does not exist yet", "97 05 00 01 01 a0 90 82 a2 7a7a 93010203 ab 6d61785f6d657373616765 07", &Hello{MinVersion: 1, MaxVersion: 1, MaxMessage: 7}},
 		{"flags that are negative", "93 02 01 ff", nil},
 		{"reply flags that do not exist yet", "93 02 01 7d", &Reply{ID: 1, End: true}},

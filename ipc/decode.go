@@ -224,17 +224,9 @@ func (r *reader) hello(n int) *Hello {
 		m.SDK = r.str()
 	}
 	if n > 3 {
+		left := maxPorts
 		for range r.array() {
-			k := r.array()
-			a := Action{}
-			if k > 0 {
-				a.Name = r.str()
-			}
-			if k > 1 {
-				f := r.uint()
-				a.Stream, a.Idempotent, a.Batchable = f&1 != 0, f&2 != 0, f&4 != 0
-			}
-			r.skip(k - 2)
+			a := r.action(&left)
 			if r.err != nil {
 				return m
 			}

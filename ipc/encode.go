@@ -159,9 +159,7 @@ func (e *encoder) hello(m *Hello) {
 	if n > 5 {
 		e.array(len(m.Actions))
 		for _, a := range m.Actions {
-			e.array(2)
-			e.str(a.Name)
-			e.uint(a.flags())
+			e.action(a)
 		}
 	}
 	if n > 6 {

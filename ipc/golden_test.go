@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "write testdata/golden anew")
 
 // The golden files hold messages and their canonical bytes. Every implementation of the protocol, in whatever language, reads them and checks both ways.
 // What concerns arenas has a file of its own.
-var goldenFiles = map[string]func() []goldenCase{"golden.json": goldenCases, "arena.json": goldenArenas}
+var goldenFiles = map[string]func() []goldenCase{"golden.json": goldenCases, "arena.json": goldenArenas, "signature.json": goldenSignatures}
 
 func goldenFile(name string) string { return filepath.Join("testdata", "golden", name) }
 
@@ -88,8 +88,10 @@ type goldenReply struct {
 }
 
 type goldenAction struct {
-	Name  string `json:"name"`
-	Flags uint64 `json:"flags"`
+	Name    string `json:"name"`
+	Flags   uint64 `json:"flags"`
+	Inputs  []Port `json:"inputs,omitempty"`
+	Outputs []Port `json:"outputs,omitempty"`
 }
 
 type goldenHello struct {
@@ -157,7 +159,11 @@ func toGolden(m any) any {
 	case *Hello:
 		g := goldenHello{Kind: "hello", VersionMin: m.MinVersion, VersionMax: m.MaxVersion, SDK: m.SDK, Actions: []goldenAction{}, Limits: map[string]uint64{}}
 		for _, a := range m.Actions {
-			g.Actions = append(g.Actions, goldenAction{a.Name, a.flags()})
+			action := goldenAction{Name: a.Name, Flags: a.flags()}
+			if a.Signature != nil {
+				action.Inputs, action.Outputs = a.Signature.Inputs, a.Signature.Outputs
+			}
+			g.Actions = append(g.Actions, action)
 		}
 		if m.MaxMessage > 0 {
 			g.Limits["max_message"] = m.MaxMessage

@@ -59,7 +59,8 @@ type Request struct {
 
 	// Principal is who asks, such as "user 1000" or "token robot", where chain/auth has looked; "": the Client's user is all that is known. It stays the same for as long as somebody has a role, and does not travel.
 	Principal  string
-	Background bool // nobody waits for it: it is admitted only if a worker is idle and nobody queues, else refused at once with RESOURCE_EXHAUSTED/busy, which is no reason to try again; does not travel
+	Background bool        // nobody waits for it: it is admitted only if a worker is idle and nobody queues, else refused at once with RESOURCE_EXHAUSTED/busy, which is no reason to try again; does not travel
+	Yield      func() bool // of background work: whether it may be given up for somebody who waits for its place, asked once, when that is so; nil: yes. It must not block, nor call into what asks. Does not travel
 
 	Affinity uint64 // of requests with the same number it is good that the same worker gets them (`balance: hash`); 0: the client's. Does not travel
 
@@ -124,6 +125,8 @@ type Action struct {
 	Stream     bool // answers in chunks
 	Idempotent bool // may be run a second time when a worker dies in mid-request
 	Batchable  bool // one call may answer several requests
+
+	Signature *Signature // nil: it is not declared
 }
 
 // Hello opens a connection: a worker says that it is ready, a client which versions it speaks, a server which one it chose.
@@ -162,6 +165,8 @@ type PoolEntry struct {
 	Name    string   `json:"name" msgpack:"name"`
 	State   string   `json:"state" msgpack:"state"`
 	Actions []string `json:"actions" msgpack:"actions"`
+
+	Signatures map[string]Signature `json:"signatures,omitempty" msgpack:"signatures,omitempty"` // of the actions whose workers declare them
 }
 
 // Attach asks for an arena of so many bytes; with a region it is the answer, or tells a worker of one. The arena's memory comes beside it, as a descriptor.

@@ -15,7 +15,7 @@ func TestBackgroundWork(t *testing.T) {
 	ctx := testContext(t)
 	background := func() (ipc.Replies, error) {
 		req := request(t, "test", "hold", nil)
-		req.Background, req.Credit = true, 1
+		req.Background, req.Credit, req.Yield = true, 1, func() bool { return false }
 		return h.Call(ctx, req)
 	}
 	first, err := background()

@@ -79,7 +79,7 @@ func (s *Supervisor) poolList() ipc.PoolList {
 	list := ipc.PoolList{Pools: []ipc.PoolEntry{}}
 	st := s.Status()
 	for _, p := range st.Pools {
-		list.Pools = append(list.Pools, ipc.PoolEntry{Name: p.Name, State: p.State, Actions: p.Actions})
+		list.Pools = append(list.Pools, ipc.PoolEntry{Name: p.Name, State: p.State, Actions: p.Actions, Signatures: p.Signatures})
 	}
 	for _, p := range st.Pipelines { // which are called like pools
 		list.Pools = append(list.Pools, ipc.PoolEntry{Name: p.Name, State: "ready", Actions: p.Actions})
@@ -95,6 +95,7 @@ func (s *Supervisor) controlActions() []string {
 // ReloadAnswer is the answer to a reload request.
 type ReloadAnswer struct {
 	Reloaded
+	Keys         []string `json:"keys" msgpack:"keys"`                   // keys of the file, pools and pipelines aside, whose new values count from now on
 	NeedsRestart []string `json:"needs_restart" msgpack:"needs_restart"` // keys of the file whose new values count only once the server is started anew
 }
 

@@ -178,7 +178,7 @@ func TestControlReload(t *testing.T) {
 	t.Run("without a file", func(t *testing.T) {
 		wantError(t, run(t, builtin(1, 1)).control("reload", nil, nil), ipc.Unimplemented, "reload")
 	})
-	want := ReloadAnswer{Reloaded{Added: []string{"a"}, Unchanged: []string{"b", "c"}}, []string{"socket"}}
+	want := ReloadAnswer{Reloaded{Added: []string{"a"}, Unchanged: []string{"b", "c"}}, []string{"auth"}, []string{"socket"}}
 	var refusal error
 	h := runWith(t, func(s *Supervisor) {
 		s.cfg.OnReload = func(context.Context) (ReloadAnswer, error) { return want, refusal }

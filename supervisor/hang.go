@@ -62,7 +62,7 @@ func (h *hangWatch) look(now time.Time, lim hangLimits, open []ipc.OpenCall, tak
 	batches := h.owed(open)
 	for _, c := range open {
 		m, seen := h.marks[c.ID]
-		if !seen || c.Reason == "" && (m.replies != c.Replies || c.Held) {
+		if !seen || !recalled(c) && (m.replies != c.Replies || c.Held) {
 			m = sight{replies: c.Replies, since: now}
 		}
 		f := finding{call: c}
@@ -116,7 +116,7 @@ func owedSince(c ipc.OpenCall, m sight) time.Time {
 	switch {
 	case !c.Abandoned.IsZero():
 		return c.Abandoned
-	case c.Reason != "": // recalled
+	case recalled(c):
 		return m.since
 	case !c.Sent: // it cannot be sent, since the worker does not read
 		return c.Due

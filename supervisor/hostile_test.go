@@ -136,7 +136,8 @@ func hostile(how string) error {
 	v := &villain{ring: ipc.WorkerRing(seg, 1<<30), mem: mem}
 	hello := func() error {
 		v.sent++
-		return ipc.SendHello(v.ring, ipc.Hello{SDK: "villain", Actions: []ipc.Action{{Name: "echo"}}, Arena: 1})
+		lie := &ipc.Signature{Inputs: []ipc.Port{{Name: "x", DType: "lies"}}}
+		return ipc.SendHello(v.ring, ipc.Hello{SDK: "villain", Actions: []ipc.Action{{Name: "echo", Signature: lie}}, Arena: 1})
 	}
 	if how == "hello before handshake" {
 		if err := hello(); err != nil {
@@ -319,6 +320,9 @@ func TestHarmlessNonsenseIsIgnored(t *testing.T) {
 			h.must("echo", nil, nil)
 			if w := h.worker("test", 0); w.PID != pid || w.State != "ready" || w.SDK != "villain" || w.InFlight != 0 {
 				t.Errorf("status %+v", w)
+			}
+			if lies := h.byName("test").status().Signatures; lies != nil {
+				t.Errorf("what it says of its actions: %+v", lies)
 			}
 		})
 	}

@@ -19,6 +19,7 @@ type lease struct {
 	alone  bool          // no other request is given to the worker meanwhile
 	batch  *batch        // whose place it is; nil: its own
 	member int           // of the batch: which
+	errand *errand       // it is for background work; nil: it is not
 	arenas *arena.Use    // what the worker may read and write of arenas meanwhile; nil: nothing
 
 	abandoned uint64 // guarded by pool.mu: digest of the request, if its caller has lost interest; 0 otherwise
@@ -120,6 +121,9 @@ func (l *lease) sent(id uint64) {
 	if l.batch != nil {
 		l.batch.settle(l.member, id)
 	}
+	if l.errand != nil && id != 0 {
+		l.pool.sentErrand(l, id)
+	}
 }
 
 // unused gives the place back of a request that was never sent; gone says that the process cannot be sent any.
@@ -138,6 +142,9 @@ func (l *lease) unused(gone bool) {
 func (p *pool) giveBack(l *lease) {
 	l.inc.inFlight--
 	l.inc.alone = l.inc.alone && !l.alone
+	if l.errand != nil {
+		delete(p.errands, l)
+	}
 	if l.batch != nil {
 		l.batch.open--
 	}

@@ -166,13 +166,25 @@ func (l *life) ready(hello *ipc.Hello) {
 		l.inc.probing, l.slot.tripped = l.slot.tripped, false
 		l.inc.actions = make(map[string]ipc.Action, len(hello.Actions))
 		for _, a := range hello.Actions {
-			l.inc.actions[a.Name] = a
+			l.inc.actions[a.Name] = l.declared(a)
 		}
 		l.inc.arenas = hello.Arena > 0
 		l.slot.pool.actions = l.inc.actions
 		l.slot.pool.gatherings()
 	})
 	l.log.Info("worker ready", "sdk", clip(hello.SDK), "after", time.Since(l.inc.started).Round(time.Millisecond))
+}
+
+// declared is what a worker says of an action, without a signature that makes no sense: nobody would be helped by it, and requests do not need it.
+func (l *life) declared(a ipc.Action) ipc.Action {
+	if a.Signature == nil {
+		return a
+	}
+	if err := a.Signature.Validate(); err != nil {
+		l.log.Warn("what the worker says of an action's inputs and outputs makes no sense, and is not shown", "action", clip(a.Name), "error", err)
+		a.Signature = nil
+	}
+	return a
 }
 
 // retire has the process finish what it has and go. Before it is ready there is nothing to finish.

@@ -40,6 +40,7 @@ type pool struct {
 	alarm    time.Time             // guarded by mu; when requests that are being gathered are due; zero: there are none, or there is no place for them
 	reserved *slot                 // guarded by mu; gets no request but one that runs alone; nil: there is none that waits
 	draining bool                  // guarded by mu: no request is accepted
+	errands  map[*lease]struct{}   // guarded by mu; the background work that may be given up; nil before the first
 	actions  map[string]ipc.Action // guarded by mu; what the workers said they can do; nil before the first hello
 	pace     pace                  // guarded by mu
 	exits    map[string]uint64     // guarded by mu; how many processes have ended, by cause
@@ -53,6 +54,7 @@ type waiter struct {
 	action string
 	cost   time.Duration // what the client is charged for it
 	alone  bool          // it is to share its worker with no other request
+	yield  func() bool   // of background work, see [ipc.Request]
 	idle   bool          // it is background work: it gets a place at once where nobody waits for one, or none
 	again  bool          // it was accepted before: it is refused neither for want of room nor because the pool drains, and goes first
 	key    uint64        // balance: hash: of the worker that it belongs to; 0: to none
@@ -151,6 +153,7 @@ func (p *pool) enter(ctx context.Context, w *waiter) (*lease, *ipc.Error) {
 		w.granted = make(chan grant, 1)
 		w.element = p.again.PushBack(w)
 		p.dispatch()
+		p.preempt()
 		return nil, nil
 	}
 	if err := p.refusal(w.action); err != nil {
@@ -187,6 +190,7 @@ func (p *pool) enter(ctx context.Context, w *waiter) (*lease, *ipc.Error) {
 	if w.alone || hashes || len(p.queue.gathers) > 0 {
 		p.dispatch() // so that a worker is reserved for it; while requests are gathered, or wait for a worker of their choice, there may be a place
 	}
+	p.preempt()
 	return nil, nil
 }
 
@@ -198,6 +202,7 @@ func (p *pool) takeIdle(w *waiter) (*lease, *ipc.Error) {
 	w.cost = p.pace.cost(w.action)
 	if p.waiting() == 0 && p.idle() {
 		if l := p.take(w); l != nil {
+			p.runErrand(l, w.yield)
 			return l, nil
 		}
 	}
@@ -437,6 +442,21 @@ func (p *pool) await(ctx context.Context, ok func() (bool, error)) error {
 // Preconditions: mu is held.
 func (p *pool) actionNames() []string { return slices.Sorted(maps.Keys(p.actions)) }
 
+// signatures are the actions' that have one; nil: none has. Preconditions: mu is held.
+func (p *pool) signatures() map[string]ipc.Signature {
+	var all map[string]ipc.Signature
+	for name, a := range p.actions {
+		if a.Signature == nil {
+			continue
+		}
+		if all == nil {
+			all = map[string]ipc.Signature{}
+		}
+		all[name] = *a.Signature
+	}
+	return all
+}
+
 // waitReady waits until a worker can take requests; it gives up when every slot has.
 func (p *pool) waitReady(ctx context.Context) error {
 	return p.await(ctx, func() (bool, error) {
@@ -569,7 +589,7 @@ func (p *pool) state() string {
 
 func (p *pool) status() PoolStatus {
 	p.mu.Lock()
-	st := PoolStatus{Name: p.name, State: p.state(), Queued: p.waiting(), InFlight: p.inFlight(), Actions: p.actionNames(), Exits: maps.Clone(p.exits), Batches: maps.Clone(p.batched)}
+	st := PoolStatus{Name: p.name, State: p.state(), Queued: p.waiting(), InFlight: p.inFlight(), Actions: p.actionNames(), Exits: maps.Clone(p.exits), Batches: maps.Clone(p.batched), Signatures: p.signatures()}
 	for _, list := range [][]*slot{p.slots, p.extra} {
 		for _, s := range list {
 			st.Workers = append(st.Workers, s.status())

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -142,7 +143,15 @@ func TestInnocentBystandersSurvivePoison(t *testing.T) {
 	for i := range bystanders {
 		ends = append(ends, h.start(testContext(t), wait(i)))
 	}
-	eventually(t, "them to run", func() bool { return len(glob(t, filepath.Join(dir, "*"))) == bystanders })
+	eventually(t, "them to run", func() bool {
+		begun := 0
+		for _, file := range glob(t, filepath.Join(dir, "*")) {
+			if line, _ := os.ReadFile(file); len(line) > 0 { // else it is about to be written
+				begun++
+			}
+		}
+		return begun == bystanders
+	})
 	file := filepath.Join(t.TempDir(), "record")
 	_, err := h.call(testContext(t), frailRequest(t, "frail", file, "a", 1000, 0))
 	wantError(t, err, ipc.Aborted, "poison_request")

@@ -1,6 +1,9 @@
 package supervisor
 
-import "github.com/ringmasterd/ringmaster/internal/arena"
+import (
+	"github.com/ringmasterd/ringmaster/internal/arena"
+	"github.com/ringmasterd/ringmaster/ipc"
+)
 
 // Status is what `ringmaster status --json` prints.
 type Status struct {
@@ -52,6 +55,8 @@ type PoolStatus struct {
 	Workers  []WorkerStatus    `json:"workers" msgpack:"workers"`
 	Exits    map[string]uint64 `json:"exits" msgpack:"exits"`     // how many of its processes have ended, by [Exit].Cause
 	Batches  map[int]uint64    `json:"batches" msgpack:"batches"` // how often a call had so many requests, of actions whose requests are gathered
+
+	Signatures map[string]ipc.Signature `json:"signatures,omitempty" msgpack:"signatures,omitempty"` // of the actions whose inputs and outputs its workers declare
 }
 
 // WorkerStatus describes one slot and its current process.

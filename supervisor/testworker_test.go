@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ringmasterd/ringmaster/ipc"
 	"github.com/ringmasterd/ringmaster/worker"
 )
 
@@ -38,11 +39,18 @@ func serveTestWorker() error {
 		"self": {Unary: func(context.Context, *worker.Request) (*worker.Reply, error) {
 			return &worker.Reply{Body: map[string]int{"pid": os.Getpid(), "death_signal": int(deathSignal)}}, nil
 		}},
+		"declared": {Unary: until, Inputs: declared.Inputs, Outputs: declared.Outputs},
 		"credit": {Unary: func(_ context.Context, req *worker.Request) (*worker.Reply, error) {
 			return &worker.Reply{Body: req.Credit}, nil
 		}},
 	})
 	return worker.Serve(context.Background(), actions)
+}
+
+// declared is what the worker says of its action of that name.
+var declared = ipc.Signature{
+	Inputs:  []ipc.Port{{Name: "image", DType: "uint8", Shape: []int64{-1, -1, 3}}, {Name: "file", DType: ipc.TextType, Shape: []int64{1}}},
+	Outputs: []ipc.Port{{Name: "embedding", DType: "float32", Shape: []int64{384}}},
 }
 
 // deathSignal is this process's PDEATHSIG. It is the main thread's, on which packages are initialised.

@@ -35,7 +35,13 @@ type Action struct {
 	Batch func(ctx context.Context, reqs []*Request) ([]Result, error)
 
 	Idempotent bool // may be run again elsewhere if this worker dies in the middle
+
+	// Inputs and Outputs say what it takes and answers, for those who ask how to call it (the Open Inference Protocol's metadata, `ringmaster status --json`). Requests are not held against them. Not to say it is as good.
+	Inputs, Outputs []Port
 }
+
+// Port is an input or an output: a tensor, or with the dtype str strings in the body. Its shape has -1 for any length.
+type Port = ipc.Port
 
 // Actions are a worker's actions by name.
 type Actions map[string]Action
@@ -58,6 +64,9 @@ func (a Actions) validate() error {
 		case kinds != 1:
 			return fmt.Errorf("worker: action %q: set exactly one of Unary, Stream and Batch", name)
 		}
+		if err := (&ipc.Signature{Inputs: action.Inputs, Outputs: action.Outputs}).Validate(); err != nil {
+			return fmt.Errorf("worker: action %q: %w", name, err)
+		}
 	}
 	return nil
 }
@@ -69,7 +78,11 @@ func (a Actions) describe() []ipc.Action {
 	var list []ipc.Action
 	for _, name := range a.names() {
 		action := a[name]
-		list = append(list, ipc.Action{Name: name, Stream: action.Stream != nil, Idempotent: action.Idempotent, Batchable: action.Batch != nil})
+		said := ipc.Action{Name: name, Stream: action.Stream != nil, Idempotent: action.Idempotent, Batchable: action.Batch != nil}
+		if len(action.Inputs)+len(action.Outputs) > 0 {
+			said.Signature = &ipc.Signature{Inputs: action.Inputs, Outputs: action.Outputs}
+		}
+		list = append(list, said)
 	}
 	return list
 }

@@ -108,7 +108,7 @@ func (a *arenas) resolve(req *Request) (done func(), err error) {
 // view returns a range's bytes, and puts its region to those used. Preconditions: mu is held.
 func (a *arenas) view(used map[uint64]*region, what, name string, at ipc.Range) ([]byte, error) {
 	r := a.regions[at.Region]
-	if r == nil {
+	if r == nil || r.gone { // one that is gone may still be used by a request that came before
 		return nil, ipc.Errorf(ipc.InvalidArgument, "bad_region", "%s %q is in region %d, of which the worker was not told", what, name, at.Region)
 	}
 	if r.memory == nil {

@@ -175,6 +175,7 @@ func TestRepliesOfActions(t *testing.T) {
 func TestActionsAreChecked(t *testing.T) {
 	for name, a := range map[string]Actions{
 		"none": {}, "no function": {"x": {}}, "both": {"x": {Unary: echo, Stream: count}}, "no name": {"": {Unary: echo}},
+		"no such dtype": {"x": {Unary: echo, Outputs: []Port{{Name: "y", DType: "f4"}}}},
 	} {
 		if a.validate() == nil {
 			t.Errorf("%s: accepted", name)

@@ -79,7 +79,7 @@ type plan struct {
 	repeats  int
 	warmUp   time.Duration // with every answer compared to the last byte
 	measure  time.Duration // twice as long from 1 MiB on, where requests are few
-	idle     time.Duration
+	idle     time.Duration // once, in the first repeat
 	settle   time.Duration // before that: what a start and a first request leave to do is done
 }
 
@@ -103,7 +103,7 @@ func fullPlan(env func(string) string) (plan, error) {
 	}
 	p.measure = time.Duration(seconds * float64(time.Second))
 	p.warmUp = min(p.measure/4, 300*time.Millisecond)
-	p.idle, p.settle = min(5*p.measure, 5*time.Second), 3*time.Second
+	p.idle, p.settle = min(80*p.measure, 20*time.Second), 3*time.Second // a server that is idle looks around every 10 s
 	return p, nil
 }
 

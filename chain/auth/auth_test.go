@@ -143,7 +143,8 @@ func TestDecisions(t *testing.T) {
 
 // end is a handler that answers at once.
 func end(context.Context, *ipc.Request) (ipc.Replies, error) {
-	body, err := ipc.Marshal(ipc.PoolList{Pools: []ipc.PoolEntry{{Name: "smollm2", State: "ready", Actions: []string{"chat", "embed"}}, {Name: "secret", State: "ready", Actions: []string{"chat"}}}})
+	signatures := map[string]ipc.Signature{"chat": {}, "embed": {}}
+	body, err := ipc.Marshal(ipc.PoolList{Pools: []ipc.PoolEntry{{Name: "smollm2", State: "ready", Actions: []string{"chat", "embed"}, Signatures: signatures}, {Name: "secret", State: "ready", Actions: []string{"chat"}}}})
 	return &answer{body: body}, err
 }
 
@@ -465,11 +466,11 @@ func TestWhoamiAndPools(t *testing.T) {
 	}
 	var list ipc.PoolList
 	control(chain.Peer{UID: 1000, Standing: chain.Stranger}, "pools", &list)
-	if fmt.Sprint(list.Pools) != "[{smollm2 ready [chat]}]" {
+	if fmt.Sprint(list.Pools) != "[{smollm2 ready [chat] map[chat:{[] []}]}]" {
 		t.Errorf("alice sees %v", list.Pools)
 	}
 	control(chain.Peer{Standing: chain.Owner}, "pools", &list)
-	if len(list.Pools) != 2 {
+	if len(list.Pools) != 2 || len(list.Pools[0].Signatures) != 2 {
 		t.Errorf("root sees %v", list.Pools)
 	}
 }

@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"io"
+	"maps"
 	"slices"
 
 	"github.com/ringmasterd/ringmaster/chain"
@@ -125,6 +126,7 @@ func (r *theirs) Recv(ctx context.Context) (*ipc.Reply, error) {
 	for i := range list.Pools {
 		p := &list.Pools[i]
 		p.Actions = slices.DeleteFunc(p.Actions, func(action string) bool { return !r.id.may(p.Name, action) })
+		maps.DeleteFunc(p.Signatures, func(action string, _ ipc.Signature) bool { return !r.id.may(p.Name, action) })
 	}
 	mine := *reply
 	if mine.Body, err = ipc.Marshal(list); err != nil {

@@ -37,6 +37,7 @@ type flight struct {
 	ended   bool          // guarded by mu; nothing more will come
 	err     *ipc.Error    // guarded by mu; how it ended, if not with an END
 	joined  bool          // guarded by mu; of a prefetch: somebody who asked himself has joined
+	yielded bool          // guarded by mu; of a prefetch: its worker was told to cancel it, and nobody may join any more
 	waiting []*waiter     // guarded by mu
 	wake    chan struct{} // guarded by mu; closed at the next change; nil: nobody waits for one
 }
@@ -49,6 +50,9 @@ func (c *Cache) takeOff(w *waiter) *flight {
 	f.cancel = cancel
 	req, end := q.req.Fork()
 	req.Credit = flightCredit
+	if f.ahead {
+		req.Yield = f.yield
+	}
 	if _, wish := req.Headers["cache"]; wish { // it has been granted
 		req.Headers = maps.Clone(req.Headers)
 		delete(req.Headers, "cache")
@@ -311,11 +315,19 @@ func (f *flight) leave(w *waiter, why *ipc.Error) {
 	}
 }
 
+// yield gives a prefetch up for somebody who waits for its worker, unless somebody has joined it. If the worker finishes it all the same, the answer is kept.
+func (f *flight) yield() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.yielded = !f.joined
+	return f.yielded
+}
+
 // join adds a waiter, unless everybody has just left. Preconditions: cache.flying is held, the flight is listed.
 func (f *flight) join(w *waiter) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.whole || len(f.waiting) == 0 {
+	if !f.whole || f.yielded || len(f.waiting) == 0 {
 		return false
 	}
 	f.waiting = append(f.waiting, w)

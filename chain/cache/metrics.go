@@ -26,7 +26,7 @@ func newCounters() *counters {
 		evictions: vec("cache_evictions_total", "Answers that were dropped for want of room."),
 
 		prefetches:        vec("prefetch_issued_total", "Requests that were asked in advance."),
-		refusedPrefetches: vec("prefetch_refused_total", "Requests in advance that found no idle worker, or failed."),
+		refusedPrefetches: vec("prefetch_refused_total", "Requests in advance that found no idle worker, gave way to others, or failed."),
 		usedPrefetches:    vec("prefetch_used_total", "Answers had in advance that somebody asked for later."),
 		wasted:            vec("prefetch_wasted_total", "Answers had in advance that were dropped before anybody asked."),
 	}

@@ -16,7 +16,7 @@ func TestKnowsEveryField(t *testing.T) {
 	}{
 		{ipc.Request{}, []string{
 			"Pool", "Action", "Body", "Tensors", "Context", "Headers", "Client", "Principal", // in the key
-			"ID", "TraceID", "Timeout", "Credit", "Held", "Batch", "Background", "Affinity", "Protocol", "Times", "charge", "responder", // about this request only
+			"ID", "TraceID", "Timeout", "Credit", "Held", "Batch", "Background", "Yield", "Affinity", "Protocol", "Times", "charge", "responder", // about this request only
 			"Outputs", "Arenas", // such requests pass by
 		}},
 		{ipc.Reply{}, []string{"ID", "End", "Headers", "Body", "Tensors", "Err", "Context", "Leased"}},

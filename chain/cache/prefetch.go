@@ -8,8 +8,8 @@ import (
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
-// prefetcher asks in advance. What it asks is background work (see [ipc.Request]): its pool runs it only if a worker is idle and nobody waits, and refuses it otherwise, so that nobody waits for more than the one request that
-// happens to run in advance in the only worker. It is not asked again, does not queue, and what finds as many under way as may be is forgotten.
+// prefetcher asks in advance. What it asks is background work (see [ipc.Request]): its pool runs it only if a worker is idle and nobody waits, and refuses it otherwise; and it gives way to who comes later, see flight.yield, so that
+// nobody waits for more than the one request that happens to run in advance in a worker that does not listen. It is not asked again, does not queue, and what finds as many under way as may be is forgotten.
 type prefetcher struct {
 	next    chain.Handler   // immutable once requests come
 	ctx     context.Context // immutable; ends with the cache

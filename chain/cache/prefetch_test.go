@@ -303,3 +303,62 @@ func TestSurely(t *testing.T) {
 		t.Errorf("%v after a day", got)
 	}
 }
+
+// What is asked in advance is given up for others as long as nobody has asked for it himself, and after that nobody may join it; if it comes to its end all the same, its answer is kept.
+func TestPrefetchYields(t *testing.T) {
+	for _, joined := range []bool{false, true} {
+		begun, finish := make(chan *ipc.Request, 2), make(chan struct{})
+		w := &workers{handle: func(_ context.Context, req *ipc.Request) (ipc.Replies, error) {
+			if req.Pool == "ocr" {
+				return answers(reply(true, map[string]any{"result": map[string]any{"text": "hello"}})), nil
+			}
+			begun <- req
+			if req.Background {
+				<-finish
+			}
+			return answers(&ipc.Reply{End: true, Body: req.Body}), nil
+		}}
+		h := start(t, reading(map[string]any{"texts": []any{"$reply.result.text"}}), w)
+		h.says("", ocr("s"))
+		ahead := <-begun
+		var wg sync.WaitGroup
+		if joined {
+			wg.Go(func() { h.says(saidCoalesced, embed("hello", "s")) })
+			eventually(t, "somebody to join", func() bool { return h.waiters() == 2 })
+		}
+		if ahead.Yield() == joined {
+			t.Errorf("joined %v: given up %v", joined, !joined)
+		}
+		if !joined {
+			h.says(saidMiss, embed("hello", "s")) // he asks by himself
+			if req := <-begun; req.Background || req.Yield != nil {
+				t.Errorf("%+v", req)
+			}
+			h.says(saidHit, embed("hello", "s"))
+		}
+		close(finish)
+		wg.Wait()
+		h.Close()
+	}
+}
+
+// A worker that does not listen finishes what was given up: that is kept.
+func TestPrefetchThatYieldsInVain(t *testing.T) {
+	w := ocrWorkers()
+	yielded := make(chan struct{})
+	answer := w.handle
+	w.handle = func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
+		if req.Background {
+			if !req.Yield() {
+				t.Error("it is not given up")
+			}
+			close(yielded)
+		}
+		return answer(ctx, req)
+	}
+	h := start(t, reading(map[string]any{"texts": []any{"$reply.result.text"}}), w)
+	h.says("", ocr("s"))
+	<-yielded
+	eventually(t, "the answer in advance", func() bool { return h.store.Load().entries.EstimatedSize() == 1 })
+	h.says(saidPrefetched, embed("hello", "s"))
+}

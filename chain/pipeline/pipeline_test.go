@@ -467,6 +467,125 @@ func TestDeadlines(t *testing.T) {
 	}
 }
 
+// paced makes a chunk every second until there were so many, then the end; 0: it never makes any.
+type paced struct {
+	ctx  context.Context
+	n    int
+	told chan<- error // why it was not asked for more
+}
+
+func (p *paced) Recv(ctx context.Context) (*ipc.Reply, error) {
+	pause := time.Second
+	if p.n == 0 {
+		pause = time.Hour
+	}
+	select {
+	case <-time.After(pause):
+	case <-ctx.Done():
+		<-p.ctx.Done() // by which a supervisor is told, too
+		p.told <- p.ctx.Err()
+		return nil, ipc.AsError(context.Cause(ctx))
+	}
+	if p.n--; p.n == 0 {
+		return &ipc.Reply{End: true}, nil
+	}
+	return &ipc.Reply{Body: ipc.Body{7}}, nil
+}
+
+func (p *paced) Cancel(string) {}
+
+// An output with a timeout of its own streams, and the timeout is that of the whole stream.
+func TestOutputWithTimeoutStreams(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		n        int
+		own, all time.Duration
+		on       OnError
+		child    bool // Recv has another context than the request
+		chunks   int
+		took     time.Duration
+		late     bool
+	}{
+		{"in time", 3, 10 * time.Second, 0, "", false, 3, 3 * time.Second, false},
+		{"in its midst", 9, 2500 * time.Millisecond, 0, "", false, 2, 2500 * time.Millisecond, true},
+		{"in its midst, by another context", 9, 2500 * time.Millisecond, 0, "", true, 2, 2500 * time.Millisecond, true},
+		{"in its midst, which nothing replaces", 9, 2500 * time.Millisecond, 0, Skip, false, 2, 2500 * time.Millisecond, true},
+		{"before anything came", 0, 2500 * time.Millisecond, 0, "", false, 0, 2500 * time.Millisecond, true},
+		{"before anything came, replaced", 0, 2500 * time.Millisecond, 0, Skip, true, 1, 2500 * time.Millisecond, false},
+		{"the pipeline's is shorter", 9, 5 * time.Second, 1500 * time.Millisecond, "", true, 1, 1500 * time.Millisecond, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				told := make(chan error, 1)
+				var asked ipc.Request
+				link := New(1 << 20)
+				p := Pipeline{Timeout: c.all, Steps: []Step{{Name: "out", Pool: "pool", Action: "tell", Timeout: c.own, OnError: c.on}}}
+				if err := link.Configure(Config{map[string]Pipeline{"line": p}}, []string{"pool"}); err != nil {
+					t.Fatal(err)
+				}
+				handler := chain.New(func(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
+					asked = *req
+					return &paced{ctx, c.n, told}, nil
+				}, link.Link)
+				begun := time.Now()
+				r, err := handler(t.Context(), &ipc.Request{Pool: "line", Action: "run", Credit: 5})
+				if err != nil {
+					t.Fatal(err)
+				}
+				ctx := t.Context()
+				if c.child {
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithCancel(ctx)
+					defer cancel()
+				}
+				chunks := 0
+				for err == nil {
+					var reply *ipc.Reply
+					if reply, err = r.Recv(ctx); err != nil {
+						break
+					}
+					chunks++
+					if at := time.Since(begun); c.n > 0 && at != time.Duration(chunks)*time.Second {
+						t.Errorf("chunk %d came after %v", chunks, at)
+					}
+					if reply.End {
+						break
+					}
+				}
+				if took := time.Since(begun); chunks != c.chunks || took != c.took {
+					t.Errorf("%d chunks in %v, want %d in %v", chunks, took, c.chunks, c.took)
+				}
+				if asked.Credit != 5 || asked.Timeout != min(c.own, r.(*run).plan.timeout) {
+					t.Errorf("it was asked with credit %d and %v", asked.Credit, asked.Timeout)
+				}
+				if c.late {
+					wantError(t, err, ipc.DeadlineExceeded, "deadline", "out")
+				} else if err != nil {
+					t.Error(err)
+				}
+				if c.took%time.Second != 0 {
+					if err := <-told; !errors.Is(err, context.DeadlineExceeded) {
+						t.Errorf("the pool's context has %v", err)
+					}
+				}
+				if _, err := r.Recv(ctx); !errors.Is(err, io.EOF) {
+					t.Errorf("after the end: %v", err)
+				}
+				outcome := stepOK
+				switch {
+				case c.late:
+					outcome = stepFailed
+				case c.on == Skip:
+					outcome = stepReplaced
+				}
+				if got := testutil.ToFloat64(link.meters.steps.WithLabelValues("line", "out", outcome)); got != 1 {
+					t.Errorf("%v are counted as %s", got, outcome)
+				}
+			})
+		})
+	}
+}
+
 // A client that goes away has every running step told, and the request has ended when they have.
 func TestCancelReachesEveryStep(t *testing.T) {
 	p := Pipeline{Steps: []Step{

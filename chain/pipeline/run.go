@@ -39,10 +39,12 @@ type run struct {
 	results []result   // of each step; written before those that need it begin, then immutable
 	work    sync.WaitGroup
 
-	out     ipc.Replies // Recv's: the output's replies, once there are any
-	outTime time.Time   // Recv's: when the output began
-	begun   bool        // Recv's: a reply was handed out
-	ended   bool        // Recv's
+	out     ipc.Replies     // Recv's: the output's replies, once there are any
+	outCtx  context.Context // Recv's: ctx, with the output's own timeout if it has one
+	outEnd  context.CancelFunc
+	outTime time.Time // Recv's: when the output began
+	begun   bool      // Recv's: a reply was handed out
+	ended   bool      // Recv's
 }
 
 // result is what a step has answered.
@@ -316,7 +318,7 @@ func (r *run) recv(ctx context.Context) (*ipc.Reply, error) {
 			return nil, err
 		}
 		r.outTime = time.Now()
-		if s.aggregate || s.Gather != "" || s.Timeout > 0 {
+		if s.aggregate || s.Gather != "" {
 			return r.last(r.ask(s))
 		}
 		req, err := r.request(s)
@@ -324,7 +326,12 @@ func (r *run) recv(ctx context.Context) (*ipc.Reply, error) {
 			return r.last(result{}, err)
 		}
 		req.Credit = cmp.Or(r.req.Credit, 1)
-		spanned, _ := trace.Start(r.ctx, "step "+s.Name) // it ends with the request
+		due := r.deadline
+		if s.Timeout > 0 && r.outTime.Add(s.Timeout).Before(due) {
+			due = r.outTime.Add(s.Timeout)
+		}
+		r.outCtx, r.outEnd = context.WithDeadline(r.ctx, due)
+		spanned, _ := trace.Start(r.outCtx, "step "+s.Name) // it ends with the request
 		out, failed := r.next(spanned, req)
 		if failed != nil {
 			return r.last(result{}, ipc.AsError(failed))
@@ -332,7 +339,12 @@ func (r *run) recv(ctx context.Context) (*ipc.Reply, error) {
 		r.out = out
 	}
 	if ctx == r.parent {
-		ctx = r.ctx
+		ctx = r.outCtx
+	} else {
+		due, _ := r.outCtx.Deadline()
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, due)
+		defer cancel()
 	}
 	reply, failed := r.out.Recv(ctx)
 	switch {
@@ -420,6 +432,9 @@ func (r *run) Cancel(reason string) {
 // finish ends what still runs, and waits for it.
 func (r *run) finish() {
 	r.ended = true
+	if r.outEnd != nil {
+		r.outEnd()
+	}
 	r.cancel()
 	r.work.Wait()
 }

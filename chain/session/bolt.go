@@ -107,7 +107,9 @@ func (b *bolt) Commit(_ context.Context, key string, was, is Stamp, data []byte)
 	conflict := false
 	err := b.db.Batch(func(tx *bbolt.Tx) error { // may be called again: if another of the batch fails
 		bucket := tx.Bucket(boltBucket)
-		conflict = !limits.replaces(boltEntry([]byte(key), bucket.Get([]byte(key))), was, now)
+		there := bucket.Get([]byte(key))
+		e := boltEntry([]byte(key), there)
+		conflict = !limits.replaces(e, was, now) && (e == nil || !e.repeats(there[boltHead:], is, data))
 		if conflict {
 			return nil
 		}

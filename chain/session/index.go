@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"container/list"
 	"strings"
 	"time"
@@ -154,4 +155,9 @@ func (x *index) replaces(e *entry, was Stamp, now time.Time) bool {
 		return x.expired(e, now)
 	}
 	return e.stamp == was
+}
+
+// repeats reports whether a commit finds the record that it is to store, since it was done before.
+func (e *entry) repeats(record []byte, is Stamp, data []byte) bool {
+	return e.stamp == is && bytes.Equal(record, data)
 }

@@ -205,7 +205,7 @@ func (x *exchange) expect(want string) error {
 
 // commit stores what has become of the session. An error is an [*ipc.Error].
 func (x *exchange) commit() error {
-	r := record{context: x.context, messages: x.messages}
+	r := record{context: x.context, messages: x.messages, writer: rand.Uint64()}
 	if x.said != nil {
 		r.messages = x.said.all()
 	}

@@ -30,7 +30,7 @@ func (m *memory) Commit(_ context.Context, key string, was, is Stamp, data []byt
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
-	if !m.index.replaces(m.index.entries[key], was, now) {
+	if e := m.index.entries[key]; !m.index.replaces(e, was, now) && (e == nil || !e.repeats(e.data, is, data)) {
 		return errConflict
 	}
 	m.index.put(&entry{key: key, stamp: is, size: int64(len(data)), used: now, data: data})

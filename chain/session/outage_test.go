@@ -3,7 +3,11 @@ package session
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -188,6 +192,82 @@ func TestWithoutAStore(t *testing.T) {
 	}).handle)
 	if r := ask(); r.Headers[degraded] != "session" || r.Body[0] != 2 {
 		t.Errorf("%+v", r)
+	}
+}
+
+// forgetful is a way to Redis that loses the acknowledgement of commits, together with their connections, as often as it is told to.
+type forgetful struct {
+	to   string // Redis's socket
+	lose atomic.Int64
+	done sync.WaitGroup
+}
+
+// before puts one before a Redis, and returns its URL.
+func (f *forgetful) before(t *testing.T, redis *redisServer) string {
+	t.Helper()
+	f.to = filepath.Join(redis.dir, "r.sock")
+	ln, err := net.Listen("unix", filepath.Join(redis.dir, "forgetful.sock"))
+	must(t, err)
+	f.done.Go(func() {
+		for {
+			from, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			f.done.Go(func() { f.carry(from) })
+		}
+	})
+	t.Cleanup(func() { // after the store has hung up
+		_ = ln.Close()
+		f.done.Wait()
+	})
+	return "unix://" + ln.Addr().String()
+}
+
+func (f *forgetful) carry(from net.Conn) {
+	defer from.Close()
+	to, err := net.Dial("unix", f.to)
+	if err != nil {
+		return
+	}
+	defer to.Close()
+	var there sync.WaitGroup
+	there.Go(func() {
+		_, _ = io.Copy(to, from)
+		_ = to.Close()
+	})
+	defer there.Wait()
+	defer from.Close()
+	for b := make([]byte, 4096); ; {
+		n, err := to.Read(b)
+		if err != nil || string(b[:n]) == ":1\r\n" && f.lose.Add(-1) >= 0 {
+			return
+		}
+		if _, err := from.Write(b[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// A commit whose acknowledgement is lost is done once, and its request ends well: what was said is not there twice.
+func TestLostAcknowledgement(t *testing.T) {
+	redis, way := startRedis(t), &forgetful{}
+	s := keeping(t, Config{Store: Redis, URL: way.before(t, redis), Pools: conversing.Pools})
+	var before int
+	h := s.Link(answering(func(_ context.Context, req *ipc.Request) []*ipc.Reply {
+		before = len(messages(t, req.Body, "messages"))
+		return []*ipc.Reply{end(&ipc.Reply{Body: encoded(t, map[string]any{"text": "y"})})}
+	}).handle)
+	for i, lost := range []int64{0, 1, 3, 0} {
+		way.lose.Store(lost)
+		r, err := taken(as(t, 1), h, asked(t, "s", map[string]any{"messages": []any{says("user", "x")}}))
+		must(t, err)
+		if version := r.Headers[versionHeader]; version != strconv.Itoa(i+1) || before != 2*i+1 {
+			t.Errorf("request %d, whose acknowledgement was lost %d times: version %s, %d messages", i+1, lost, version, before)
+		}
+	}
+	if s.conflicts.Load() != 0 || s.failures.Load() != 0 {
+		t.Errorf("%d conflicts, %d failures", s.conflicts.Load(), s.failures.Load())
 	}
 }
 

@@ -1,9 +1,11 @@
 package session
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/vmihailenco/msgpack/v5"
+	"github.com/vmihailenco/msgpack/v5/msgpcode"
 
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -11,10 +13,11 @@ import (
 // recordVersion is the first element of a stored record. One that is another's is not read.
 const recordVersion = 1
 
-// record is what is kept of a session: MessagePack, [1, context, [message, …]].
+// record is what is kept of a session: MessagePack, [1, context, [message, …], writer].
 type record struct {
 	context  []byte
 	messages []ipc.Body // each a value, still encoded
+	writer   uint64     // random: no two requests write the same record, so that a store can tell whose commit it was
 }
 
 // size is how many bytes the record has, without what stands before each part.
@@ -27,14 +30,14 @@ func (r record) size() int64 {
 }
 
 func (r record) encode() []byte {
-	b := append(make([]byte, 0, 16+r.size()), 0x93, recordVersion)
+	b := append(make([]byte, 0, 25+r.size()), 0x94, recordVersion)
 	b = appendLength(b, len(r.context), bin)
 	b = append(b, r.context...)
 	b = appendLength(b, len(r.messages), array)
 	for _, m := range r.messages {
 		b = append(b, m...)
 	}
-	return b
+	return binary.BigEndian.AppendUint64(append(b, msgpcode.Uint64), r.writer)
 }
 
 // decodeRecord reads what encode wrote; it refers to b.

@@ -12,8 +12,8 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// remote keeps sessions in Redis, where several servers can share them: each a string, stamp (16 bytes) · record, that expires by itself. Compare and set is a script, which Redis runs alone. Nothing is tried twice: a commit whose answer was lost would
-// meet itself.
+// remote keeps sessions in Redis, where several servers can share them: each a string, stamp (16 bytes) · record, that expires by itself. Compare and set is a script, which Redis runs alone. A commit whose answer
+// is lost is tried again: one that was done before is told so.
 type remote struct {
 	client *redis.Client
 	limits atomic.Pointer[Limits]
@@ -21,12 +21,13 @@ type remote struct {
 
 const (
 	redisPrefix  = "ringmaster:session:"
-	redisTimeout = time.Second // to connect, and for one answer
+	redisTimeout = time.Second           // to connect, and for one answer
+	redisPause   = 50 * time.Millisecond // before a commit is tried again, then twice as long each time
 )
 
-// redisCommit replaces the value of KEYS[1] by ARGV[2] if it begins with the stamp ARGV[1] (empty: if there is none), for ARGV[3] milliseconds.
+// redisCommit replaces the value of KEYS[1] by ARGV[2] if it begins with the stamp ARGV[1] (empty: if there is none) or is ARGV[2] already, for ARGV[3] milliseconds.
 var redisCommit = redis.NewScript(`
-if redis.call('GETRANGE', KEYS[1], 0, 15) ~= ARGV[1] then return 0 end
+if redis.call('GETRANGE', KEYS[1], 0, 15) ~= ARGV[1] and redis.call('GET', KEYS[1]) ~= ARGV[2] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1`)
 
@@ -86,11 +87,26 @@ func (r *remote) Commit(ctx context.Context, key string, was, is Stamp, data []b
 		from = was.append(nil)
 	}
 	v := append(is.append(make([]byte, 0, stampSize+len(data))), data...)
-	done, err := redisCommit.Run(ctx, r.client, []string{redisPrefix + key}, from, v, r.limits.Load().TTL.Milliseconds()).Int()
-	if err == nil && done == 0 {
-		err = errConflict
+	for pause := redisPause; ; pause *= 2 {
+		done, err := redisCommit.Run(ctx, r.client, []string{redisPrefix + key}, from, v, r.limits.Load().TTL.Milliseconds()).Int()
+		if err == nil && done == 0 {
+			err = errConflict
+		}
+		if !lost(err) {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return err
+		}
 	}
-	return err
+}
+
+// lost reports whether an error leaves open what Redis has done: it is none that Redis answered with, but for one of a Redis that is not up yet.
+func lost(err error) bool {
+	var answered redis.Error
+	return err != nil && !errors.Is(err, errConflict) && !errors.Is(err, redis.ErrClosed) && (!errors.As(err, &answered) || redis.IsLoadingError(err))
 }
 
 // Remove implements [Store].

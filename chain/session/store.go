@@ -12,7 +12,8 @@ import (
 type Store interface {
 	// Load returns the record and its stamp; the zero stamp and no error: there is none. The record is not to be changed.
 	Load(ctx context.Context, key string) (Stamp, []byte, error)
-	// Commit puts a record in the place of the one whose stamp is was (zero: of none), or returns errConflict if there is another. The store keeps data. After any other error it may have been stored.
+	// Commit puts a record in the place of the one whose stamp is was (zero: of none), or returns errConflict if there is another. If that other one is this very record, with this stamp, the commit has been done before, and succeeds: it may be tried again when
+	// its acknowledgement was lost, so what different commits store has to differ. The store keeps data. After any other error it may have been stored.
 	Commit(ctx context.Context, key string, was, is Stamp, data []byte) error
 	// Remove reports whether there was one.
 	Remove(ctx context.Context, key string) (bool, error)

@@ -41,6 +41,7 @@ func TestStores(t *testing.T) {
 			for what, test := range map[string]func(*testing.T, Store){
 				"one after the other":        storeInTurn,
 				"compare and set":            storeCompares,
+				"done once more":             storeRepeats,
 				"side by side":               storeCounts,
 				"removed":                    storeRemoves,
 				"listed":                     storeLists,
@@ -106,11 +107,53 @@ func storeCompares(t *testing.T, s Store) {
 	has(t, s, key, second, "b")
 }
 
-// Of all who change a session side by side each change is made once.
+// A commit that was done before succeeds once more and changes nothing, unless something came after it; another one from the same stamp is refused, however alike it is.
+func storeRepeats(t *testing.T, s Store) {
+	const key = "1000/repeat"
+	first, second := Stamp{5, 1}, Stamp{5, 2}
+	for range 3 {
+		must(t, s.Commit(testContext(t), key, Stamp{}, first, []byte("a")))
+		has(t, s, key, first, "a")
+	}
+	for _, other := range []string{"", "b", "aa"} {
+		if err := s.Commit(testContext(t), key, Stamp{}, first, []byte(other)); !errors.Is(err, errConflict) {
+			t.Errorf("another first one, %q: %v", other, err)
+		}
+	}
+	if err := s.Commit(testContext(t), key, Stamp{}, Stamp{6, 1}, []byte("a")); !errors.Is(err, errConflict) {
+		t.Errorf("another birth: %v", err)
+	}
+	for range 2 {
+		must(t, s.Commit(testContext(t), key, first, second, []byte("b")))
+		has(t, s, key, second, "b")
+	}
+	if err := s.Commit(testContext(t), key, Stamp{}, first, []byte("a")); !errors.Is(err, errConflict) {
+		t.Errorf("one that others have built upon: %v", err)
+	}
+	n := 0
+	must(t, s.List(testContext(t), key, func(i Info) bool {
+		n++
+		if i.Version != 2 {
+			t.Errorf("%+v", i)
+		}
+		return true
+	}))
+	if n != 1 {
+		t.Errorf("%d are listed", n)
+	}
+	if there, err := s.Remove(testContext(t), key); err != nil || !there {
+		t.Errorf("%v, %v", there, err)
+	}
+	if err := s.Commit(testContext(t), key, first, second, []byte("b")); !errors.Is(err, errConflict) {
+		t.Errorf("one that was removed: %v", err)
+	}
+}
+
+// Of all who change a session side by side each change is made once. Each writes his number after the count, so that no two commits are alike.
 func storeCounts(t *testing.T, s Store) {
 	const key, writers, each = "1000/count", 8, 25
 	var wg sync.WaitGroup
-	for range writers {
+	for writer := range writers {
 		wg.Go(func() {
 			for done := 0; done < each; {
 				was, data, err := s.Load(testContext(t), key)
@@ -119,10 +162,10 @@ func storeCounts(t *testing.T, s Store) {
 					return
 				}
 				n := uint64(0)
-				if len(data) == 8 {
+				if len(data) == 9 {
 					n = binary.BigEndian.Uint64(data)
 				}
-				switch err := s.Commit(testContext(t), key, was, was.next(1), binary.BigEndian.AppendUint64(nil, n+1)); {
+				switch err := s.Commit(testContext(t), key, was, was.next(1), append(binary.BigEndian.AppendUint64(nil, n+1), byte(writer))); {
 				case err == nil:
 					done++
 				case !errors.Is(err, errConflict):
@@ -133,7 +176,10 @@ func storeCounts(t *testing.T, s Store) {
 		})
 	}
 	wg.Wait()
-	has(t, s, key, Stamp{1, writers * each}, string(binary.BigEndian.AppendUint64(nil, writers*each)))
+	stamp, data, err := s.Load(testContext(t), key)
+	if err != nil || stamp != (Stamp{1, writers * each}) || binary.BigEndian.Uint64(data) != writers*each {
+		t.Errorf("%v %v, %v", stamp, data, err)
+	}
 }
 
 func storeRemoves(t *testing.T, s Store) {

@@ -467,6 +467,32 @@ func TestStartCostsNothingWhereNobodyFollows(t *testing.T) {
 	}
 }
 
+// What every request has is one piece of memory, and what is remembered of it none.
+func TestARequestIsFollowedInOnePieceOfMemory(t *testing.T) {
+	tracer := newTracer(t, Config{})
+	answer := &one{}
+	h := chain.New(func(_ context.Context, req *ipc.Request) (ipc.Replies, error) {
+		req.Times.Wait(noon)
+		req.Times.Send(noon, "p", 1, 4711, 0)
+		answer.done = false
+		return answer, nil
+	}, tracer.Link, tracer.Reach)
+	ctx, req := chain.WithPeer(t.Context(), chain.Peer{UID: 7}), &ipc.Request{Pool: "p", Action: "a", Protocol: native}
+	ask := func() {
+		replies, err := h(ctx, req)
+		if err == nil {
+			_, err = replies.Recv(ctx)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	ask()
+	if n := testing.AllocsPerRun(1000, ask); n > 2 { // the other is the reply
+		t.Errorf("it allocates %v times", n)
+	}
+}
+
 func BenchmarkStartOff(b *testing.B) {
 	ctx := chain.WithPeer(context.Background(), chain.Peer{})
 	b.ReportAllocs()

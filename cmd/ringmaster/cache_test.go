@@ -368,10 +368,17 @@ pools:
 	s.one("a", "echo", map[string]any{"next": 0.002})
 	eventually(t, "the refusal", func() bool { return s.total(web, "ringmaster_prefetch_refused_total", "") == 1 })
 	free()
-	// One that runs when the server is told to end is cancelled: the cleanup would take half an hour otherwise.
 	eventually(t, "the worker to be free", func() bool { return s.status().Pools[1].InFlight == 0 })
-	s.one("a", "echo", map[string]any{"next": 1800})
-	eventually(t, "one in advance to run", func() bool { return s.status().Pools[1].InFlight == 1 })
+	inAdvance := func() {
+		s.one("a", "echo", map[string]any{"next": 1800})
+		eventually(t, "one in advance to run", func() bool { return s.status().Pools[1].InFlight == 1 })
+	}
+	inAdvance() // for half an hour, unless somebody needs its place
+	if _, said := s.one("b", "sleep", map[string]any{"seconds": 0.003}); said != "miss" {
+		t.Error(said)
+	}
+	eventually(t, "it to be given up", func() bool { return s.total(web, "ringmaster_prefetch_refused_total", "") == 2 })
+	inAdvance() // or the server ends
 	begin := time.Now()
 	s.signal(syscall.SIGTERM)
 	if code := s.wait(); code != 0 || time.Since(begin) > 20*time.Second {

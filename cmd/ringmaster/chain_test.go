@@ -127,7 +127,7 @@ func BenchmarkLinks(b *testing.B) {
 }
 
 // BenchmarkChain is the echo of 64 bytes from a client through the gateway to a worker and back, 64 at a time, with and without the call chain between gateway and supervisor. The ways take turns, so that a busy machine is busy for
-// all of them; what is reported is the median turn of each, for one request.
+// all of them; what is reported is the median turn of each, for one request. Of the pools, each a process of its own, bare has nothing configured but auth.
 //
 //	go test ./cmd/ringmaster -run '^$' -bench Chain -benchtime 150x
 func BenchmarkChain(b *testing.B) {
@@ -135,8 +135,8 @@ func BenchmarkChain(b *testing.B) {
 	forgetful := *file
 	forgetful.Tracing.Recent = -1
 	links, without := newLinks(b, sup, file), newLinks(b, sup, &forgetful)
-	ways := []*way{{name: "without", pool: "bare"}, {name: "no-record", pool: "bare"}, {name: "nothing-configured", pool: "bare"}, {name: "all-configured", pool: "full"}}
-	for i, backend := range []gateway.Backend{sup, without, links, links} {
+	ways := []*way{{name: "bare:without", pool: "bare"}, {name: "bare:no-record", pool: "bare"}, {name: "bare:chain", pool: "bare"}, {name: "full:without", pool: "full"}, {name: "full:chain", pool: "full"}}
+	for i, backend := range []gateway.Backend{sup, without, links, sup, links} {
 		ways[i].open(b, backend)
 	}
 	for b.Loop() {

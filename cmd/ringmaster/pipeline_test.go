@@ -102,7 +102,10 @@ pipelines:
     actions: [chat]
     steps:
       all: {pool: left, action: count, body: {n: 2, text: ab}, gather: text}
-      out: {pool: right, action: count, body: {n: $input.body.count, text: $steps.all.body.text}}
+      out: {pool: right, action: count, body: {n: $input.body.count, text: $steps.all.body.text}, timeout: 10m}
+  brief:
+    steps:
+      out: {pool: right, action: count, body: {n: 1_000_000_000}, timeout: 500ms}
 `)
 	var chunks []string
 	for r, err := range s.client.Stream(t.Context(), "tell", "chat", map[string]int{"count": 3}) {
@@ -130,6 +133,17 @@ pipelines:
 		break
 	}
 	eventually(t, "the stream to be cancelled", func() bool { return s.inFlight("right") == 0 })
+	// A timeout of the last step, in mid-stream.
+	got, late := 0, error(nil)
+	for _, err := range s.client.Stream(t.Context(), "brief", "run", nil) {
+		if late = err; err == nil {
+			got++
+		}
+	}
+	if got == 0 || errorReason(late) != "deadline" || ipc.AsError(late).Details["step"] != "out" {
+		t.Errorf("%d chunks, then %v", got, late)
+	}
+	eventually(t, "the late stream to be cancelled", func() bool { return s.inFlight("right") == 0 })
 }
 
 // A step's failure is the request's, with its name, unless something takes its place, which is told.

@@ -71,7 +71,15 @@ func (r *reloader) apply(ctx context.Context) (answer supervisor.ReloadAnswer, e
 		return answer, next.file.Locate(err)
 	}
 	addLinks(&answer.Reloaded, was, next.file)
+	answer.Keys = changedKeys(was, next.file)
+	if r.level.Level() != next.level {
+		answer.Keys = append(answer.Keys, "log.level")
+		slices.Sort(answer.Keys)
+	}
 	r.level.Set(next.level)
+	if len(answer.Keys) > 0 {
+		r.log.Info("these keys have changed, and count from now on", "keys", answer.Keys)
+	}
 	answer.NeedsRestart = needsRestart(r.running, next)
 	return answer, nil
 }
@@ -169,7 +177,7 @@ func (a *app) printReload(answer supervisor.ReloadAnswer) error {
 
 func (a *app) printReloadAnswer(answer supervisor.ReloadAnswer) error {
 	if a.json {
-		for _, list := range []*[]string{&answer.Added, &answer.Removed, &answer.Changed, &answer.Unchanged, &answer.NeedsRestart} {
+		for _, list := range []*[]string{&answer.Added, &answer.Removed, &answer.Changed, &answer.Unchanged, &answer.Keys, &answer.NeedsRestart} {
 			if *list == nil {
 				*list = []string{}
 			}
@@ -181,7 +189,7 @@ func (a *app) printReloadAnswer(answer supervisor.ReloadAnswer) error {
 		what  string
 		names []string
 	}{
-		{"added", answer.Added}, {"removed", answer.Removed}, {"changed", answer.Changed}, {"changed, but not before the server is started anew", answer.NeedsRestart},
+		{"added", answer.Added}, {"removed", answer.Removed}, {"changed", answer.Changed}, {"changed keys", answer.Keys}, {"changed, but not before the server is started anew", answer.NeedsRestart},
 	} {
 		if len(part.names) > 0 {
 			said = true

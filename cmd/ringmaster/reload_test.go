@@ -57,7 +57,7 @@ func TestReload(t *testing.T) {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	for what, lists := range map[string][2][]string{
-		"added": {got.Added, {"new"}}, "removed": {got.Removed, {"old"}}, "changed": {got.Changed, {}}, "unchanged": {got.Unchanged, {"echo"}}, "needs_restart": {got.NeedsRestart, {"max_message"}},
+		"added": {got.Added, {"new"}}, "removed": {got.Removed, {"old"}}, "changed": {got.Changed, {}}, "unchanged": {got.Unchanged, {"echo"}}, "keys": {got.Keys, {"log.level"}}, "needs_restart": {got.NeedsRestart, {"max_message"}},
 	} {
 		if !slices.Equal(lists[0], lists[1]) || lists[0] == nil {
 			t.Errorf("%s: %q, want %q", what, lists[0], lists[1])
@@ -74,6 +74,41 @@ func TestReload(t *testing.T) {
 	if r := s.run("reload"); r.code != 0 || r.out != "changed, but not before the server is started anew: max_message\n" {
 		t.Errorf("again: %+v", r)
 	}
+}
+
+// What only the links of the call chain go by is told as well, and no worker is replaced for it; what is cached stays.
+func TestReloadTellsOfTheChain(t *testing.T) {
+	const cached = "sessions: {}\npools: {echo: {builtin: echo, actions: {echo: {cache: {ttl: 10m}}}}, other: {builtin: echo}}\n"
+	s := serve(t, cached)
+	worker := s.worker().PID
+	call := func() string { return s.run("call", "echo", "echo", "-d", "1", "--json").out }
+	call()
+	for _, step := range []struct{ yaml, want string }{
+		{cached, "nothing has changed\n"},
+		{strings.Replace(cached, "10m", "20m", 1), "changed: echo\n"},
+		{strings.Replace(cached, "10m", "20m, stale: 1h", 1), "changed: echo\n"},
+		{strings.Replace(cached, "other: {builtin: echo}", "other: {builtin: echo, session: {conversation: true}}", 1), "changed: echo, other\n"},
+		{cached + "cache: {max_bytes: 64MiB}\nprefetch: {learn: true}\ntracing: {recent: 10}\nlog: {requests: true, level: debug}\n", "changed: other\nchanged keys: cache, log.level, log.requests, prefetch, tracing\n"},
+		{cached, "changed keys: cache, log.level, log.requests, prefetch, tracing\n"},
+		{cached + "auth: {owner: true}\n", "changed keys: auth\n"},
+	} {
+		writeConfig(t, s.dir, step.yaml)
+		if r := s.run("reload"); r.code != 0 || r.out != step.want {
+			t.Errorf("%s: %+v, want %s", step.yaml, r, step.want)
+		}
+		if answer := call(); !strings.Contains(step.yaml, "auth") { // by which users are others
+			contains(t, "the answer after "+step.yaml, answer, `"cache":"hit"`)
+		}
+	}
+	if s.worker().PID != worker {
+		t.Error("the worker was replaced")
+	}
+	contains(t, "the log", s.log.String(), "these keys have changed, and count from now on", "keys=[auth]")
+	writeConfig(t, s.dir, strings.Replace(cached, "{builtin", "{version: two, builtin", 1)+"auth: {owner: true}\n")
+	if r := s.run("reload"); r.out != "changed: echo\n" {
+		t.Errorf("another version: %+v", r)
+	}
+	contains(t, "the answer of another version", call(), `"cache":"miss"`)
 }
 
 // What runs after a reload is the new command, not the old one once more.

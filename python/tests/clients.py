@@ -62,14 +62,14 @@ async def news() -> None:
         await asyncio.sleep(0)
 
 
-def in_threads(test: Callable[[Any], Any], path: Path) -> None:
-    with rm.connect(path) as c:
+def in_threads(test: Callable[[Any], Any], path: Path | str, **options: Any) -> None:
+    with rm.connect(path, **options) as c:
         asyncio.run(test(Both(c)))
 
 
-def in_asyncio(test: Callable[[Any], Any], path: Path) -> None:
+def in_asyncio(test: Callable[[Any], Any], path: Path | str, **options: Any) -> None:
     async def main() -> None:
-        async with rm.aio.connect(path) as c:
+        async with rm.aio.connect(path, **options) as c:
             await test(Both(c))
 
     asyncio.run(main())

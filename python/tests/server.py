@@ -15,16 +15,16 @@ PATIENCE = 20.0  # seconds after which a test has failed
 
 
 class Server:
-    """Listens on path; events is what happened, for tests to wait for."""
+    """Listens on path, or on a port if that is None; events is what happened, for tests to wait for."""
 
-    def __init__(self, path: Path, hello: Message | bytes | None = None) -> None:
-        self.path = path
+    def __init__(self, path: Path | None, hello: Message | bytes | None = None) -> None:
         self.hello = hello or Hello(1, 1, "test", (), {"max_message": 8 << 20, "max_in_flight": 64})
         self.events: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self.connections: list[Connection] = []
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(path))
+        self.listener = socket.socket(socket.AF_INET if path is None else socket.AF_UNIX)
+        self.listener.bind(("127.0.0.1", 0) if path is None else str(path))
         self.listener.listen()
+        self.path: Any = path or f"tcp://127.0.0.1:{self.listener.getsockname()[1]}"
         self.thread = threading.Thread(target=self.accept)
         self.thread.start()
 
@@ -35,7 +35,8 @@ class Server:
         self.listener.shutdown(socket.SHUT_RDWR)
         self.thread.join(PATIENCE)
         self.listener.close()
-        self.path.unlink()
+        if isinstance(self.path, Path):
+            self.path.unlink()
         for c in self.connections:
             c.hang_up()
         for c in self.connections:
@@ -107,6 +108,7 @@ class Connection:
                 self.server.events.put(("hello", m))
                 self.send(self.server.hello)
             case Request():
+                self.server.events.put(("request", m))
                 self.credit[m.id] = m.credit
                 t = threading.Thread(target=getattr(self, f"do_{m.action}"), args=(m,))
                 self.threads.append(t)
@@ -137,7 +139,7 @@ class Connection:
     def do_status(self, m: Request) -> None:
         self.do_echo(Request(m.id, m.pool, body={"pools": [], "asked": m.pool}))
 
-    do_health = do_echo
+    do_health = do_whoami = do_echo
 
     def do_count(self, m: Request) -> None:
         """Send body chunks, as credit allows, and say how many were on their way."""

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,12 +37,12 @@ def worker(program: str, **more: Any) -> dict[str, Any]:
 
 @contextmanager
 def serve(directory: Path, pools: dict[str, Any], **config: Any) -> Iterator[Path]:
-    """Run a server with these pools until the end; yield its socket when all of them are ready."""
+    """Run a server with these pools until the end; yield its socket when all are ready. The log is beside it."""
     if not BINARY.exists():
         pytest.skip("there is no bin/ringmaster; make build")
     file, path = directory / "ringmaster.yaml", directory / "ringmaster.sock"
     file.write_text(json.dumps({"pools": pools, **config}))  # JSON is YAML
-    with tempfile.TemporaryFile() as log:
+    with (directory / "log").open("w+b") as log:
         server = subprocess.Popen(
             [BINARY, "serve", "--config", file, "--socket", path],
             stdin=subprocess.DEVNULL,

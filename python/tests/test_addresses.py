@@ -17,6 +17,11 @@ from ringmaster import _address
         (Path("/a"), {}, "/a"),
         ("relative", {}, "relative"),
         (None, {"RINGMASTER_SOCKET": "unix:///b", "RUNTIME_DIRECTORY": "/r"}, "/b"),
+        ("tcp://127.0.0.1:8080", {"RINGMASTER_SOCKET": "/b"}, "tcp://127.0.0.1:8080"),
+        ("tcp://localhost:80", {}, "tcp://127.0.0.1:80"),
+        ("tcp://[::1]:80", {}, "tcp://[::1]:80"),
+        ("/a", {"RINGMASTER_SOCKET": "tcp://127.0.0.1:80"}, "/a"),
+        (None, {"RINGMASTER_SOCKET": "tcp://127.8.9.1:65535"}, "tcp://127.8.9.1:65535"),
         (None, {"RUNTIME_DIRECTORY": "/r:/s", "XDG_RUNTIME_DIR": "/x"}, "/r/ringmaster.sock"),
         (None, {"XDG_RUNTIME_DIR": "/x"}, "/x/ringmaster/ringmaster.sock"),
         (None, {}, "/run/ringmaster/ringmaster.sock"),
@@ -30,7 +35,15 @@ def test_addresses(argument: Any, environment: dict[str, str], path: str, monkey
     assert _address.resolve(argument) == path
 
 
-@pytest.mark.parametrize("address", ["unix://a", "http://x", "unix:///a://b", "@abstract", "/" + "x" * 107, "unix://"])
+PORTS = ["", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:٨"]
+HOSTS = ["10.0.0.1:80", "0.0.0.0:80", "[::]:80", "::1:80", "[127.0.0.1]:80", "example.org:80", ":80", "[::1:80"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["unix://a", "http://x", "unix:///a://b", "@abstract", "/" + "x" * 107, "unix://"]
+    + ["tcp://" + a for a in PORTS + HOSTS],
+)
 def test_wrong_addresses(address: str) -> None:
     with pytest.raises(rm.InvalidArgument):
         rm.connect(address)

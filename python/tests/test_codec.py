@@ -25,7 +25,7 @@ KINDS: dict[str, Any] = {
     "stop": lambda m: _codec.Stop(),
     "ping": lambda m: _codec.Ping(m["id"], bool(m["flags"] & 1)),
     "hello": lambda m: _codec.Hello(
-        m["version_min"], m["version_max"], m["sdk"], [(a["name"], a["flags"]) for a in m["actions"]], m["limits"]
+        m["version_min"], m["version_max"], m["sdk"], [action_of(a) for a in m["actions"]], m["limits"]
     ),
     "request": lambda m: _codec.Request(
         m["id"],
@@ -58,6 +58,13 @@ KINDS: dict[str, Any] = {
 }
 
 
+def action_of(a: dict[str, Any]) -> tuple[Any, ...]:
+    ports = [[[p["name"], p["dtype"], p["shape"]] for p in a.get(what, ())] for what in ("inputs", "outputs")]
+    while ports and not ports[-1]:
+        ports.pop()
+    return (a["name"], a["flags"], *ports)
+
+
 def body_of(m: dict[str, Any]) -> Encoded | None:
     return Encoded(bytes.fromhex(m["body_hex"])) if m["body_hex"] else None
 
@@ -86,7 +93,7 @@ def fits_numpy(m: dict[str, Any]) -> bool:
 
 
 def golden() -> list[dict[str, Any]]:
-    files = ("golden.json", "arena.json")
+    files = ("golden.json", "arena.json", "signature.json")
     return [entry for f in files for entry in json.loads(shared_file(f"ipc/testdata/golden/{f}").read_text())]
 
 

@@ -106,7 +106,7 @@ class Hello:
     version_min: int = 0
     version_max: int = 0
     sdk: str = ""
-    actions: Sequence[tuple[str, int]] = ()
+    actions: Sequence[tuple[Any, ...]] = ()  # (name, flags), and perhaps inputs and outputs: [[name, dtype, shape], …]
     limits: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -473,15 +473,15 @@ def _error(view: memoryview, at: slice | None) -> Error | None:
     )
 
 
-def _actions(view: memoryview, at: slice | None) -> list[tuple[str, int]]:
+def _actions(view: memoryview, at: slice | None) -> list[tuple[Any, ...]]:
     items = Encoded(view[at]).decode() if at is not None else []
     if type(items) is not list:
         raise ValueError("the actions are not an array")
-    actions = []
+    actions = list[tuple[Any, ...]]()
     for item in items:
         match item:
-            case [str(name), int(flags), *_]:
-                actions.append((name, flags))
+            case [str(name), int(flags), *ports]:
+                actions.append((name, flags, *ports[:2]))
             case [str(name)]:
                 actions.append((name, 0))
             case _:

@@ -37,7 +37,7 @@ from typing import ParamSpec, TypeVar
 
 from numpy.typing import DTypeLike
 
-from ringmaster._address import dial
+from ringmaster._address import by_tcp, dial
 from ringmaster._arena import ATTACH_TIMEOUT, Arenas, Outputs
 from ringmaster._codec import Reply, Request
 from ringmaster._errors import DataLoss, Error
@@ -49,6 +49,7 @@ from ringmaster._session import (
     client_closed,
     deadline_passed,
     given_by,
+    introduction,
     lost_connection,
     silent_server,
     unframed,
@@ -80,9 +81,9 @@ class Connection:
     after the other. _growing is held by the one thread that asks for an arena, before either of them.
     """
 
-    def __init__(self, path: str, timeout: float, ring: int) -> None:
+    def __init__(self, path: str, timeout: float, ring: int, token: str | None) -> None:
         self._path = path
-        self._session = Session()
+        self._session = Session(token)
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._growing = threading.Lock()
@@ -105,10 +106,12 @@ class Connection:
         self._ring: Segment | None = None
         _forkable.add(self)
         try:
-            self._ring, answers = greet(self._socket, self._session, ring, deadline)
+            self._ring, answers = greet(self._socket, self._session, 0 if by_tcp(path) else ring, deadline)
             if self._ring is not None:
                 self._session.use_rings(self._ring.file)
             self._unsent.extend(answers)
+            if by_tcp(path) and token:
+                self.next(self.start(introduction(), 1, deadline), deadline)  # if it is no good, requests are told
         except TimeoutError:
             self.end(silent_server(path))
         except OSError as e:

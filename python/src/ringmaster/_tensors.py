@@ -176,10 +176,15 @@ def extent(name: str, shape: Shape, dtype: DTypeLike) -> tuple[np.dtype[Any], tu
     """
     kind = _dtype("bfloat16") if type(dtype) is str and dtype == "bfloat16" else np.dtype(dtype)
     dtype_name(name, kind)
-    lengths = tuple(map(operator.index, shape)) if isinstance(shape, Sequence) else (operator.index(shape),)
+    lengths = lengths_of(shape)
     if any(n < 0 for n in lengths):
         raise ValueError(f"tensor {name!r}: the shape {lengths} has a negative length")
     return kind, lengths, math.prod(lengths) * kind.itemsize
+
+
+def lengths_of(shape: Shape) -> tuple[int, ...]:
+    """Return a shape as a tuple; a number is a shape of one dimension."""
+    return tuple(map(operator.index, shape)) if isinstance(shape, Sequence) else (operator.index(shape),)
 
 
 def dtype_name(name: str, dtype: np.dtype[Any]) -> str:

@@ -14,6 +14,7 @@ which the ring has no space now waits in a thread for it, and those after it beh
 
 import asyncio
 import contextlib
+import copy
 import functools
 import os
 import socket
@@ -25,11 +26,11 @@ from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from numpy.typing import DTypeLike
 
-from ringmaster._address import dial, resolve
+from ringmaster._address import by_tcp, dial, resolve
 from ringmaster._arena import ATTACH_TIMEOUT, Named, Outputs
 from ringmaster._codec import Reply, Request
 from ringmaster._connection import WRITE_TIMEOUT
-from ringmaster._errors import DataLoss, Error, Unavailable
+from ringmaster._errors import DataLoss, DeadlineExceeded, Error, Unavailable
 from ringmaster._greeting import RING, Greeting
 from ringmaster._ring import Closed, ProtocolError, Segment
 from ringmaster._session import (
@@ -44,6 +45,7 @@ from ringmaster._session import (
     client_closed,
     deadline_passed,
     given_by,
+    introduction,
     lost_connection,
     new_request,
     silent_server,
@@ -58,12 +60,18 @@ _BURST = 64  # messages that are taken out of a ring before other tasks may run
 T = TypeVar("T")
 
 
-def connect(path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT, ring: int = RING) -> "Client":
+def connect(
+    path: str | os.PathLike[str] | None = None,
+    timeout: float = CONNECT_TIMEOUT,
+    ring: int = RING,
+    *,
+    token: str | None = None,
+) -> "Client":
     """Return a client: `async with connect() as c`, or `c = await connect()` and later `await c.close()`.
 
     The arguments, and what can go wrong, are as for ringmaster.connect.
     """
-    return Client(path, timeout, ring)
+    return Client(path, timeout, ring, token=token)
 
 
 class Client:
@@ -73,11 +81,17 @@ class Client:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT, ring: int = RING
+        self,
+        path: str | os.PathLike[str] | None = None,
+        timeout: float = CONNECT_TIMEOUT,
+        ring: int = RING,
+        *,
+        token: str | None = None,
     ) -> None:
         self._path = resolve(path)
         self._timeout = timeout
         self._ring = ring
+        self._token = token
         self._pid = os.getpid()
         self._connecting = asyncio.Lock()
         self._connection: _Connection | None = None
@@ -201,7 +215,7 @@ class Client:
                 self._connection.retire()
                 self._connection = None
             if self._connection is None:
-                self._connection = await _Connection.open(self._path, self._timeout, self._ring)
+                self._connection = await _Connection.open(self._path, self._timeout, self._ring, self._token)
             return self._connection
 
 
@@ -231,18 +245,19 @@ class _Connection(asyncio.BufferedProtocol):
         self.hung_up = self._loop.create_future()
 
     @classmethod
-    async def open(cls, path: str, timeout: float, ring: int) -> "_Connection":
+    async def open(cls, path: str, timeout: float, ring: int, token: str | None) -> "_Connection":
         """Connect and exchange hellos, within timeout seconds."""
         loop = asyncio.get_running_loop()
-        session = Session()
+        deadline = loop.time() + timeout
+        session = Session(token)
         connection = cls(path, session)
         s = await loop.run_in_executor(None, dial, path, time.monotonic() + timeout)
         s.setblocking(False)
         try:
             async with asyncio.timeout(timeout):
-                segment, answers = await _greet(s, session, ring)
+                segment, answers = await _greet(s, session, 0 if by_tcp(path) else ring)
             if segment is None:
-                await loop.create_unix_connection(lambda: connection, sock=s)
+                await loop.create_connection(lambda: connection, sock=s)
             else:
                 session.use_rings(segment.file)
                 connection.connection_made(_Rings(s, segment, connection))
@@ -255,7 +270,21 @@ class _Connection(asyncio.BufferedProtocol):
             raise
         for frame in answers:
             connection._write(frame)
+        if by_tcp(path) and token:
+            await connection._introduce(deadline)
         return connection
+
+    async def _introduce(self, deadline: float) -> None:
+        """Show the token; if it is no good, requests are told."""
+        try:
+            await self.next(await self.start(introduction(), 1, deadline), deadline)
+        except DeadlineExceeded:
+            self.end(silent_server(self.path))
+        except BaseException:
+            self.end(client_closed())
+            raise
+        if self._over is not None:
+            raise copy.copy(self._over)
 
     # ---- for a client ----
 

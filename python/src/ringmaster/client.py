@@ -39,16 +39,24 @@ CONNECT_TIMEOUT = 10.0  # seconds
 T = TypeVar("T")
 
 
-def connect(path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT, ring: int = RING) -> "Client":
+def connect(
+    path: str | os.PathLike[str] | None = None,
+    timeout: float = CONNECT_TIMEOUT,
+    ring: int = RING,
+    *,
+    token: str | None = None,
+) -> "Client":
     """Connect to the server, within timeout seconds.
 
     ring is how large each of the two rings in shared memory should be, in bytes; 0: everything goes through the socket.
+    token is sent with each request, which the server then takes for who asks.
 
-    path may be unix:///path. Without it the socket is $RINGMASTER_SOCKET, $RUNTIME_DIRECTORY/ringmaster.sock,
-    $XDG_RUNTIME_DIR/ringmaster/ringmaster.sock or /run/ringmaster/ringmaster.sock, whichever is set first.
+    path may be unix:///path, or tcp://127.0.0.1:8080 for a server's port, which needs a token. Without it the address
+    is $RINGMASTER_SOCKET, $RUNTIME_DIRECTORY/ringmaster.sock, $XDG_RUNTIME_DIR/ringmaster/ringmaster.sock or
+    /run/ringmaster/ringmaster.sock, whichever is set first.
     Raises Unavailable/no_server if nobody is there.
     """
-    return Client(path, timeout, ring)
+    return Client(path, timeout, ring, token=token)
 
 
 class Client:
@@ -58,11 +66,17 @@ class Client:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str] | None = None, timeout: float = CONNECT_TIMEOUT, ring: int = RING
+        self,
+        path: str | os.PathLike[str] | None = None,
+        timeout: float = CONNECT_TIMEOUT,
+        ring: int = RING,
+        *,
+        token: str | None = None,
     ) -> None:
         self._path = resolve(path)
         self._timeout = timeout
         self._ring = ring
+        self._token = token
         self._lock = threading.Lock()
         self._connection: Connection | None = None  # guarded by _lock
         self._closed = False  # guarded by _lock
@@ -100,6 +114,7 @@ class Client:
                    what the worker writes there is not copied. A tensor that needs more arrives as ever
         timeout=   seconds until DeadlineExceeded; without it the pool's default holds
         headers=   strings by name
+        session=   id of the session that the request is part of, where the server keeps sessions
         trace_id=  W3C traceparent
         context=   the session's opaque bytes
         """
@@ -183,7 +198,7 @@ class Client:
                 self._connection.retire()
                 self._connection = None
             if self._connection is None:
-                self._connection = Connection(self._path, self._timeout, self._ring)
+                self._connection = Connection(self._path, self._timeout, self._ring, self._token)
             return self._connection
 
     def after_fork(self) -> None:

@@ -128,7 +128,7 @@ class Worker(ABC):
 
     def run(self) -> None:
         """Say hello, and serve until drained."""
-        actions = [(a.name, a.flags) for a in self._actions.values()]
+        actions = [a.declared for a in self._actions.values()]
         self._send(encode(Hello(_codec.VERSION, _codec.VERSION, _codec.SDK, actions, {"arena": 1})))
         self._segment.set_status(READY, 0)
         self._loop()
