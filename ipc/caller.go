@@ -224,9 +224,14 @@ func (c *Call) Recv(ctx context.Context) (*Reply, error) {
 	select {
 	case a = <-c.queue:
 	default:
+		ended := ctx.Done()
+		if ended == nil { // a select of one is cheaper
+			a = <-c.queue
+			break
+		}
 		select {
 		case a = <-c.queue:
-		case <-ctx.Done():
+		case <-ended:
 			err := AsError(context.Cause(ctx))
 			c.Cancel(err.Reason)
 			return nil, err
