@@ -431,11 +431,15 @@ func (c *Caller) Run() error {
 		if err != nil {
 			return protocolErrorf("%v", err)
 		}
-		switch m := m.(type) {
-		case *Reply:
-			if err := c.deliver(m, len(b)); err != nil {
+		r, ok := m.(*Reply)
+		if ok {
+			if err := c.deliver(r, len(b)); err != nil {
 				return err
 			}
+			continue
+		}
+		c.burst.flush() // what follows may take waiting
+		switch m := m.(type) {
 		case *Hello:
 			if c.events.Hello != nil {
 				c.events.Hello(m)
