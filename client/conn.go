@@ -166,6 +166,7 @@ func (c *conn) start(req *ipc.Request, inline bool) (call *ipc.Call, named, sent
 		s.place(req)
 	}
 	call, err = c.caller.StartContext(context.Background(), &s.sent, s, &s.call)
+	s.sent = ipc.Request{} // the server may have the call for long when nobody here waits for it any more
 	if err == nil {
 		return call, len(s.uses) > 0, true, nil
 	}

@@ -11,19 +11,20 @@ import (
 //
 //	Recv ─▶ more has come: what is sent for this message is put ─▶ Recv ─▶ no more: it is sent ─▶ Recv has to wait: those are woken first
 //
-// Whoever may have left somebody asleep must not wait for anything: Recv does not before it has called flush, nor does a handler before it has passed the reading on.
+// Whoever may have left somebody asleep must not wait for anything: Recv does not before it has called flush, nor does a handler before it has passed the reading on, nor the goroutine that receives before it sends something of its own, for
+// which its peer may make no room.
 
-// longestBurst is how many messages are put before those who get them are woken all the same.
+// longestBurst is how many messages may be received until those are woken all the same who got something: more may come for as long as the peer likes.
 const longestBurst = 16
 
 // burst is the rings whose peers are still to be woken.
 type burst struct {
 	on   atomic.Bool // more has come: put rather than send. Written by the goroutine that receives
 	some atomic.Bool // rings is not empty
+	late int         // of the goroutine that receives: messages that came while it was not
 
 	mu    sync.Mutex
 	rings []*Ring // guarded by mu
-	put   int     // guarded by mu: messages, since the last flush
 }
 
 // patient is a [Transport] that can tell what it has received, and when it is about to wait.
@@ -45,21 +46,22 @@ func (b *burst) follow(t Transport) {
 func (b *burst) received(t Transport) {
 	p, ok := t.(patient)
 	b.on.Store(ok && p.pending())
+	if !b.some.Load() {
+		b.late = 0
+	} else if b.late++; b.late >= longestBurst {
+		b.late = 0
+		b.flush()
+	}
 }
 
 // add says that a message was put into r.
 func (b *burst) add(r *Ring) {
 	b.mu.Lock()
-	b.put++
-	full := b.put >= longestBurst
+	defer b.mu.Unlock()
 	if !slices.Contains(b.rings, r) {
 		b.rings = append(b.rings, r)
 	}
 	b.some.Store(true)
-	b.mu.Unlock()
-	if full {
-		b.flush()
-	}
 }
 
 // flush wakes those who are still to be woken.
@@ -73,6 +75,6 @@ func (b *burst) flush() {
 		r.out.Wake()
 		b.rings[i] = nil
 	}
-	b.rings, b.put = b.rings[:0], 0
+	b.rings = b.rings[:0]
 	b.some.Store(false)
 }

@@ -58,26 +58,26 @@ type Replies interface {
 type Call struct {
 	caller *Caller
 	id     uint64
-	queue  chan arrival   // all replies there may be credit for, that the time is up, and the END, always fit; what comes is sent by Run, that the time is up under caller.mu
-	charge *budget.Charge // immutable: holds the bytes of replies that are here; may be nil
-	done   Ender          // told once by Run or Close when the call has ended on the peer's side; nil if nobody cares
-	batch  uint64         // immutable: of which held requests it is one; 0: of none
-	slots  []Output       // immutable: where its replies may have tensors
-	due    time.Time      // immutable: when the request's time is up; zero: never
+	queue  chan arrival // all replies there may be credit for, that the time is up, and the END, always fit; what comes is sent by Run, that the time is up under caller.mu
+	done   Ender        // told once by Run or Close when the call has ended on the peer's side; nil if nobody cares
+	batch  uint64       // immutable: of which held requests it is one; 0: of none
+	slots  []Output     // immutable: where its replies may have tensors
+	due    time.Time    // immutable: when the request's time is up; zero: never
 	sent   atomic.Bool
-	waker  atomic.Pointer[Responder] // is woken when something comes into queue; nil: nobody, or it was
+	waker  atomic.Pointer[Responder] // is woken when something comes into queue; nil: nobody, it was, or nobody waits any more
 
 	end      uint64 // position of the request's end in the outgoing stream; set before Start returns
 	window   window // Recv's
 	taken    int64  // Recv's: bytes of the reply that it returned last
 	finished bool   // Recv's: END was returned or the call abandoned
 
-	granted   uint64    // guarded by caller.mu: replies without END that the peer may send in all
-	received  uint64    // guarded by caller.mu: that it has sent
-	expired   bool      // guarded by caller.mu: Recv has been told that the time is up
-	left      bool      // guarded by caller.mu: Start has returned before the request was sent
-	abandoned time.Time // guarded by caller.mu: since when nobody waits for replies; zero while somebody does
-	reason    string    // guarded by caller.mu: why it was abandoned, or why the peer was told to cancel it
+	charge    *budget.Charge // holds the bytes of replies that are here; may be nil. Written by Recv's goroutine, with caller.mu held
+	granted   uint64         // guarded by caller.mu: replies without END that the peer may send in all
+	received  uint64         // guarded by caller.mu: that it has sent
+	expired   bool           // guarded by caller.mu: Recv has been told that the time is up
+	left      bool           // guarded by caller.mu: Start has returned before the request was sent
+	abandoned time.Time      // guarded by caller.mu: since when nobody waits for replies; zero while somebody does
+	reason    string         // guarded by caller.mu: why it was abandoned, or why the peer was told to cancel it
 }
 
 // arrival is a reply that waits for Recv.
@@ -247,6 +247,10 @@ func (c *Call) Recv(ctx context.Context) (*Reply, error) {
 		c.finished = true
 		if a.last {
 			freeQueue(c.queue)
+		} else {
+			c.caller.mu.Lock()
+			c.forget()
+			c.caller.mu.Unlock()
 		}
 		if r.Err != nil {
 			return nil, r.Err
@@ -278,7 +282,7 @@ func (c *Call) arrive(a arrival) {
 		return
 	}
 	if w := c.waker.Swap(nil); w != nil {
-		w.wake(a.last && a.reply.Err == nil, &c.caller.burst)
+		w.wake(a.last && a.reply.Err == nil && a.size <= quickReply, &c.caller.burst)
 	}
 }
 
@@ -299,9 +303,23 @@ func (c *Call) Cancel(reason string) {
 	c.caller.mu.Lock()
 	_, open := c.caller.open[c.id]
 	c.abandoned, c.reason = time.Now(), reason
+	c.forget()
 	c.caller.mu.Unlock()
 	if open {
 		c.caller.post(func(e *encoder) { e.cancel(Cancel{ID: c.id, Reason: reason}) })
+	}
+}
+
+// forget lets go what nobody waits for any more: the peer may have the call for long, and what its requester has sent is not to be kept for as long. Preconditions: caller.mu is held, and the goroutine is Recv's.
+func (c *Call) forget() {
+	c.charge = nil
+	c.waker.Store(nil)
+	for {
+		select {
+		case <-c.queue:
+		default:
+			return
+		}
 	}
 }
 
@@ -436,11 +454,15 @@ func (c *Caller) Run() error {
 		if err != nil {
 			return protocolErrorf("%v", err)
 		}
-		switch m := m.(type) {
-		case *Reply:
-			if err := c.deliver(m, len(b)); err != nil {
+		r, ok := m.(*Reply)
+		if ok {
+			if err := c.deliver(r, len(b)); err != nil {
 				return err
 			}
+			continue
+		}
+		c.burst.flush() // what follows may take waiting
+		switch m := m.(type) {
 		case *Hello:
 			if c.events.Hello != nil {
 				c.events.Hello(m)
@@ -489,7 +511,7 @@ func (c *Caller) deliver(r *Reply, size int) error {
 	} else {
 		call.received++
 	}
-	abandoned := !call.abandoned.IsZero()
+	abandoned, charge := !call.abandoned.IsZero(), call.charge
 	breach := !abandoned && call.received > call.granted
 	c.mu.Unlock()
 
@@ -501,7 +523,7 @@ func (c *Caller) deliver(r *Reply, size int) error {
 	}
 	switch {
 	case abandoned:
-	case call.charge.Add(int64(size) + replyOverhead):
+	case charge.Add(int64(size) + replyOverhead):
 		call.arrive(arrival{r, size, r.End})
 	default:
 		c.overdraw(call, r.End)

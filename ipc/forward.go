@@ -8,8 +8,8 @@ import (
 // How replies that come from another process get to a requester in a third. A goroutine that waited for each of them would have to be woken, which costs more than all the rest. So a request whose answer is still to come is parked, and
 // whoever receives the answer passes it on:
 //
-//	Forward ──▶ parked ──the END has come─────────▶ the goroutine that received it sends it on, if that takes no waiting
-//	   │           └─ a chunk, an error, a cancel ─▶ a goroutine of the crew goes on as below
+//	Forward ──▶ parked ──a small END has come─────▶ the goroutine that received it sends it on, if that takes no waiting
+//	   │           └─ whatever else, or a cancel ──▶ a goroutine of the crew goes on as below
 //	   └─ something is there already, or the replies cannot be announced ──▶ Recv, Send, Recv, … END
 
 // Announcer is [Replies] that tell when there is something to receive.
@@ -26,6 +26,9 @@ func Announce(replies Replies, w *Responder) bool {
 	a, ok := replies.(Announcer)
 	return ok && a.Announce(w)
 }
+
+// quickReply is the size in bytes of the message of the largest reply that the goroutine passes on which has received it: to copy a larger one takes longer than to wake another goroutine, and keeps all those waiting whom the same peer answers.
+const quickReply = 64 << 10
 
 // What a Responder's parked says.
 const (
@@ -57,7 +60,7 @@ func (w *Responder) park() bool {
 	return false
 }
 
-// wake goes on with the request, if it is parked. last: nothing but an END without an error is there. It does not wait. b is that of the goroutine which calls it, if it receives.
+// wake goes on with the request, if it is parked. last: nothing but a small END without an error is there. It does not wait. b is that of the goroutine which calls it, if it receives.
 func (w *Responder) wake(last bool, b *burst) {
 	if w.parked.Swap(isWoken) != isParked {
 		return // who has it sees for himself

@@ -77,6 +77,7 @@ func (c *Caller) launchLater(ctx context.Context, p prompt, call *Call, e *encod
 	}
 	why := AsError(context.Cause(ctx))
 	call.left, call.finished = true, true
+	call.forget()
 	call.abandoned, call.reason = time.Now(), why.Reason
 	return call, why
 }

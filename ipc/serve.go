@@ -157,14 +157,14 @@ func (s *server) run() error {
 			return nil // what is still in the transport was never read
 		}
 		b, err := s.t.Recv()
+		if s.cfg.Lead != nil {
+			s.burst.received(s.t)
+		}
 		if err != nil {
 			if err := s.unreceived(err); err != nil {
 				return err
 			}
 			continue
-		}
-		if s.cfg.Lead != nil {
-			s.burst.received(s.t)
 		}
 		m, err := s.messages.decode(b)
 		if err != nil {
@@ -173,11 +173,15 @@ func (s *server) run() error {
 			}
 			continue
 		}
-		switch m := m.(type) {
-		case *Request:
-			if err := s.start(m); err != nil {
+		req, ok := m.(*Request)
+		if ok {
+			if err := s.start(req); err != nil {
 				return err
 			}
+			continue
+		}
+		s.burst.flush() // what follows may take waiting
+		switch m := m.(type) {
 		case Cancel:
 			if s.letGo(m) {
 				break
@@ -353,6 +357,7 @@ func (s *server) malformed(m any, err *Error) error {
 	if id == 0 || s.lookup(id) != nil {
 		return s.hangUp(err)
 	}
+	s.burst.flush()
 	return send(s.t, func(e *encoder) { e.reply(&Reply{ID: id, End: true, Err: err}) })
 }
 
@@ -370,11 +375,13 @@ func (s *server) refuse(id uint64, e *Error) error {
 	if s.cfg.Refused != nil {
 		s.cfg.Refused(e)
 	}
+	s.burst.flush()
 	return send(s.t, func(enc *encoder) { enc.reply(&Reply{ID: id, End: true, Err: e}) })
 }
 
 // hangUp tells the peer why the connection ends.
 func (s *server) hangUp(e *Error) error {
+	s.burst.flush()
 	return Refuse(s.t, e)
 }
 
@@ -406,6 +413,7 @@ type Responder struct {
 
 // Send sends a chunk, after waiting for credit if there is none. It returns an error when ctx ends, the requester has not read for the stall timeout, or the transport is gone.
 func (w *Responder) Send(ctx context.Context, r *Reply) error {
+	w.s.pass(w) // for this may take long
 	if err := w.takeCredit(ctx); err != nil {
 		return err
 	}
@@ -422,11 +430,11 @@ func (w *Responder) End(r *Reply) error {
 	return w.sentEnd(leased, w.send(r))
 }
 
-// send sends the last reply; while its request is led and others have come after it, that is in company.
+// send sends the last reply; while its request is led that takes no waiting, and if others have come after it, it is in company.
 func (w *Responder) send(r *Reply) error {
 	p, ok := w.s.t.(prompt)
 	b := w.burst()
-	if !ok || b == nil || !b.on.Load() {
+	if !ok || b == nil {
 		return send(w.s.t, func(e *encoder) { e.reply(r) })
 	}
 	e := newEncoder()

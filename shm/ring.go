@@ -25,8 +25,8 @@ type ring struct {
 	items    sem            // the consumer sleeps here
 	space    sem            // the producer sleeps here
 
-	closed *atomic.Bool // this process's
-	waking *sync.Mutex  // held by Wake: what it looks at must not be unmapped meanwhile
+	closed    *atomic.Bool // this process's
+	unmapping *unmapping   // locked by Wake: what it looks at must not be unmapped meanwhile
 }
 
 // offset is where position pos lies in data.
@@ -57,6 +57,7 @@ type Producer struct {
 	patience time.Duration // immutable once in use; see SetPatience
 
 	waiting atomic.Bool // whoever has mu waits for space
+	lengthy atomic.Bool // whoever has mu sends a message of several frames
 
 	mu   sync.Mutex
 	tail uint64 // own position
@@ -122,21 +123,21 @@ func (p *Producer) TrySend(parts ...[]byte) (end uint64, sent bool, err error) {
 func (p *Producer) TryPut(parts ...[]byte) (end uint64, put bool, err error) {
 	size := sizeOf(parts)
 	for !p.mu.TryLock() {
-		if p.waiting.Load() {
+		if p.waiting.Load() || p.lengthy.Load() {
 			return 0, false, nil
 		}
-		runtime.Gosched() // whoever has the lock only copies
+		runtime.Gosched() // whoever has the lock only copies a frame
 	}
 	end, put, err = p.tryPut(parts, size)
 	p.mu.Unlock()
 	return end, put, err
 }
 
-// Wake wakes the peer, if it sleeps, for what was put. It may be called at any time, by any goroutine, also after [Segment.Destroy].
+// Wake wakes the peer, if it sleeps, for what was put, also after [Segment.Shutdown]: what was put before that is the peer's. It may be called at any time, by any goroutine; after [Segment.Destroy] it does nothing.
 func (p *Producer) Wake() {
-	p.waking.Lock()
-	defer p.waking.Unlock()
-	if !p.closed.Load() {
+	p.unmapping.Lock()
+	defer p.unmapping.Unlock()
+	if !p.unmapping.done {
 		_ = p.sent(nil)
 	}
 }
@@ -172,6 +173,10 @@ func sizeOf(parts [][]byte) (size uint64) {
 // send sends a message of so many bytes, but for waking the peer for its last frame: see sent. Preconditions: mu is held.
 func (p *Producer) send(parts [][]byte, left uint64) (end uint64, err error) {
 	from := gather{parts: parts}
+	if left > p.maxFrame {
+		p.lengthy.Store(true)
+		defer p.lengthy.Store(false)
+	}
 	for left > 0 {
 		n := min(left, p.maxFrame)
 		left -= n
@@ -338,7 +343,7 @@ const HeadBytes = 64
 // Preconditions: nobody is in Recv.
 func (c *Consumer) SetPatience(d time.Duration) { c.patience = d }
 
-// BeforeWaiting has f called whenever Recv has nothing to go on with, before it waits.
+// BeforeWaiting has f called whenever Recv has nothing to go on with, before it waits, and before it goes on with a message of several frames, which takes its time.
 //
 // Preconditions: nobody is in Recv.
 func (c *Consumer) BeforeWaiting(f func()) { c.waits = f }
@@ -385,12 +390,12 @@ type incoming struct {
 
 // recvFrame takes one frame, adds its payload to m and reports whether the message goes on.
 func (c *Consumer) recvFrame(m *incoming, limit int, keep func([]byte, int) bool) (more bool, err error) {
+	if c.waits != nil && (m.size > 0 || c.tail == c.head && c.tailWord.Load() == c.head) {
+		c.waits()
+	}
 	if c.tail == c.head {
 		if c.last {
 			return false, ErrClosed
-		}
-		if c.waits != nil && c.tailWord.Load() == c.head {
-			c.waits()
 		}
 		patience := time.Duration(0)
 		if m.size > 0 {

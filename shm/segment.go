@@ -26,11 +26,17 @@ type Segment struct {
 
 	bell Bell // set before the ends are taken; nil unless geo.Bell
 
-	down       sync.Mutex  // held by Shutdown
-	waking     sync.Mutex  // held by Producer.Wake, and while memory is unmapped
+	down       sync.Mutex // held by Shutdown
+	unmapping  unmapping
 	closed     atomic.Bool // Shutdown was called
 	supervisor atomic.Bool // Supervisor was called
 	worker     atomic.Bool // Worker was called
+}
+
+// unmapping is whether the memory is gone, for those who come when it may be.
+type unmapping struct {
+	sync.Mutex
+	done bool // guarded by Mutex
 }
 
 // Create makes a segment in a memfd that is sealed, fully backed by memory and closed on exec. It is the supervisor's way to a
@@ -133,18 +139,18 @@ func (s *Segment) newRing(name string, header, data, capacity uint64) ring {
 		}
 	}
 	return ring{
-		name:     name,
-		data:     s.mem[data : data+capacity : data+capacity],
-		capacity: capacity,
-		maxFrame: s.geo.MaxFrame,
-		salt:     uint32(s.geo.Incarnation),
-		mapped:   s.mapped,
-		tailWord: word64(s.mem, header+offTail),
-		headWord: word64(s.mem, header+offHead),
-		items:    sem(offItems),
-		space:    sem(offSpace),
-		closed:   &s.closed,
-		waking:   &s.waking,
+		name:      name,
+		data:      s.mem[data : data+capacity : data+capacity],
+		capacity:  capacity,
+		maxFrame:  s.geo.MaxFrame,
+		salt:      uint32(s.geo.Incarnation),
+		mapped:    s.mapped,
+		tailWord:  word64(s.mem, header+offTail),
+		headWord:  word64(s.mem, header+offHead),
+		items:     sem(offItems),
+		space:     sem(offSpace),
+		closed:    &s.closed,
+		unmapping: &s.unmapping,
 	}
 }
 
@@ -257,10 +263,10 @@ func (s *Segment) Destroy() error {
 	if s.mem == nil {
 		panic("shm: Destroy twice")
 	}
-	s.waking.Lock()
-	defer s.waking.Unlock()
+	s.unmapping.Lock()
+	defer s.unmapping.Unlock()
 	mem := s.mem
-	s.mem = nil
+	s.mem, s.unmapping.done = nil, true
 	var err error
 	if s.mapped {
 		err = unmapMemory(mem)

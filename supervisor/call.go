@@ -43,7 +43,7 @@ func (s *Supervisor) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, e
 	}
 	a, now := &answer{pool: p, req: req, parent: ctx}, time.Now()
 	a.ctx.Begin(ctx, now.Add(timeout))
-	if err := a.send(&a.ctx, &a.first, now, false, false); err != nil {
+	if err := a.send(&a.ctx, new(attempt), now, false, false); err != nil {
 		a.ctx.Cancel(context.Canceled)
 		return nil, err
 	}
@@ -86,7 +86,6 @@ type answer struct {
 	parent  context.Context
 	ctx     deadline.Context // parent with the request's deadline
 	waiter  waiter
-	first   attempt // most have no other
 	lease   *lease
 	call    *ipc.Call
 	begun   bool   // a reply has been handed out: no other worker may begin again
@@ -96,7 +95,7 @@ type answer struct {
 	ended   bool
 }
 
-// attempt is the memory that one try to have a request answered takes.
+// attempt is the memory that one try to have a request answered takes. It is apart from the answer: a worker may have the request for long when nobody waits for it any more, and what its client has sent is not to be kept for as long.
 type attempt struct {
 	lease lease
 	call  ipc.Call
