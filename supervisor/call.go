@@ -161,6 +161,7 @@ func (a *answer) suspected() (bool, error) {
 	if !a.pool.suspects.any() {
 		return false, nil
 	}
+	a.req.Waits() // the digest of a large request takes its time
 	deaths, left := a.pool.suspects.look(a.identify(), time.Now())
 	switch {
 	case deaths >= poisonDeaths && a.req.NamesArenas():

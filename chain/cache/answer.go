@@ -49,6 +49,9 @@ func (c *Cache) answer(q *question) (ipc.Replies, error) {
 	default:
 		return nil, ipc.Errorf(ipc.InvalidArgument, "invalid_argument", "the header cache is %q; use %s, %s or %s, or leave it out", wish, bypass, noStore, refresh)
 	}
+	if slow(q.req) {
+		q.req.Waits()
+	}
 	q.key = c.key(q.ctx, q.req, q.pool, q.action)
 	if q.settings.learn {
 		c.ahead.observe(c, q)

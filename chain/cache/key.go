@@ -43,6 +43,18 @@ func (h *hasher) free() {
 	}
 }
 
+// quickKey is up to how many bytes of a body and tensors a key takes no longer than a request's other links.
+const quickKey = 64 << 10
+
+// slow reports whether a request's key takes its time.
+func slow(req *ipc.Request) bool {
+	n := len(req.Body)
+	for i := range req.Tensors {
+		n += len(req.Tensors[i].Data)
+	}
+	return n > quickKey
+}
+
 func (h *hasher) number(n uint64) { h.buf = binary.LittleEndian.AppendUint64(h.buf, n) }
 
 func (h *hasher) text(s string) {

@@ -84,6 +84,7 @@ func (w *waiter) await() error {
 		case begun:
 			return nil
 		}
+		w.question.req.Waits()
 		select {
 		case <-wake:
 		case <-w.question.ctx.Done():

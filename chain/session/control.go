@@ -55,6 +55,7 @@ func (s *Sessions) control(action string) chain.Handler {
 		if s.store == nil {
 			return nil, ipc.Errorf(ipc.NotFound, "unknown_session", "this server keeps no sessions; `sessions:` in its configuration says where it is to")
 		}
+		req.Waits() // for the store
 		ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 		defer cancel()
 		v, err := answer(ctx, req)

@@ -174,6 +174,9 @@ func (f *followed) end(e *ipc.Error) {
 	if control && !logged {
 		return
 	}
+	if logged {
+		f.req.Waits() // whoever takes the log may be slow
+	}
 	end := moment.Now()
 	now := t.clock.of(end)
 	var r record
