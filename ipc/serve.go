@@ -13,7 +13,7 @@ import (
 	"github.com/ringmasterd/ringmaster/internal/deadline"
 )
 
-// Handler answers requests, each on a goroutine of its own. ctx ends when the requester cancels, the request's deadline passes or the connection dies. ServeRequest must end the request
+// Handler answers requests, any number at a time. ctx ends when the requester cancels, the request's deadline passes or the connection dies. ServeRequest must end the request
 // with End or Fail; one that returns without has its request ended with an empty reply.
 type Handler interface {
 	ServeRequest(ctx context.Context, req *Request, w *Responder)
