@@ -3,6 +3,7 @@ package ipc
 import (
 	"context"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 )
@@ -162,4 +163,66 @@ func TestTheLastAnswerBeforeADrain(t *testing.T) {
 	if err := s.wait(); err != nil {
 		t.Error(err)
 	}
+}
+
+// Many ask at a time, over rings at whose ends a sleeper sleeps until it is woken: whoever leads, waits, gives up or sends much, no wake-up is lost.
+func TestNoWakeUpIsLostInBursts(t *testing.T) {
+	checkLeaks(t)
+	o := pairOptions{askingLimit: 1 << 20, answeringLimit: 1 << 20}
+	outer, inner := clientRingPair(t, o), clientRingPair(t, o)
+	passes := ask(t, inner.asking, Events{})
+	serve(t, inner.answering, ServeConfig{Lead: always}, echoAll)
+	serve(t, outer.answering, ServeConfig{Lead: always}, func(ctx context.Context, req *Request, w *Responder) {
+		if req.Action == "waits" {
+			req.Waits()
+		}
+		mine := *req
+		call, err := passes.StartContext(ctx, &mine, nil, new(Call))
+		if err != nil {
+			_ = w.Fail(err)
+			return
+		}
+		w.Forward(call)
+	})
+	asker := ask(t, outer.asking, Events{})
+	large := append(Body{0xc5, 0x9c, 0x00}, make(Body, 0x9c00)...)
+	three, err := Marshal(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const askers, requests = 16, 150
+	var all sync.WaitGroup
+	for range askers {
+		all.Go(func() {
+			for i := range requests {
+				req := &Request{Pool: "p", Action: "a", Credit: 1}
+				switch i % 16 {
+				case 3:
+					req.Action = "waits"
+				case 7:
+					req.Body = large
+				case 11:
+					req.Action, req.Body = "count", three
+				}
+				call, err := asker.Start(req, nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if i%16 == 13 {
+					call.Cancel("cancelled")
+					continue
+				}
+				for end := false; !end; {
+					r, err := call.Recv(bounded(t))
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					end = r.End
+				}
+			}
+		})
+	}
+	all.Wait()
 }
