@@ -46,6 +46,8 @@ func TestNobodyAnswersThere(t *testing.T) {
 			}
 		}
 	}
+	s.clients.mu.Lock()
+	defer s.clients.mu.Unlock()
 	if s.clients.open > 2 {
 		t.Errorf("%d connections; each client should have needed one", s.clients.open)
 	}
