@@ -26,7 +26,6 @@ type leading struct {
 
 	looking atomic.Bool // look will be called
 	timer   *time.Timer // calls look
-	last    *Responder  // look's: what request was
 	before  uint64      // look's: what requests was
 }
 
@@ -64,10 +63,9 @@ func (s *server) pass(w *Responder) {
 func (s *server) look() {
 	l := &s.leading
 	w, requests := l.request.Load(), l.requests.Load()
-	if w != nil && w == l.last {
+	if w != nil && requests == l.before { // it has led since the last look
 		s.pass(w)
 	}
-	l.last = w
 	if w == nil && requests == l.before {
 		l.looking.Store(false)
 		if l.requests.Load() == requests || l.looking.Swap(true) { // else one came that took this look for the next one
