@@ -23,6 +23,8 @@ type Crew struct {
 	unused int         // guarded by mu: how many have waited all the time since the last look
 
 	hands sync.WaitGroup
+
+	lookout lookout // over the connections whose requests are led
 }
 
 // hand is one goroutine of a crew. Its mailbox has room for the one job that it is given when it has been taken out of idle.

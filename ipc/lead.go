@@ -2,6 +2,7 @@ package ipc
 
 import (
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -14,7 +15,7 @@ import (
 //	            └─ is about to wait (Request.Waits), or takes too long: another goroutine reads on, and this one is the request's alone
 
 // overdue is how long a handler keeps a connection's reader, at the least, before another goroutine reads on; at the most it is twice that.
-const overdue = 2 * time.Millisecond
+const overdue = 5 * time.Millisecond
 
 // errPassed ends a goroutine's reading: another one reads on.
 var errPassed = errors.New("ipc: the reading has been passed on")
@@ -23,10 +24,7 @@ var errPassed = errors.New("ipc: the reading has been passed on")
 type leading struct {
 	request  atomic.Pointer[Responder] // nil: none
 	requests atomic.Uint64             // there were so far
-
-	looking atomic.Bool // look will be called
-	timer   *time.Timer // calls look
-	before  uint64      // look's: what requests was
+	before   uint64                    // the lookout's: what requests was
 }
 
 // lead handles a request on the goroutine that has read it. The error is errPassed if that reads no more.
@@ -34,9 +32,7 @@ func (s *server) lead(req *Request, w *Responder) error {
 	l := &s.leading
 	l.request.Store(w)
 	l.requests.Add(1)
-	if !l.looking.Swap(true) {
-		l.timer.Reset(overdue)
-	}
+	s.cfg.Crew.lookout.wake()
 	returned := false
 	defer func() {
 		if !returned { // runtime.Goexit
@@ -59,20 +55,71 @@ func (s *server) pass(w *Responder) {
 	}
 }
 
-// look passes the reading on if a handler has run since the last look. It looks again as long as there are requests.
-func (s *server) look() {
+// look passes the reading on if a handler has run since the last look, and reports whether there were requests.
+func (s *server) look() bool {
 	l := &s.leading
 	w, requests := l.request.Load(), l.requests.Load()
 	if w != nil && requests == l.before { // it has led since the last look
 		s.pass(w)
 	}
-	if w == nil && requests == l.before {
+	busy := w != nil || requests != l.before
+	l.before = requests
+	return busy
+}
+
+// lookout looks at all connections of a crew, as long as there are requests on any. A timer for each would be an expense for each of their requests where there are many connections with little to do.
+type lookout struct {
+	looking atomic.Bool // look will be called
+
+	mu      sync.Mutex
+	timer   *time.Timer          // immutable once somebody has joined; calls look
+	servers map[*server]struct{} // guarded by mu
+}
+
+func (l *lookout) join(s *server) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.servers == nil {
+		l.servers = map[*server]struct{}{}
+		l.timer = time.AfterFunc(time.Hour, l.look)
+		l.timer.Stop()
+	}
+	l.servers[s] = struct{}{}
+}
+
+func (l *lookout) leave(s *server) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.servers, s)
+	if len(l.servers) == 0 {
+		l.timer.Stop()
 		l.looking.Store(false)
-		if l.requests.Load() == requests || l.looking.Swap(true) { // else one came that took this look for the next one
+	}
+}
+
+// wake sees that somebody looks, now that there is a request. Preconditions: whose it is has joined.
+func (l *lookout) wake() {
+	if !l.looking.Load() && !l.looking.Swap(true) {
+		l.timer.Reset(overdue)
+	}
+}
+
+func (l *lookout) look() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	busy := false
+	for s := range l.servers {
+		busy = s.look() || busy
+	}
+	if !busy {
+		l.looking.Store(false)
+		for s := range l.servers { // whoever came meanwhile took this look for the next one
+			busy = busy || s.leading.requests.Load() != s.leading.before
+		}
+		if !busy || l.looking.Swap(true) {
 			return
 		}
 	}
-	l.before = requests
 	l.timer.Reset(overdue)
 }
 

@@ -73,9 +73,8 @@ func Serve(ctx context.Context, t Transport, h Handler, cfg ServeConfig) error {
 		close(cancelled)
 	})
 	if cfg.Lead != nil {
-		s.leading.timer = time.AfterFunc(time.Hour, s.look)
-		s.leading.timer.Stop()
-		defer s.leading.timer.Stop()
+		cfg.Crew.lookout.join(s)
+		defer cfg.Crew.lookout.leave(s)
 	}
 	s.burst.follow(t)
 	s.cfg.Crew.handle(job{s: s})
