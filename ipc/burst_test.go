@@ -65,15 +65,7 @@ func TestWorkersAreWokenBesideAClientThatDoesNotRead(t *testing.T) {
 			client := outer.asking.(*Ring)
 			putAll(t, client, &Request{ID: 1, Pool: "p", Action: "a"}, message(0), message(1), message(2))
 			heard := hearOne(t, inner.answering)
-			serve(t, outer.answering, ServeConfig{Lead: always, MaxInFlight: 1}, func(ctx context.Context, req *Request, w *Responder) {
-				mine := *req
-				call, err := passes.StartContext(ctx, &mine, nil, new(Call))
-				if err != nil {
-					_ = w.Fail(err)
-					return
-				}
-				w.Forward(call)
-			})
+			serve(t, outer.answering, ServeConfig{Lead: always, MaxInFlight: 1}, passOn(passes))
 			flood(t, client, func(i int) any { return message(i + 3) })
 			if err := await(t, heard, "the request"); err != nil {
 				t.Error(err)
@@ -172,17 +164,12 @@ func TestNoWakeUpIsLostInBursts(t *testing.T) {
 	outer, inner := clientRingPair(t, o), clientRingPair(t, o)
 	passes := ask(t, inner.asking, Events{})
 	serve(t, inner.answering, ServeConfig{Lead: always}, echoAll)
+	pass := passOn(passes)
 	serve(t, outer.answering, ServeConfig{Lead: always}, func(ctx context.Context, req *Request, w *Responder) {
 		if req.Action == "waits" {
 			req.Waits()
 		}
-		mine := *req
-		call, err := passes.StartContext(ctx, &mine, nil, new(Call))
-		if err != nil {
-			_ = w.Fail(err)
-			return
-		}
-		w.Forward(call)
+		pass(ctx, req, w)
 	})
 	asker := ask(t, outer.asking, Events{})
 	large := append(Body{0xc5, 0x9c, 0x00}, make(Body, 0x9c00)...)

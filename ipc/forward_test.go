@@ -21,16 +21,22 @@ func newRelay(t *testing.T, outer pair) *relay {
 	between := ringPair(t, pairOptions{askingLimit: 1 << 20, answeringLimit: 1 << 20})
 	r.peer = between.answering
 	r.inner = ask(t, between.asking, Events{})
-	r.serve = serve(t, outer.answering, ServeConfig{Lead: always}, func(ctx context.Context, req *Request, w *Responder) {
-		call, err := r.inner.StartContext(ctx, &Request{Pool: req.Pool, Action: req.Action, Body: req.Body, Timeout: req.Timeout, Credit: 8}, nil, new(Call))
+	r.serve = serve(t, outer.answering, ServeConfig{Lead: always}, passOn(r.inner))
+	r.asker = ask(t, outer.asking, Events{})
+	return r
+}
+
+// passOn returns a handler that asks somebody else.
+func passOn(to *asking) handlerFunc {
+	return func(ctx context.Context, req *Request, w *Responder) {
+		mine := *req // StartContext numbers what it sends
+		call, err := to.StartContext(ctx, &mine, nil, new(Call))
 		if err != nil {
 			_ = w.Fail(err)
 			return
 		}
 		w.Forward(call)
-	})
-	r.asker = ask(t, outer.asking, Events{})
-	return r
+	}
 }
 
 // begin asks, and returns the call when the request has reached the script.

@@ -28,8 +28,7 @@ class Guarded(NamedTuple):
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    if not BINARY.exists():
-        pytest.skip("there is no bin/ringmaster; make build")
+    assert BINARY.exists(), "there is no bin/ringmaster; make build"
     directory = tmp_path_factory.mktemp("guarded")
     made = json.loads(subprocess.check_output([BINARY, "auth", "token", "robot", "--json"]))
     auth = {
