@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-
 import ringmaster as rm
 from conftest import REPOSITORY
 from supervisor import WORKERS
