@@ -113,19 +113,19 @@ func (w *Responder) resume() {
 // resumeWith is resume for a request whose next reply has been received.
 func (w *Responder) resumeWith(r *Reply, err error) {
 	defer w.finish()
-	w.pass(r, err)
+	w.relay(r, err)
 	w.forward()
 }
 
 // forward receives and sends until the END.
 func (w *Responder) forward() {
 	for !w.ended {
-		w.pass(w.replies.Recv(&w.ctx))
+		w.relay(w.replies.Recv(&w.ctx))
 	}
 }
 
-// pass sends on what was received. An error of sending is the connection's death, which its reader reports.
-func (w *Responder) pass(r *Reply, err error) {
+// relay sends on what was received. An error of sending is the connection's death, which its reader reports.
+func (w *Responder) relay(r *Reply, err error) {
 	switch {
 	case errors.Is(err, io.EOF):
 		_ = w.Fail(Errorf(Internal, "internal", "the replies ended without an END"))
