@@ -43,7 +43,7 @@ func (s *Supervisor) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, e
 	}
 	a, now := &answer{pool: p, req: req, parent: ctx}, time.Now()
 	a.ctx.Begin(ctx, now.Add(timeout))
-	if err := a.send(&a.ctx, new(attempt), now, false, false); err != nil {
+	if err := a.send(&a.ctx, now, false, false); err != nil {
 		a.ctx.Cancel(context.Canceled)
 		return nil, err
 	}
@@ -102,8 +102,9 @@ type attempt struct {
 }
 
 // send leases a place and sends the request there, at the time now; a worker that dies meanwhile is replaced by another. again says that the request was accepted before, alone that it is to share its worker with no other.
-func (a *answer) send(ctx context.Context, try *attempt, now time.Time, again, alone bool) error {
-	for ; ; again, try, now = true, new(attempt), time.Now() {
+func (a *answer) send(ctx context.Context, now time.Time, again, alone bool) error {
+	for ; ; again, now = true, time.Now() {
+		try := new(attempt)
 		known, err := a.suspected()
 		if err != nil {
 			return err
@@ -251,7 +252,7 @@ func (a *answer) recover(ctx context.Context, err error) error {
 	case e == a.lease.inc.lost.Load():
 		return a.lost(ctx, e)
 	case e == unread && !a.begun:
-		return a.send(ctx, new(attempt), time.Now(), true, false)
+		return a.send(ctx, time.Now(), true, false)
 	case e == unread: // the worker answered what it had not read
 		return ipc.Errorf(ipc.Aborted, "worker_lost", "the worker died while it had the request; try again if the action may run twice")
 	case ctx.Err() != nil: // it was we who gave up
@@ -285,7 +286,7 @@ func (a *answer) lost(ctx context.Context, lost *ipc.Error) error {
 	case <-ctx.Done():
 		return ipc.AsError(context.Cause(ctx))
 	}
-	return a.send(ctx, new(attempt), time.Now(), true, true)
+	return a.send(ctx, time.Now(), true, true)
 }
 
 // condemn records that a worker has died with the request in hand, and reports whether that is one too many.

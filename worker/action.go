@@ -22,7 +22,7 @@ type Reply struct {
 	Context []byte // what the session's opaque bytes are from now on; of a stream the last chunk that has any counts. Empty: what they were
 }
 
-// Action is one thing that a worker can do. Exactly one of Unary, Stream and Batch is set. Each is called on a goroutine of their own, at most as many at a time as the pool's
+// Action is one thing that a worker can do. Exactly one of Unary, Stream and Batch is set. Each is called on a goroutine of its own (a Unary that takes microseconds on one that receives requests, too), at most as many at a time as the pool's
 // concurrency says; ctx ends when the caller cancels or its deadline passes. An [ipc.Error] that they return reaches the caller as it is, any other error as INTERNAL/handler.
 type Action struct {
 	// Unary returns the whole answer. A nil Reply is an empty one.
