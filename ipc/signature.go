@@ -36,17 +36,22 @@ func (s *Signature) Validate() error {
 	if len(s.Inputs)+len(s.Outputs) > maxPorts {
 		return fmt.Errorf("there are %d inputs and outputs, %d are the most", len(s.Inputs)+len(s.Outputs), maxPorts)
 	}
-	for what, ports := range map[string][]Port{"input": s.Inputs, "output": s.Outputs} {
-		names := map[string]bool{}
-		for _, p := range ports {
-			if err := p.validate(); err != nil {
-				return fmt.Errorf("%s %q: %w", what, clipName(p.Name), err)
-			}
-			if names[p.Name] {
-				return fmt.Errorf("two %ss are named %q", what, p.Name)
-			}
-			names[p.Name] = true
+	if err := validatePorts("input", s.Inputs); err != nil {
+		return err
+	}
+	return validatePorts("output", s.Outputs)
+}
+
+func validatePorts(what string, ports []Port) error {
+	names := map[string]bool{}
+	for _, p := range ports {
+		if err := p.validate(); err != nil {
+			return fmt.Errorf("%s %q: %w", what, clipName(p.Name), err)
 		}
+		if names[p.Name] {
+			return fmt.Errorf("two %ss are named %q", what, p.Name)
+		}
+		names[p.Name] = true
 	}
 	return nil
 }
