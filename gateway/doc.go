@@ -60,5 +60,5 @@
 //
 // By HTTP it meets the same; docs/protocols.md says with which status it is told.
 //
-// Beside Memory, a connection takes two buffers of 16 KiB and a goroutine (two with rings), one of HTTP its headers (64 KiB) or, by HTTP/2, what was sent ahead (256 KiB), and each worker's reader may hold one reply that nobody has been charged for yet.
+// Beside Memory, a connection takes two buffers of 16 KiB and two goroutines (three with rings), one of HTTP its headers (64 KiB) or, by HTTP/2, what was sent ahead (256 KiB), and each worker's reader may hold one reply that nobody has been charged for yet.
 package gateway
