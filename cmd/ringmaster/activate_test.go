@@ -67,7 +67,7 @@ func TestSocketActivation(t *testing.T) {
 		t.Error("the worker has the server's socket")
 	}
 	s.terminate()
-	contains(t, "the log", s.log.String(), "took over the socket that systemd made", "socket_group has no effect on a socket that systemd made")
+	s.logged("took over the socket that systemd made", "socket_group has no effect on a socket that systemd made")
 
 	call = early.begin("call", "slow", "echo", "--timeout", "1m") // the file is still there, and so is the queue before it
 	eventually(t, "the client in between to connect", func() bool { return waiting(t, socket) })

@@ -235,7 +235,7 @@ func TestAuthUsers(t *testing.T) {
 	monitor := browser(t, true, func() (net.Conn, error) { return connectAs(monitorUser, s.socket) })
 	get(t, monitor, "GET", "/readyz", "").want(t, "/readyz", 200)
 	get(t, monitor, "GET", "/metrics", "").want(t, "/metrics", 200, `ringmaster_auth_denials_total{reason="denied"} `, `ringmaster_auth_denials_total{reason="peer"} 1`, `ringmaster_auth_denials_total{reason="unauthenticated"} 1`)
-	contains(t, "the log", s.log.String(), "client refused", "uid=54321", "denied")
+	s.logged("client refused", "uid=54321", "denied")
 }
 
 // Groups count, the primary one and supplementary ones; without `owner` not even root may do everything, while the server itself goes on.
@@ -315,10 +315,11 @@ var portLine = regexp.MustCompile(`listen=(127\.0\.0\.1:\d+)`)
 // port is where the server listens.
 func (s *server) port() string {
 	s.t.Helper()
-	m := portLine.FindStringSubmatch(s.log.String())
-	if m == nil {
-		s.t.Fatalf("no port in %s", s.log)
-	}
+	var m []string
+	eventually(s.t, "the port in the log", func() bool {
+		m = portLine.FindStringSubmatch(s.log.String())
+		return m != nil
+	})
 	return m[1]
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -271,6 +272,15 @@ func (s *server) signal(sig syscall.Signal) {
 func (s *server) run(args ...string) result {
 	s.t.Helper()
 	return ringmaster(s.t, s.dir, "", append(args, "--socket", s.socket)...)
+}
+
+// logged waits until the log has each of wants: what the server writes comes through a pipe, and may come after whatever else shows that it was written.
+func (s *server) logged(wants ...string) {
+	s.t.Helper()
+	poll(func() bool {
+		return !slices.ContainsFunc(wants, func(want string) bool { return !strings.Contains(s.log.String(), want) })
+	})
+	contains(s.t, "the log", s.log.String(), wants...)
 }
 
 // begin starts a command line against the server.

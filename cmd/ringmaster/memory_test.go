@@ -105,7 +105,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	case <-time.After(patience):
 		t.Error("a connection outlives the server")
 	}
-	contains(t, "the log", s.log.String(), "client refused", "memory_full")
+	s.logged("client refused", "memory_full")
 }
 
 // Streams that nobody reads do not fill the server's memory, and those that find no room there end; others are served meanwhile.

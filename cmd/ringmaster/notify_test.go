@@ -82,7 +82,7 @@ func TestDrainTimeout(t *testing.T) {
 	if code := exitCode(t, p.Wait()); code != exitUnavailable {
 		t.Errorf("the request that was cut off ended with %d", code)
 	}
-	contains(t, "the log", s.log.String(), "drain_timeout=50ms")
+	s.logged("drain_timeout=50ms")
 }
 
 // A pool that does not come up is told, and keeps nobody from the others.
@@ -130,7 +130,7 @@ func TestWatchdogOfStuckServer(t *testing.T) {
 	hungry("the server lets nobody in")
 	limitFiles(t, s.cmd.Process.Pid, files)
 	m.awaitVariable("WATCHDOG", "1")
-	contains(t, "the log", s.log.String(), "the server answers itself again")
+	s.logged("the server answers itself again")
 	s.terminate()
 }
 
@@ -161,7 +161,7 @@ func TestReloadBySignal(t *testing.T) {
 	}
 	ready := m.awaitVariable("READY", "1")
 	contains(t, "STATUS", ready["STATUS"], "serving 1 pool, 1/1 workers ready, 0 in flight; the last reload failed: ringmaster.yaml:2:25: pools.echo.wokrers: unknown key: did you mean workers?")
-	contains(t, "the log", s.log.String(), "reload failed; the server goes on with the configuration it had")
+	s.logged("reload failed; the server goes on with the configuration it had")
 	if r := s.run("call", "echo", "echo", "-d", "1"); r.code != 0 {
 		t.Errorf("after a failed reload: %+v", r)
 	}

@@ -70,7 +70,7 @@ func TestReload(t *testing.T) {
 	if r := s.run("call", "new", "echo"); r.code != 0 {
 		t.Errorf("the new pool: %+v", r)
 	}
-	contains(t, "the log", s.log.String(), "msg=reloaded", "keys=[max_message]", "msg=request pool=new")
+	s.logged("msg=reloaded", "keys=[max_message]", "msg=request pool=new")
 	if r := s.run("reload"); r.code != 0 || r.out != "changed, but not before the server is started anew: max_message\n" {
 		t.Errorf("again: %+v", r)
 	}
@@ -103,7 +103,7 @@ func TestReloadTellsOfTheChain(t *testing.T) {
 	if s.worker().PID != worker {
 		t.Error("the worker was replaced")
 	}
-	contains(t, "the log", s.log.String(), "these keys have changed, and count from now on", "keys=[auth]")
+	s.logged("these keys have changed, and count from now on", "keys=[auth]")
 	writeConfig(t, s.dir, strings.Replace(cached, "{builtin", "{version: two, builtin", 1)+"auth: {owner: true}\n")
 	if r := s.run("reload"); r.out != "changed: echo\n" {
 		t.Errorf("another version: %+v", r)

@@ -203,7 +203,7 @@ pools:
 	if s.metric(`ringmaster_circuit_state{pool="big",state="closed"}`) != 1 {
 		t.Error("a probe succeeded, and the circuit is not closed")
 	}
-	contains(t, "the log", s.log.String(), "the pool is not asked for a while", "the pool is asked again: it answers")
+	s.logged("the pool is not asked for a while", "the pool is asked again: it answers")
 }
 
 // A second worker answers where the first is slow, and the first is told to stop.

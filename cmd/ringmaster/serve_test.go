@@ -255,7 +255,7 @@ func TestServeDrains(t *testing.T) {
 	if alive(worker) {
 		t.Error("the worker is still there")
 	}
-	contains(t, "the log", s.log.String(), "shutting down", "msg=stopped")
+	s.logged("shutting down", "msg=stopped")
 	if _, err := net.Dial("unix", s.socket); err == nil {
 		t.Error("somebody still serves the socket")
 	}
