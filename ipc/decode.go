@@ -244,6 +244,8 @@ func (r *reader) hello(n int) *Hello {
 				m.Ring = r.uint()
 			case "arena":
 				m.Arena = r.uint()
+			case "ahead":
+				m.Ahead = r.uint()
 			default:
 				r.skip(1)
 			}

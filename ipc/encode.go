@@ -131,6 +131,9 @@ func (e *encoder) credit(m Credit) {
 
 func (e *encoder) hello(m *Hello) {
 	limits := map[string]uint64{}
+	if m.Ahead > 0 {
+		limits["ahead"] = m.Ahead
+	}
 	if m.Arena > 0 {
 		limits["arena"] = m.Arena
 	}

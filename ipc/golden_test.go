@@ -177,6 +177,9 @@ func toGolden(m any) any {
 		if m.Arena > 0 {
 			g.Limits["arena"] = m.Arena
 		}
+		if m.Ahead > 0 {
+			g.Limits["ahead"] = m.Ahead
+		}
 		return g
 	case Ping:
 		flags := uint64(0)
@@ -468,6 +471,7 @@ func goldenArenas() []goldenCase {
 	add(Release{ID: 7}, "release")
 	add(Release{ID: math.MaxUint64}, "release, the largest id")
 	add(&Hello{MinVersion: 1, MaxVersion: 1, SDK: "s", Actions: []Action{{Name: "a"}}, Arena: 1}, "hello, a worker's that can do arenas")
+	add(&Hello{MinVersion: 1, MaxVersion: 1, SDK: "s", Actions: []Action{{Name: "a"}}, Arena: 1, Ahead: 1}, "hello, a worker's that may be sent a request ahead")
 	add(&Hello{MinVersion: 1, MaxVersion: 1, MaxMessage: 64 << 20, MaxInFlight: 1024, Ring: 256 << 10, Arena: 256 << 20}, "hello, a server's with rings and arenas")
 	return cases
 }

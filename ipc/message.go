@@ -137,6 +137,7 @@ type Hello struct {
 	MaxMessage             uint64 // bytes; 0: not said
 	MaxInFlight            uint64 // open requests on this connection; 0: not said
 	Arena                  uint64 // from a server: bytes of arenas that the client may have; from a worker: 1 if it can do arenas; 0: none
+	Ahead                  uint64 // from a worker: how many requests it may be sent beyond its concurrency; it has read each of them no earlier than it begins it; 0: none
 	Ring                   uint64 // bytes: from a client, how large it would like each of a pair of rings; from a server, how large those are that come with it; 0: none
 }
 
