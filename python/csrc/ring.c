@@ -29,7 +29,7 @@ static enum rm_result broken(struct rm_ring *r, const char *why)
 
 /* Looks at the peer's position, once, and updates available.
  *
- * Acquire pairs with the release in publish: what the peer
+ * Acquire pairs with the release in show: what the peer
  * wrote (or has finished reading) before it is visible (or free) after it. */
 static enum rm_result refresh(struct rm_ring *r)
 {
@@ -46,6 +46,7 @@ static enum rm_result refresh(struct rm_ring *r)
 
 static enum rm_result wait_for(struct rm_ring *, struct rm_host *, int64_t deadline, uint64_t bytes);
 static void publish(struct rm_ring *, uint64_t bytes, uint32_t frames);
+static void show(struct rm_ring *, uint64_t position);
 
 /* Makes sure that bytes are available, from what we know, by a look, or by waiting. */
 static enum rm_result ensure(struct rm_ring *r, struct rm_host *host, int64_t deadline, uint64_t bytes)
@@ -187,15 +188,26 @@ static void wake_peer(struct rm_ring *r, struct rm_semaphore *peer)
     send(r->bell, &what, sizeof what, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-/* Publishes our position and wakes the peer if it sleeps. Release pairs with the acquire in refresh. */
-static void publish(struct rm_ring *r, uint64_t bytes, uint32_t frames)
+static void advance(struct rm_ring *r, uint64_t bytes, uint32_t frames)
 {
     r->own += bytes;
     r->available -= bytes;
     r->seq += frames;
-    _Atomic uint64_t *position = r->consumer ? &r->shared->head : &r->shared->tail;
+}
+
+static void publish(struct rm_ring *r, uint64_t bytes, uint32_t frames)
+{
+    advance(r, bytes, frames);
+    show(r, r->own);
+}
+
+/* Publishes a position of ours and wakes the peer if it sleeps. Release pairs with the acquire in refresh. */
+static void show(struct rm_ring *r, uint64_t position)
+{
+    _Atomic uint64_t *shared = r->consumer ? &r->shared->head : &r->shared->tail;
     struct rm_semaphore *peer = r->consumer ? &r->shared->space : &r->shared->items;
-    atomic_store_explicit(position, r->own, memory_order_release);
+    r->shown = position;
+    atomic_store_explicit(shared, position, memory_order_release);
     if (r->consumer)
         RM_STEP(r, R4);
     else
@@ -462,7 +474,14 @@ static bool make_room(struct rm_buffer *b, const struct rm_frame *f, uint64_t ma
     return b->grow(b, want < max_message ? want : max_message);
 }
 
-enum rm_result rm_receive(struct rm_segment *s, struct rm_host *host, int64_t deadline, struct rm_buffer *into)
+/* Whether a frame may be received without saying so: a PAD, or a message that is whole, with room for as much again. */
+static bool may_hide(const struct rm_ring *r, const struct rm_frame *f)
+{
+    return (f->type == RM_PAD || f->flags == 0) && r->own + rm_need(f->len) - r->shown <= r->capacity / 2;
+}
+
+static enum rm_result receive(struct rm_segment *s, struct rm_host *host, int64_t deadline, struct rm_buffer *into,
+                              bool hidden)
 {
     struct rm_ring *r = &s->in;
     for (;;) {
@@ -483,9 +502,29 @@ enum rm_result rm_receive(struct rm_segment *s, struct rm_host *host, int64_t de
             into->length += f.len;
         }
         RM_STEP(r, R3);
-        publish(r, rm_need(f.len), 1);
+        if (hidden && into->length <= f.len && may_hide(r, &f))
+            advance(r, rm_need(f.len), 1);
+        else
+            publish(r, rm_need(f.len), 1);
         RM_STEP(r, R6);
         if (f.type == RM_DATA && f.flags == 0)
             return RM_OK;
     }
+}
+
+enum rm_result rm_receive(struct rm_segment *s, struct rm_host *host, int64_t deadline, struct rm_buffer *into)
+{
+    return receive(s, host, deadline, into, false);
+}
+
+enum rm_result rm_peek(struct rm_segment *s, struct rm_host *host, int64_t deadline, struct rm_buffer *into)
+{
+    return receive(s, host, deadline, into, true);
+}
+
+void rm_settle(struct rm_segment *s, uint64_t position)
+{
+    struct rm_ring *r = &s->in;
+    if (position - r->shown <= r->own - r->shown && position != r->shown)
+        show(r, position);
 }

@@ -55,7 +55,8 @@ struct rm_buffer {
 /* One direction as this process sees it.
  *
  * Invariants: own is a multiple of 16 and differs from the peer's position by at most capacity; available is what the
- * peer was last seen to leave us, never more than that.
+ * peer was last seen to leave us, never more than that. Where we consume, shown is own, or behind it by at most half the
+ * capacity: by what rm_peek has received and rm_settle not settled yet.
  */
 struct rm_ring {
     const char *name;              /* "s2w" or "w2s"; immutable, like everything up to spin_limit */
@@ -69,6 +70,7 @@ struct rm_ring {
     int bell;                      /* a socket on which the peer is woken, and wakes the worker's receive; -1: futexes */
     uint64_t spin_limit;           /* ns */
     uint64_t own;                  /* our position; the shared copy is only for the peer */
+    uint64_t shown;                /* the shared copy of own, where we consume */
     uint64_t available;            /* bytes we may consume, or fill */
     uint32_t seq;                  /* of the next frame */
     uint64_t spin;                 /* ns to spin before the next sleep */
@@ -131,6 +133,13 @@ bool rm_fits(struct rm_segment *, uint64_t length);
 /* Receives one message into buffer, which begins with length 0. After any result but RM_OK the call may be repeated
  * with the same buffer: it holds the message's frames so far. */
 enum rm_result rm_receive(struct rm_segment *, struct rm_host *, int64_t deadline, struct rm_buffer *);
+
+/* rm_receive, except that to the peer the message remains unread until rm_settle or the next rm_receive, if there is room
+ * to leave it in the ring: it is one frame, and half the ring is free of such. Otherwise all is read. */
+enum rm_result rm_peek(struct rm_segment *, struct rm_host *, int64_t deadline, struct rm_buffer *);
+
+/* Says that what has been received up to that position has been read. Precondition: s->in.own was position once. */
+void rm_settle(struct rm_segment *, uint64_t position);
 
 /* Says what the worker is doing: words the supervisor shows to people. */
 void rm_worker_status(struct rm_segment *, enum rm_worker_state, uint64_t request);

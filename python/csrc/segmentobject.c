@@ -158,12 +158,14 @@ static PyObject *take(struct incoming *in)
     return message;
 }
 
+typedef enum rm_result receive_fn(struct rm_segment *, struct rm_host *, int64_t deadline, struct rm_buffer *);
+
 /* Returns the next message, None for none by the deadline or for a nudge, or NULL. in_lock is held. */
-static PyObject *receive_one(Segment *self, int64_t deadline, bool sleepy)
+static PyObject *receive_one(Segment *self, receive_fn *how, int64_t deadline, bool sleepy)
 {
     struct host h = new_host(self);
     h.base.sleepy = sleepy;
-    enum rm_result result = rm_receive(&self->s, &h.base, deadline, &self->incoming.base);
+    enum rm_result result = how(&self->s, &h.base, deadline, &self->incoming.base);
     if (result == RM_OK)
         return take(&self->incoming);
     if (result == RM_TIMEOUT || result == RM_NUDGED)
@@ -180,7 +182,7 @@ static bool lock_in(Segment *self, int64_t deadline)
     return true;
 }
 
-static PyObject *receive(Segment *self, int64_t deadline)
+static PyObject *receive(Segment *self, receive_fn *how, int64_t deadline)
 {
     if (!enter(self))
         return NULL;
@@ -188,7 +190,7 @@ static PyObject *receive(Segment *self, int64_t deadline)
     if (!lock_in(self, deadline))
         message = Py_NewRef(Py_None);
     else {
-        message = receive_one(self, deadline, false);
+        message = receive_one(self, how, deadline, false);
         pthread_mutex_unlock(&self->in_lock);
     }
     leave(self);
@@ -201,7 +203,7 @@ static PyObject *receive_many(Segment *self, int64_t deadline, Py_ssize_t most, 
 {
     PyObject *list = PyList_New(0);
     for (Py_ssize_t i = 0; list != NULL && i < most; i++) {
-        PyObject *message = receive_one(self, i == 0 ? deadline : 0, sleepy);
+        PyObject *message = receive_one(self, rm_receive, i == 0 ? deadline : 0, sleepy);
         if (message == Py_None || (message == NULL && i > 0)) {
             Py_XDECREF(message);
             PyErr_Clear();
@@ -238,7 +240,28 @@ static PyObject *Segment_recv(PyObject *self, PyObject *const *args, Py_ssize_t 
     int64_t deadline;
     if (!rm_deadline(nargs == 1 ? args[0] : Py_None, &deadline))
         return NULL;
-    return receive((Segment *)self, deadline);
+    return receive((Segment *)self, rm_receive, deadline);
+}
+
+static PyObject *Segment_peek(PyObject *self, PyObject *timeout)
+{
+    int64_t deadline;
+    if (!rm_deadline(timeout, &deadline))
+        return NULL;
+    return receive((Segment *)self, rm_peek, deadline);
+}
+
+static PyObject *Segment_settle(PyObject *op, PyObject *position)
+{
+    Segment *self = (Segment *)op;
+    unsigned long long to = PyLong_AsUnsignedLongLong(position);
+    if (PyErr_Occurred() || !enter(self))
+        return NULL;
+    lock(&self->in_lock);
+    rm_settle(&self->s, to);
+    pthread_mutex_unlock(&self->in_lock);
+    leave(self);
+    Py_RETURN_NONE;
 }
 
 static PyObject *Segment_recv_many(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
@@ -265,7 +288,7 @@ static PyObject *Segment_recv_many(PyObject *op, PyObject *const *args, Py_ssize
 
 static PyObject *Segment_try_recv(PyObject *self, PyObject *Py_UNUSED(none))
 {
-    return receive((Segment *)self, 0);
+    return receive((Segment *)self, rm_receive, 0);
 }
 
 /* ---- send ---- */
@@ -482,6 +505,24 @@ static PyObject *Segment_create(PyObject *Py_UNUSED(type), PyObject *args, PyObj
     return PyLong_FromLong(fd);
 }
 
+static PyObject *position(Segment *self, const uint64_t *of)
+{
+    lock(&self->in_lock);
+    uint64_t there = *of;
+    pthread_mutex_unlock(&self->in_lock);
+    return PyLong_FromUnsignedLongLong(there);
+}
+
+static PyObject *Segment_get_received(PyObject *self, void *Py_UNUSED(closure))
+{
+    return position((Segment *)self, &((Segment *)self)->s.in.own);
+}
+
+static PyObject *Segment_get_read(PyObject *self, void *Py_UNUSED(closure))
+{
+    return position((Segment *)self, &((Segment *)self)->s.in.shown);
+}
+
 static PyObject *Segment_get_incarnation(PyObject *self, void *Py_UNUSED(closure))
 {
     return PyLong_FromUnsignedLongLong(((Segment *)self)->s.incarnation);
@@ -558,6 +599,9 @@ static PyMethodDef methods[] = {
     {"try_recv", Segment_try_recv, METH_NOARGS, "try_recv() -> the next message, or None if none is there"},
     {"recv_many", FAST(Segment_recv_many),
      "recv_many(timeout, most, sleepy) -> list of the next messages: recv, and try_recv for those that are there already"},
+    {"peek", Segment_peek, METH_O,
+     "peek(timeout) -> as recv, but to the peer the message remains unread until settle or the next recv"},
+    {"settle", Segment_settle, METH_O, "settle(position): what was received up to there has been read"},
     {"send", FAST(Segment_send), "send(*buffers): their concatenation as one message; waits for space"},
     {"try_send", FAST(Segment_try_send), "try_send(*buffers) -> False if there is no space for it to begin"},
     {"send_within", FAST(Segment_send_within),
@@ -574,6 +618,8 @@ static PyMethodDef methods[] = {
 };
 
 static PyGetSetDef getters[] = {
+    {"received", Segment_get_received, NULL, "the position up to which messages have been received", NULL},
+    {"read", Segment_get_read, NULL, "the position up to which, to the peer, they have been read", NULL},
     {"incarnation", Segment_get_incarnation, NULL, "the supervisor's number for this segment", NULL},
     {"max_frame", Segment_get_max_frame, NULL, "bytes", NULL},
     {"max_message", Segment_get_max_message, NULL, "bytes", NULL},

@@ -31,8 +31,8 @@ class Model:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.tail = self.head = 0
-        self.queue: deque[tuple[int, int]] = deque()  # message, the position behind it
+        self.tail = self.own = self.head = 0
+        self.queue: deque[tuple[int, int, int]] = deque()  # message, the positions before and behind it
 
     def send(self, message: int, size: int) -> bool:
         offset = self.tail % self.capacity
@@ -40,13 +40,23 @@ class Model:
         if self.tail + pad + need(size) - self.head > self.capacity:
             return False
         self.tail += pad + need(size)
-        self.queue.append((message, self.tail))
+        self.queue.append((message, self.tail - need(size), self.tail))
         return True
 
     def receive(self) -> int | None:
         if not self.queue:
             return None
-        message, self.head = self.queue.popleft()
+        message, _, self.own = self.queue.popleft()
+        self.head = self.own
+        return message
+
+    def peek(self) -> int | None:
+        if not self.queue:
+            return None
+        message, begin, self.own = self.queue.popleft()
+        for position in (begin, self.own):
+            if position - self.head > self.capacity // 2:  # too much to leave it in the peer's way
+                self.head = position
         return message
 
 
@@ -61,14 +71,19 @@ def test_like_the_model(seed: int) -> None:
                 whole = content(size, message)
                 cut = rng.randrange(size + 1)
                 assert supervisor.try_send(whole[:cut], whole[cut:]) == model.send(message, size)
+            elif rng.random() < 0.1:
+                model.head = rng.randrange(model.head, model.own + 1, 16)
+                worker.settle(model.head)
             else:
-                expected = model.receive()
-                got = worker.try_recv()
+                peeks = rng.random() < 0.7
+                expected = model.peek() if peeks else model.receive()
+                got = worker.peek(0) if peeks else worker.try_recv()
                 assert got == (None if expected is None else content(sizes[expected], expected))
             assert memory.u64(S2W + TAIL) == model.tail
             if not model.queue:
                 assert worker.try_recv() is None
-        assert memory.u64(S2W + HEAD) == model.head
+            assert memory.u64(S2W + HEAD) == worker.read == model.head
+            assert worker.received == model.own
 
 
 @pytest.mark.parametrize("max_frame", [64, 1000, 0])
@@ -408,6 +423,43 @@ def test_send_waits_for_space() -> None:
         sleeping(memory, S2W + SPACE)
         for i in range(10):
             assert worker.recv(PATIENCE) == content(1000, i)
+        t.join()
+
+
+def test_peek_and_settle() -> None:
+    with pair(max_frame=64) as (supervisor, worker, memory):
+        for message in (b"a", b"b", b"c", b"x" * 100):
+            supervisor.send(message)
+        assert worker.peek(0) == b"a"
+        behind_a = worker.received
+        assert worker.peek(None) == b"b"
+        behind_b = worker.received
+        assert worker.peek(0) == b"c"
+        behind_c = worker.received
+        assert (worker.read, memory.u64(S2W + HEAD)) == (0, 0)
+        worker.settle(behind_b)
+        assert memory.u64(S2W + HEAD) == worker.read == behind_b
+        worker.settle(behind_a)  # is settled already
+        worker.settle(behind_c + 16)  # has not been received
+        assert memory.u64(S2W + HEAD) == behind_b
+        assert worker.peek(0) == b"x" * 100  # several frames are read as they come
+        assert memory.u64(S2W + HEAD) == memory.u64(S2W + TAIL)
+        supervisor.send(b"d")
+        supervisor.send(b"e")
+        assert worker.peek(0) == b"d"
+        assert worker.recv() == b"e"
+        assert memory.u64(S2W + HEAD) == memory.u64(S2W + TAIL)
+        assert worker.peek(0) is None
+        assert worker.peek(0.01) is None
+
+
+def test_a_sender_that_waits_behind_what_is_unread() -> None:
+    with pair() as (supervisor, worker, memory):
+        t = threading.Thread(target=lambda: [supervisor.send(content(1000, i)) for i in range(10)])
+        t.start()
+        sleeping(memory, S2W + SPACE)
+        for i in range(10):
+            assert worker.peek(PATIENCE) == content(1000, i)
         t.join()
 
 

@@ -251,6 +251,113 @@ def test_a_cancel_before_its_turn() -> None:
         assert reply.error.code == "CANCELLED"
 
 
+def read_by(memory: Memory) -> int:
+    """Return up to where the worker has read its ring, as the supervisor sees it."""
+    return memory.u64(S2W + HEAD)
+
+
+def sent_to(memory: Memory) -> int:
+    return memory.u64(S2W + TAIL)
+
+
+def test_a_request_ahead_is_unread_until_it_begins() -> None:
+    with Worker("zoo.py", concurrency=1) as w:
+        memory = Memory(w.fd)
+        assert w.start().limits["ahead"] == 1
+        first = w.request("spin_until_cancelled")
+        before = sent_to(memory)
+        second = w.request("spin_until_cancelled")
+        middle = sent_to(memory)
+        third = w.request("spin_until_cancelled")
+        w.send(Ping(1))
+        assert w.expect(Ping) == Ping(1, answer=True)  # it has looked beyond both
+        assert read_by(memory) == before
+        w.cancel(first)
+        assert w.expect(Reply).id == first
+        until(lambda: read_by(memory) == middle)
+        w.cancel(second)
+        assert w.expect(Reply).id == second
+        until(lambda: read_by(memory) == sent_to(memory))  # nothing waits any more, so what came behind it is read, too
+        w.cancel(third)
+        assert w.expect(Reply).id == third
+        assert body_of(w.call("echo", 1)) == 1
+        memory.bytes.close()
+
+
+def test_what_comes_alone_is_read_while_an_action_runs() -> None:
+    with Worker("zoo.py", concurrency=1) as w:
+        memory = Memory(w.fd)
+        w.start()
+        id = w.request("spin_until_cancelled")
+        for n in range(5):
+            w.send(Ping(n))
+            assert w.expect(Ping) == Ping(n, answer=True)
+        until(lambda: read_by(memory) == sent_to(memory))
+        w.cancel(id)
+        assert w.expect(Reply).id == id
+        memory.bytes.close()
+
+
+def test_a_ring_full_of_what_is_unread() -> None:
+    """Half of the ring is room enough for what is behind a request that waits: a stream's credits go on coming."""
+    chunks = 1500
+    with Worker("zoo.py", concurrency=1, s2w=1 << 14) as w:
+        w.start()
+        stream = w.request("count", chunks, credit=1)
+        second = w.request("echo", 2)
+        for _ in range(chunks):
+            reply = w.expect(Reply)
+            assert (reply.id, reply.end) == (stream, False)
+            w.credit(stream, 1)  # of 32 bytes each
+        assert w.expect(Reply).end
+        assert w.expect(Reply).id == second
+
+
+def test_sigterm_leaves_what_is_ahead_to_others() -> None:
+    with Worker("zoo.py", concurrency=1) as w:
+        memory = Memory(w.fd)
+        w.start()
+        first = w.request("spin_until_cancelled")
+        before = sent_to(memory)
+        w.request("echo", 2)
+        w.send(Ping(1))
+        w.expect(Ping)
+        w.process.terminate()
+        until(lambda: "spin_until_cancelled" in w.log())  # it says where it is, and then knows
+        w.cancel(first)
+        assert w.expect(Reply).id == first
+        assert w.wait() == 0
+        assert w.segment.try_recv() is None
+        assert read_by(memory) == before
+        memory.bytes.close()
+
+
+def test_drain_lets_what_is_ahead_end() -> None:
+    with Worker("zoo.py", concurrency=1) as w:
+        w.start()
+        first = w.request("spin_until_cancelled")
+        second = w.request("echo", 2)
+        w.send(Drain())
+        w.cancel(first)
+        assert [w.expect(Reply).id for _ in range(2)] == [first, second]
+        assert w.wait() == 0
+
+
+def test_stop_leaves_what_is_ahead_to_others() -> None:
+    with Worker("zoo.py", concurrency=1) as w:
+        memory = Memory(w.fd)
+        w.start()
+        first = w.request("spin_until_cancelled")
+        before = sent_to(memory)
+        w.request("echo", 2)
+        w.send(Stop())
+        assert w.expect(Reply).id == first
+        assert w.wait() == 0
+        assert w.segment.try_recv() is None
+        assert read_by(memory) == before
+        memory.bytes.close()
+
+
 def test_ids_that_are_not_open_are_ignored() -> None:
     with Worker("zoo.py") as w:
         w.start()

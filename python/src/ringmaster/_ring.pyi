@@ -39,6 +39,15 @@ class Segment:
     def try_recv(self) -> bytearray | None:
         """Return the next message, or None if none is there."""
 
+    def peek(self, timeout: float | None, /) -> bytearray | None:
+        """Like recv, but to the peer the message remains unread until settle, or the next recv.
+
+        Where it is so large, or so much is unread already, that it would be in the peer's way, all is read.
+        """
+
+    def settle(self, position: int, /) -> None:
+        """Say that what was received up to that position has been read."""
+
     def recv_many(self, timeout: float | None, most: int, sleepy: bool, /) -> list[bytearray]:
         """Wait as recv for a message, and return it and those that are there already, at most so many.
 
@@ -78,6 +87,14 @@ class Segment:
 
     def close(self) -> None:
         """Shut down, and unmap as soon as nobody is inside."""
+
+    @property
+    def received(self) -> int:
+        """The position up to which messages have been received."""
+
+    @property
+    def read(self) -> int:
+        """The position up to which, to the peer, they have been read."""
 
     @property
     def incarnation(self) -> int: ...

@@ -7,7 +7,9 @@
        run the action ──▶ chunk, chunk, … END
 
 Inline (concurrency 1): one thread does it all. While an action runs the ring is looked at between chunks, by
-request.cancelled, and while a chunk waits for credit. Threaded: the main thread receives, others run the actions.
+request.cancelled, and while a chunk waits for credit. A request that is found there, sent ahead, waits for its turn,
+and until then is unread to the supervisor: should this process die, it has not begun. Threaded: the main thread
+receives, others run the actions.
 
 Requests that are held wait until the supervisor says which of them are one call; that call occupies one thread. To an
 action that takes batches a request that comes alone is a batch of one.
@@ -121,6 +123,7 @@ class Worker(ABC):
         self._open: dict[int, Request] = {}
         self._held: dict[int, Request] = {}  # of them, those that wait for their batch; who receives has it alone
         self._draining = False
+        self._termed = False
         self._tracing = Tracing()
         # Guards the requests' credit and _ended, and who comes to _open and leaves.
         self._lock = threading.Lock()
@@ -129,13 +132,17 @@ class Worker(ABC):
     def run(self) -> None:
         """Say hello, and serve until drained."""
         actions = [a.declared for a in self._actions.values()]
-        self._send(encode(Hello(_codec.VERSION, _codec.VERSION, _codec.SDK, actions, {"arena": 1})))
+        self._send(encode(Hello(_codec.VERSION, _codec.VERSION, _codec.SDK, actions, self._limits())))
         self._segment.set_status(READY, 0)
         self._loop()
 
+    def _limits(self) -> dict[str, int]:
+        """Return what the hello says beside the actions."""
+        return {"arena": 1}
+
     def on_term(self, _signal: int, _frame: FrameType | None) -> None:
-        """Handle SIGTERM: as drain."""
-        self._draining = True
+        """Handle SIGTERM: as drain, but requests may go on coming."""
+        self._draining = self._termed = True
         self._segment.nudge()
 
     @abstractmethod
@@ -155,19 +162,6 @@ class Worker(ABC):
         """See Ring."""
 
     # ---- messages come in ----
-
-    def _receive(self, timeout: float | None) -> bool:
-        """Take in one message, waiting for it no longer than timeout seconds; False if there was none."""
-        try:
-            data = self._segment.try_recv() if timeout == 0 else self._segment.recv(timeout)
-        except ProtocolError as e:
-            leave(EXIT_PROTOCOL, str(e))
-        if lifeline_pending():
-            self._regions.update()
-        if data is None:
-            return False
-        self._take_in(data)
-        return True
 
     def _take_in(self, data: Buffer) -> None:
         try:
@@ -420,23 +414,44 @@ class Worker(ABC):
 
 
 class Inline(Worker):
-    """One request at a time, everything in the main thread."""
+    """One request at a time, everything in the main thread.
+
+    What comes while an action runs is peeked at: to the supervisor all is read up to the last call that has begun.
+    """
 
     def __init__(self, given: Launch, actions: Mapping[str, Action], regions: Regions) -> None:
         super().__init__(given, actions, regions)
-        self._waiting: deque[list[Request]] = deque()
+        self._waiting: deque[tuple[list[Request], int]] = deque()  # each with the ring's position behind it
         self._thread = threading.get_ident()
 
     def _loop(self) -> None:
         while True:
             while self._waiting:
-                self._run(self._waiting.popleft())
+                call, end = self._waiting.popleft()
+                if self._termed and not self._held and self._unread(end):
+                    return  # another worker gets it
+                self._segment.settle(end if self._waiting else self._segment.received)
+                self._run(call)
+                call.clear()  # an idle worker holds nobody's arrays, nor the arena in which they lie
             if self._draining and not self._held:
                 return
-            self._receive(None)
+            self._receive(self._segment.recv, None)
 
     def _accept(self, call: list[Request]) -> None:
-        self._waiting.append(call)
+        self._waiting.append((call, self._segment.received))
+
+    def _unread(self, end: int) -> bool:
+        return end > self._segment.read
+
+    def _limits(self) -> dict[str, int]:
+        return {**super()._limits(), "ahead": 1}
+
+    def _stop(self) -> None:
+        for call, end in self._waiting:
+            if self._unread(end):
+                for request in call:
+                    del self._open[request.id]  # another worker gets it
+        super()._stop()
 
     # One thread opens and ends requests, so nothing has to be locked for that.
 
@@ -456,12 +471,31 @@ class Inline(Worker):
     def look(self) -> None:
         """See Ring. A thread that the action started sees what the main thread has seen."""
         if threading.get_ident() == self._thread:
-            while self._receive(0):
+            while self._peek(0.0):
                 pass
 
     def wait(self, request: Request) -> None:
         """See Ring."""
-        self._receive(request.time_left())
+        self._peek(request.time_left())
+
+    def _peek(self, timeout: float | None) -> bool:
+        some = self._receive(self._segment.peek, timeout)
+        if some and not self._waiting:
+            self._segment.settle(self._segment.received)
+        return some
+
+    def _receive(self, get: Callable[[float | None], Buffer | None], timeout: float | None) -> bool:
+        """Take in one message, waiting for it no longer than timeout seconds; False if there was none."""
+        try:
+            data = get(timeout)
+        except ProtocolError as e:
+            leave(EXIT_PROTOCOL, str(e))
+        if lifeline_pending():
+            self._regions.update()
+        if data is None:
+            return False
+        self._take_in(data)
+        return True
 
 
 class Threaded(Worker):
