@@ -14,6 +14,7 @@ type waiter struct {
 	client ipc.Client
 	action string
 	cost   time.Duration // what the client is charged for it
+	small  bool          // it may go ahead, as far as its size is concerned
 	alone  bool          // it is to share its worker with no other request
 	yield  func() bool   // of background work, see [ipc.Request]
 	idle   bool          // it is background work: it gets a place at once where nobody waits for one, or none
@@ -112,6 +113,11 @@ func (p *pool) enter(ctx context.Context, w *waiter) (*lease, *ipc.Error) {
 	if err := p.makeRoom(ctx, w); err != nil {
 		return nil, err
 	}
+	if p.waiting() == 0 {
+		if l := p.takeAhead(w); l != nil {
+			return l, nil
+		}
+	}
 	w.granted = make(chan grant, 1)
 	if w.gather != nil {
 		deadline, _ := ctx.Deadline()
@@ -146,14 +152,14 @@ func (p *pool) takeIdle(w *waiter) (*lease, *ipc.Error) {
 
 // makeRoom sees that w may queue: that it can begin before its deadline, and that there is room, if need be in the place of a client that has more in the queue. Preconditions: mu is held.
 func (p *pool) makeRoom(ctx context.Context, w *waiter) *ipc.Error {
-	places := p.places()
+	places, line := p.places(), p.inLine()
 	if deadline, ok := ctx.Deadline(); ok && places > 0 {
-		ahead := p.again.Len() + p.queue.ahead(w.client)
+		ahead := line + p.again.Len() + p.queue.ahead(w.client)
 		if left := time.Until(deadline); p.pace.tooLate(left, ahead, places) {
 			return wouldExpire(p.name, ahead, p.pace.wait(ahead, places), left, p.pace.retryAfter(p.queue.len, places))
 		}
 	}
-	if p.queue.len < p.config().Queue {
+	if line+p.queue.len < p.config().Queue {
 		return nil
 	}
 	err := queueFull(p.name, p.queue.len, p.pace.retryAfter(p.queue.len, max(1, places)))
@@ -275,18 +281,24 @@ func (p *pool) dispatchDue() (due time.Time) {
 	if !alone {
 		p.reserved = nil
 	}
-	for p.queue.len > 0 && p.free() {
+	for p.queue.len > 0 && (p.free() || p.line() != nil) {
 		due = p.waits(time.Now())
 		w := p.queue.pop(p.pace.quantum())
 		if w == nil {
 			return due
 		}
-		if l := p.take(w); l != nil {
+		l := p.take(w)
+		if l == nil {
+			l = p.takeAhead(w)
+		}
+		if l != nil {
 			p.grant(w, l)
 			continue
 		}
-		w.element, w.flow = p.again.PushBack(w), nil // it is to run alone: it had its turn, and waits for a worker of its own
-		p.reserve()
+		w.element, w.flow = p.again.PushBack(w), nil // it had its turn: it waits for a worker of its own if it is to run alone, else it is too large to go ahead
+		if w.alone {
+			p.reserve()
+		}
 	}
 	return time.Time{}
 }

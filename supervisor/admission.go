@@ -14,12 +14,19 @@ type pace struct {
 	ended   uint64                   // requests
 	hold    time.Duration            // running mean of how long a request occupies its place
 	actions map[string]time.Duration // the same for each action
+	brief   bool                     // requests have lately been so short that they are sent ahead
 }
 
 // learn takes in one more request.
 func (p *pace) learn(action string, took time.Duration) {
 	p.ended++
 	p.hold = running(p.hold, took)
+	switch {
+	case p.hold > longHold:
+		p.brief = false
+	case p.hold < briefHold && p.ended >= learnedEnough:
+		p.brief = true
+	}
 	if p.actions == nil {
 		p.actions = map[string]time.Duration{}
 	}

@@ -110,7 +110,7 @@ func (a *answer) send(ctx context.Context, now time.Time, again, alone bool) err
 			return err
 		}
 		traceID := a.req.Times.Wait(now)
-		a.waiter = waiter{client: a.req.Client, action: a.req.Action, key: affinityKey(a.req), again: again, alone: alone || known, idle: a.req.Background, yield: a.req.Yield, now: now, room: &try.lease}
+		a.waiter = waiter{client: a.req.Client, action: a.req.Action, key: affinityKey(a.req), again: again, small: small(a.req), alone: alone || known, idle: a.req.Background, yield: a.req.Yield, now: now, room: &try.lease}
 		l, err := a.pool.acquire(ctx, a.req, &a.waiter)
 		if err != nil {
 			a.req.Times.Done(ipc.AsError(err))

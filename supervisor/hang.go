@@ -14,6 +14,8 @@ import (
 //	a request is cancelled or past its deadline ──grace──▶ overdue
 //	no reply for hang_timeout although there is credit ──▶ recalled: the worker is told to cancel it ──grace──▶ overdue
 //	nothing in hand, and a request is not read ──grace──▶ overdue
+//
+// A request that was sent ahead and waits in line is none of this, whatever its caller wants, until its turn has come.
 type hangWatch struct {
 	marks map[uint64]sight // by the request's id
 	taken uint64           // the ring's position up to which the worker had read
@@ -24,6 +26,7 @@ type hangWatch struct {
 type sight struct {
 	replies uint64
 	since   time.Time // of the last change
+	turn    time.Time // when it was last in line; zero: it never was
 	warned  bool      // that it is late has been logged
 }
 
@@ -31,6 +34,7 @@ type sight struct {
 type hangLimits struct {
 	grace   time.Duration // from a request's cancellation to its end
 	timeout time.Duration // without a reply, though there is credit; 0: for ever
+	line    bool          // it is sent requests ahead: one that it has not read waits in line while it has another in hand
 }
 
 // lookEvery is how often to look, at least every so often, so that what is found is not found much later than the limits say.
@@ -63,13 +67,19 @@ func (h *hangWatch) look(now time.Time, lim hangLimits, open []ipc.OpenCall, tak
 	for _, c := range open {
 		m, seen := h.marks[c.ID]
 		if !seen || !recalled(c) && (m.replies != c.Replies || c.Held) {
-			m = sight{replies: c.Replies, since: now}
+			m = sight{replies: c.Replies, since: now, turn: m.turn}
+		}
+		if lim.line && busy && c.Sent && !read(c) {
+			m.since, m.turn = now, now
 		}
 		f := finding{call: c}
 		quiet := now.Sub(m.since)
 		owed := owedSince(c, m)
 		if c.Batch != 0 {
 			owed = batches[c.Batch]
+		}
+		if !owed.IsZero() && owed.Before(m.turn) {
+			owed = m.turn
 		}
 		switch {
 		case !owed.IsZero() && now.After(owed):
@@ -81,7 +91,7 @@ func (h *hangWatch) look(now time.Time, lim hangLimits, open []ipc.OpenCall, tak
 			f.hangs = fmt.Sprintf("it has nothing in hand and has not read a request that was sent to it %v ago", quiet.Round(time.Millisecond))
 		case lim.timeout > 0 && quiet > lim.timeout && read(c):
 			f.recall = true
-			m = sight{replies: m.replies, since: now, warned: true}
+			m = sight{replies: m.replies, since: now, turn: m.turn, warned: true}
 		}
 		marks[c.ID] = m
 		if f.late || f.recall || f.hangs != "" {

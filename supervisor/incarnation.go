@@ -60,9 +60,11 @@ type incarnation struct {
 
 	// Guarded by the pool's mu.
 	inFlight int                   // requests
-	taken    int                   // places: the requests of a batch have one
+	taken    int                   // places, and one more where a request is in line: those of a batch have one
 	actions  map[string]ipc.Action // what it said it can do; what it points to is immutable
-	arenas   bool                  // it can do arenas; immutable while it is given requests
+	arenas   bool                  // it can do arenas; immutable while it is given requests, like ahead
+	ahead    bool                  // it may be sent a request ahead
+	closed   bool                  // nothing is sent behind the request that it was given last
 	served   uint64                // requests that it ended
 	lastEnd  time.Time             // of them
 	alone    bool                  // it has a request that shares it with no other

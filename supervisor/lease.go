@@ -17,6 +17,7 @@ type lease struct {
 	action string
 	cost   time.Duration // what the client was charged
 	alone  bool          // no other request is given to the worker meanwhile
+	ahead  bool          // it was sent while the worker had another one in hand: it has no place before that has ended
 	batch  *batch        // whose place it is; nil: its own
 	member int           // of the batch: which
 	errand *errand       // it is for background work; nil: it is not
@@ -32,11 +33,16 @@ func (p *pool) take(w *waiter) *lease {
 	if i < 0 {
 		return nil
 	}
-	s := p.slots[i]
+	return p.lease(w, p.slots[i])
+}
+
+// lease gives w a part of what the slot's process may have. Preconditions: mu is held.
+func (p *pool) lease(w *waiter, s *slot) *lease {
 	s.inc.inFlight++
 	s.inc.taken++
 	s.rouse()
 	s.inc.alone = w.alone
+	s.inc.closed = s.inc.ahead && s.inc.closes(w)
 	if w.alone {
 		p.reserved = nil
 	}
@@ -87,11 +93,11 @@ func (l *lease) release(lost *ipc.Error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if lost == nil {
+		took := l.held(now)
 		l.inc.served++
 		l.inc.probing = false
 		l.inc.lastEnd = now
 		l.slot.place.served++
-		took := now.Sub(l.at)
 		if g := p.queue.gathers[l.action]; g != nil {
 			g.took = running(g.took, took)
 		}

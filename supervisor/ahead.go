@@ -1,0 +1,85 @@
+package supervisor
+
+import (
+	"time"
+
+	"github.com/ringmasterd/ringmaster/ipc"
+)
+
+// A worker of one thread sleeps when it has answered, and has to be woken for the next request, which costs more than a small one takes. So where there is one worker, and requests are short, it is sent one more while it has one in hand: ahead. That waits
+// in line, in the worker's ring, as it would in the queue, and is there when the worker looks.
+//
+//	queue ──the worker has one in hand, and none in line──▶ in line: sent, not read ──the one before it has ended──▶ in hand: read
+//	                                                            └─ the worker dies: unread, another process gets it, nobody blames it
+//
+// What is in line has no place of the worker's: whoever asks whether there is one, or whether the worker is idle, finds it as if the request were in the queue. It counts as there, too, where the queue's length matters. Where there are several workers
+// another one might be idle before this one is.
+
+const (
+	briefHold = time.Millisecond     // requests that take less than this, on average, are sent ahead
+	longHold  = 2 * time.Millisecond // once they take more, no longer: a mean that wavers is not to change it all the time
+	mostAhead = 64 << 10             // bytes of a request that goes ahead: a cancel has to find room behind it, and is to be read soon
+)
+
+// goesAhead reports whether a request is one that may wait in line.
+func (w *waiter) goesAhead() bool { return w.small && !w.alone && !w.idle && !w.again }
+
+// small reports whether a request takes little room in a ring.
+func small(req *ipc.Request) bool {
+	n := len(req.Body) + len(req.Context)
+	for i := range req.Tensors {
+		n += len(req.Tensors[i].Data)
+	}
+	for k, v := range req.Headers {
+		n += len(k) + len(v)
+	}
+	return n <= mostAhead
+}
+
+// takeAhead leases w the room in line, if there is any. Preconditions: mu is held, there is no place for w.
+func (p *pool) takeAhead(w *waiter) *lease {
+	s := p.line()
+	if s == nil || !w.goesAhead() {
+		return nil
+	}
+	l := p.lease(w, s)
+	l.ahead = true
+	return l
+}
+
+// line returns the slot whose process may be sent a request ahead now, or nil. Preconditions: mu is held.
+func (p *pool) line() *slot {
+	if !p.pace.brief || len(p.slots) != 1 || p.again.Len() > 0 || len(p.queue.gathers) > 0 || p.hashes() {
+		return nil
+	}
+	s := p.slots[0]
+	if !s.accepting || s == p.reserved || s.places() != 1 {
+		return nil
+	}
+	if inc := s.inc; !inc.ahead || inc.probing || inc.alone || inc.closed || inc.inFlight != 1 {
+		return nil
+	}
+	return s
+}
+
+// inLine counts the requests that wait in line. Preconditions: mu is held.
+func (p *pool) inLine() int {
+	n := 0
+	for _, s := range p.slots {
+		if s.accepting {
+			n += max(0, s.inc.taken-s.places())
+		}
+	}
+	return n
+}
+
+// closes reports whether nothing is to wait behind a request: background work gives way to what waits in the queue, and a stream takes as long as its reader.
+func (inc *incarnation) closes(w *waiter) bool { return w.idle || inc.actions[w.action].Stream }
+
+// held is for how long the worker has had the request that ends now: one that went ahead from the end of the one before it. Preconditions: mu is held.
+func (l *lease) held(now time.Time) time.Duration {
+	if l.ahead && l.inc.lastEnd.After(l.at) {
+		return now.Sub(l.inc.lastEnd)
+	}
+	return now.Sub(l.at)
+}
