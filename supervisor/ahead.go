@@ -42,9 +42,7 @@ func (p *pool) takeAhead(w *waiter) *lease {
 	if s == nil || !w.goesAhead() {
 		return nil
 	}
-	l := p.lease(w, s)
-	l.ahead = true
-	return l
+	return p.lease(w, s)
 }
 
 // line returns the slot whose process may be sent a request ahead now, or nil. Preconditions: mu is held.
@@ -76,9 +74,10 @@ func (p *pool) inLine() int {
 // closes reports whether nothing is to wait behind a request: background work gives way to what waits in the queue, and a stream takes as long as its reader.
 func (inc *incarnation) closes(w *waiter) bool { return w.idle || inc.actions[w.action].Stream }
 
-// held is for how long the worker has had the request that ends now: one that went ahead from the end of the one before it. Preconditions: mu is held.
+// held is for how long the worker has had the request that ends now: one that was in line from the end of the one before it. Which one that was only the ring knows: of two that are given at once to a worker that has nothing either may be sent first. Preconditions:
+// mu is held.
 func (l *lease) held(now time.Time) time.Duration {
-	if l.ahead && l.inc.lastEnd.After(l.at) {
+	if l.inc.ahead && l.batch == nil && l.inc.lastEnd.After(l.at) {
 		return now.Sub(l.inc.lastEnd)
 	}
 	return now.Sub(l.at)

@@ -266,6 +266,67 @@ func TestHangWatch(t *testing.T) {
 	}
 }
 
+// What was sent ahead owes nothing while it waits in line behind another one, however long that takes; from then on it is a request like any other.
+func TestHangWatchOfALine(t *testing.T) {
+	const grace, timeout = 5 * time.Second, 30 * time.Second
+	start := time.Now()
+	at := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
+	first := ipc.OpenCall{ID: 1, Sent: true, End: 100}
+	second := ipc.OpenCall{ID: 2, Sent: true, End: 200}
+	abandoned := second
+	abandoned.Abandoned, abandoned.Reason = at(1), "deadline"
+	const never = 1000
+	for name, tt := range map[string]struct {
+		second     ipc.OpenCall
+		line       bool
+		ends, read int    // seconds: when the first ends, and the second is read
+		replies    bool   // the second yields all the time
+		want       string // what is found of the second
+		when       int
+	}{
+		"it is read":                               {second, true, 100, 100, true, "", never},
+		"it is read, and makes no progress":        {second, true, 100, 100, false, "recall", 130},
+		"it is not read":                           {second, true, 100, never, false, "hangs", 105},
+		"nobody waits for it":                      {abandoned, true, 100, 100, false, "hangs", 105},
+		"nobody waits for it, and it yields":       {abandoned, true, 100, 100, true, "hangs", 105},
+		"nobody waits for it, and it is unread":    {abandoned, true, 100, never, false, "hangs", 105},
+		"the worker reads whatever comes, usually": {abandoned, false, 100, never, false, "hangs", 7},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var h hangWatch
+			got, when := "", never
+			for s := 0; s < 200 && got == ""; s++ {
+				c := tt.second
+				if tt.replies && s >= tt.read {
+					c.Replies = uint64(s)
+				}
+				open, taken := []ipc.OpenCall{c}, uint64(100)
+				if s < tt.ends {
+					one := first
+					one.Replies = uint64(s) // it is long, and makes progress
+					open = append(open, one)
+				}
+				if s >= tt.read {
+					taken = 200
+				}
+				for _, f := range h.look(at(s), hangLimits{grace: grace, timeout: timeout, line: tt.line}, open, taken) {
+					switch {
+					case f.call.ID != 2:
+						t.Fatalf("after %d s: %+v", s, f)
+					case f.hangs != "":
+						got, when = "hangs", s
+					case f.recall:
+						got, when = "recall", s
+					}
+				}
+			}
+			if got != tt.want || when != tt.when {
+				t.Errorf("%q after %d s, want %q after %d", got, when, tt.want, tt.when)
+			}
+		})
+	}
+}
+
 // One who asks for a short grace is not to wait for a long tick.
 func TestHangsAreLookedForAsOftenAsTheLimitsSay(t *testing.T) {
 	for _, test := range []struct {

@@ -17,7 +17,6 @@ type lease struct {
 	action string
 	cost   time.Duration // what the client was charged
 	alone  bool          // no other request is given to the worker meanwhile
-	ahead  bool          // it was sent while the worker had another one in hand: it has no place before that has ended
 	batch  *batch        // whose place it is; nil: its own
 	member int           // of the batch: which
 	errand *errand       // it is for background work; nil: it is not

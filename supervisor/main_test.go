@@ -40,6 +40,8 @@ func TestMain(m *testing.M) {
 			exit(serveTestWorker())
 		case "hostile":
 			exit(hostile(os.Args[2]))
+		case "inline":
+			exit(serveInline(os.Args[2]))
 		case "supervise":
 			exit(supervise(os.Args[2]))
 		}
