@@ -23,7 +23,7 @@ type Times struct {
 type Try struct {
 	Span  [8]byte       // what the worker was told to be the parent of its own spans; zero: it was told none
 	Begin moment.Moment // it wanted a place in a worker
-	Sent  moment.Moment // it had one, and was sent; 0: it never was
+	Sent  moment.Moment // it had one, and was sent, or its turn came where it had been sent ahead of that; 0: it never was
 	First moment.Moment // the first reply, be it the END; 0: none came
 	End   moment.Moment // 0: it has not ended
 	Pool  string        // whose worker had it, like those below
@@ -66,6 +66,18 @@ func (t *Times) Send(now time.Time, pool string, slot, pid, batch int) {
 	defer t.mu.Unlock()
 	try := &t.last
 	try.Sent, try.Pool, try.Slot, try.PID, try.Batch = moment.Of(now), pool, int32(slot), int32(pid), int32(batch)
+}
+
+// Turn says that what was sent ahead had to wait for its turn until then.
+func (t *Times) Turn(then time.Time) {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if m := moment.Of(then); t.last.End == 0 && t.last.First == 0 && m > t.last.Sent {
+		t.last.Sent = m
+	}
 }
 
 // Reply says that a reply has come to the last try; end, that it was the END.

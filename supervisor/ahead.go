@@ -74,11 +74,17 @@ func (p *pool) inLine() int {
 // closes reports whether nothing is to wait behind a request: background work gives way to what waits in the queue, and a stream takes as long as its reader.
 func (inc *incarnation) closes(w *waiter) bool { return w.idle || inc.actions[w.action].Stream }
 
-// held is for how long the worker has had the request that ends now: one that was in line from the end of the one before it. Which one that was only the ring knows: of two that are given at once to a worker that has nothing either may be sent first. Preconditions:
-// mu is held.
-func (l *lease) held(now time.Time) time.Duration {
+// turn is when it was the turn of the request that ends now: that of one that was in line came at the end of the one before it. Which one that was only the ring knows: of two that are given at once to a worker that has nothing either may be sent first. Preconditions: mu is held.
+func (l *lease) turn() time.Time {
 	if l.inc.ahead && l.batch == nil && l.inc.lastEnd.After(l.at) {
-		return now.Sub(l.inc.lastEnd)
+		return l.inc.lastEnd
 	}
-	return now.Sub(l.at)
+	return l.at
+}
+
+// turned tells a request's times when its turn came, if its worker has ended it. Preconditions: pool.mu is held, or the END has been received.
+func (a *answer) turned() {
+	if began := a.lease.began; began.After(a.lease.at) {
+		a.req.Times.Turn(began)
+	}
 }

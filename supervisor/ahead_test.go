@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ringmasterd/ringmaster/internal/moment"
 	"github.com/ringmasterd/ringmaster/ipc"
 	"github.com/ringmasterd/ringmaster/shm"
 	"github.com/ringmasterd/ringmaster/worker"
@@ -31,7 +32,7 @@ func serveInline(ahead string) error {
 	}
 	ring := ipc.WorkerRing(seg, 1<<30)
 	fmt.Println("1|1|unix|fd:4|netrpc")
-	actions := []ipc.Action{{Name: "step"}, {Name: "flow", Stream: true}, {Name: "both", Batchable: true}}
+	actions := []ipc.Action{{Name: "step"}, {Name: "flow", Stream: true}, {Name: "both", Batchable: true}, {Name: "refuse"}}
 	if err := ipc.SendHello(ring, ipc.Hello{SDK: "inline", Actions: actions, Ahead: mayBeSent}); err != nil {
 		return err
 	}
@@ -49,7 +50,12 @@ func serveInline(ahead string) error {
 			if err := perform(m); err != nil {
 				return err
 			}
-			if _, err := ring.Send([]byte{0x93, 2, 0xcd, byte(m.ID >> 8), byte(m.ID), 1}); err != nil {
+			end := []byte{0x93, 2, 0xcd, byte(m.ID >> 8), byte(m.ID), 1}
+			if m.Action == "refuse" {
+				end[0] = 0x97
+				end = append(end, 0x80, 0xc0, 0x90, 0x92, 0xa1, 'X', 0xa1, 'y')
+			}
+			if _, err := ring.Send(end); err != nil {
 				return err
 			}
 		case ipc.Kind:
@@ -273,6 +279,30 @@ func (l *line) begin(r *ipc.Request) <-chan outcome {
 	return end
 }
 
+// Who looks where the time went sees that what was in line waited.
+func TestTimesOfARequestAhead(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		l := newLine(t, inlinePool(t, "1"), func(*Supervisor) {})
+		first, r := l.held("a"), l.request("step", "b", false)
+		if fails {
+			r = l.request("refuse", "b", false)
+		}
+		r.Times = &ipc.Times{}
+		second := l.start(testContext(t), r)
+		l.busy(2, 0)
+		released := moment.Now()
+		l.release()
+		l.ends(first)
+		if o := <-second; (o.err != nil) != fails {
+			t.Error(o.err)
+		}
+		if try, _, _ := r.Times.Last(); try.Begin >= released || try.Sent <= released || try.End < try.Sent {
+			t.Errorf("released at %v: %+v", released, try)
+		}
+		l.stop()
+	}
+}
+
 // What waits in line has not begun: it neither dies with the worker nor is it to blame, and another process runs it, once.
 func TestWorkerDiesWithARequestAhead(t *testing.T) {
 	l := newLine(t, inlinePool(t, "1"), func(*Supervisor) {})
@@ -397,7 +427,7 @@ func TestTimeInLineIsNotHeld(t *testing.T) {
 		if tt.end != 0 {
 			l.inc.lastEnd = before(tt.end)
 		}
-		if got := l.held(now); got != time.Duration(tt.want)*time.Second {
+		if got := now.Sub(l.turn()); got != time.Duration(tt.want)*time.Second {
 			t.Errorf("%+v: %v", tt, got)
 		}
 	}

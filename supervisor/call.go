@@ -226,6 +226,9 @@ func (a *answer) Recv(ctx context.Context) (*ipc.Reply, error) {
 		if err == nil {
 			if !a.begun || r.End {
 				a.begun = true
+				if r.End {
+					a.turned()
+				}
 				a.req.Times.Reply(r.End)
 			}
 			if r.End {
@@ -247,6 +250,9 @@ func (a *answer) Announce(w *ipc.Responder) bool { return !a.ended && a.call.Ann
 // recover deals with the end of an attempt that failed: nil if there is another one under way now, else the request's error.
 func (a *answer) recover(ctx context.Context, err error) error {
 	e := ipc.AsError(err)
+	a.pool.mu.Lock() // this may not be the worker's end of it
+	a.turned()
+	a.pool.mu.Unlock()
 	a.req.Times.Done(e)
 	switch {
 	case e == a.lease.inc.lost.Load():

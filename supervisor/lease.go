@@ -22,7 +22,8 @@ type lease struct {
 	errand *errand       // it is for background work; nil: it is not
 	arenas *arena.Use    // what the worker may read and write of arenas meanwhile; nil: nothing
 
-	abandoned uint64 // guarded by pool.mu: digest of the request, if its caller has lost interest; 0 otherwise
+	began     time.Time // when its turn came in the worker; set before it is told that the worker has ended it
+	abandoned uint64    // guarded by pool.mu: digest of the request, if its caller has lost interest; 0 otherwise
 }
 
 // take leases a place if one is free; alone, one in a worker that has nothing else to do. Preconditions: mu is held.
@@ -92,7 +93,8 @@ func (l *lease) release(lost *ipc.Error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if lost == nil {
-		took := l.held(now)
+		l.began = l.turn()
+		took := now.Sub(l.began)
 		l.inc.served++
 		l.inc.probing = false
 		l.inc.lastEnd = now
