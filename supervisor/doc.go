@@ -11,7 +11,7 @@
 //	           └───────────────────────────────────────┘
 //
 // Read in this order: config.go (what is asked for), supervisor.go (wiring), call.go (one request's way), suspects.go (requests that workers died of), pool.go and acquire.go with queue.go, gather.go and admission.go (who may wait, and
-// whose turn it is), lease.go with balance.go and affinity.go (who gets it) and batch.go (several in one call), slot.go with backoff.go (one place and its processes, one after the other), life.go with hang.go, limits.go and rest.go (one process watched), roll.go and
+// whose turn it is), lease.go with balance.go and affinity.go (who gets it), batch.go (several in one call) and ahead.go (one that is sent before there is a place), slot.go with backoff.go (one place and its processes, one after the other), life.go with hang.go, limits.go and rest.go (one process watched), roll.go and
 // reload.go (other processes in the places), incarnation.go (one process with its memory) with arena.go (what it is told of arenas), process_linux.go (the process alone) with confine.go and shim_linux.go
 // (what it may do), environ.go, family_linux.go and cgroup_linux.go (what it starts), oom_linux.go and exit.go (why it ended); guard.go (what outlives us). control.go answers requests about the supervisor itself, alive.go a watchdog.
 //
