@@ -97,7 +97,7 @@ func BenchmarkRingRoundTrip(b *testing.B) {
 		b.Run(fmt.Sprintf("bare/%d", size), func(b *testing.B) { benchmarkBare(b, size) })
 		for _, outstanding := range []int{1, 64} {
 			b.Run(fmt.Sprintf("ring/%d bytes/%d outstanding", size, outstanding), func(b *testing.B) {
-				supervisor, worker := segments(b, shm.Geometry{S2W: 8 << 20, W2S: 8 << 20})
+				supervisor, worker := segments(b, shm.Geometry{S2W: 8 << 20, W2S: 8 << 20, Eventfd: true})
 				benchmarkCalls(b, SupervisorRing(supervisor, 1<<20), WorkerRing(worker, 1<<20), size, outstanding)
 			})
 			b.Run(fmt.Sprintf("socket/%d bytes/%d outstanding", size, outstanding), func(b *testing.B) {
@@ -109,7 +109,7 @@ func BenchmarkRingRoundTrip(b *testing.B) {
 }
 
 func benchmarkBare(b *testing.B, size int) {
-	supervisor, worker := segments(b, shm.Geometry{S2W: 8 << 20, W2S: 8 << 20})
+	supervisor, worker := segments(b, shm.Geometry{S2W: 8 << 20, W2S: 8 << 20, Eventfd: true})
 	asking, answering := SupervisorRing(supervisor, 1<<20), WorkerRing(worker, 1<<20)
 	var echo sync.WaitGroup
 	echo.Go(func() {

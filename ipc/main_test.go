@@ -68,7 +68,7 @@ func onEach(t *testing.T, o pairOptions, test func(*testing.T, pair)) {
 // ringPair is a supervisor's and a worker's end, small enough that messages wrap around and come in several frames.
 func ringPair(t testing.TB, o pairOptions) pair {
 	t.Helper()
-	supervisor, worker := segments(t, shm.Geometry{S2W: 64 << 10, W2S: 64 << 10})
+	supervisor, worker := segments(t, shm.Geometry{S2W: 64 << 10, W2S: 64 << 10, Eventfd: true})
 	return pair{SupervisorRing(supervisor, o.askingLimit), WorkerRing(worker, o.answeringLimit)}
 }
 
@@ -91,6 +91,9 @@ func segments(t testing.TB, g shm.Geometry) (supervisor, worker *shm.Segment) {
 		t.Fatal(err)
 	}
 	checked(t, worker)
+	if g.Eventfd {
+		worker.UseEventfd(int(supervisor.Eventfd().Fd()))
+	}
 	return supervisor, worker
 }
 

@@ -13,6 +13,7 @@ const (
 
 	SegmentFD  = 3
 	LifelineFD = 4
+	EventFD    = 5
 
 	ExitProtocol = 70 // status of a worker whose supervisor broke the protocol
 )

@@ -14,7 +14,7 @@ func attach(t testing.TB, g Geometry) (supervisor, worker *Segment) {
 		t.Fatal(err)
 	}
 	cleanUp(t, supervisor)
-	worker = newSegment(supervisor.mem, supervisor.geo, false, nil)
+	worker = twin(supervisor)
 	cleanUp(t, worker)
 	return supervisor, worker
 }

@@ -28,17 +28,14 @@ func TestConsumerRefuses(t *testing.T) {
 		"beyond tail":       {32, header{len: 17, typ: typeData}, 0, "frame ends beyond the published bytes"},
 		"pad in the middle": {32, header{len: 16, typ: typePad}, 0, "pad does not end at the ring's end"},
 	} {
-		s, err := NewHeap(geometries[0])
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newHeap(t, geometries[0])
 		r := &s.s2w
 		r.salt ^= test.salt
 		putHeaderAt(r, 0, test.h)
 		r.salt ^= test.salt
 		r.tailWord.Store(test.tail)
 		_, c := s.Worker()
-		_, err = c.Recv(nil, 1<<20)
+		_, err := c.Recv(nil, 1<<20)
 		var broken *ProtocolError
 		if !errors.As(err, &broken) || broken.What != test.what || broken.Ring != "s2w" {
 			t.Errorf("%s: %v, want %q", name, err, test.what)
@@ -54,13 +51,11 @@ func TestConsumerRefuses(t *testing.T) {
 // TestProducerRefuses: a head that cannot be is noticed when it is looked at, at once and for good.
 func TestProducerRefuses(t *testing.T) {
 	for name, head := range map[string]uint64{"ahead of tail": 4096 + 16, "far behind": ^uint64(15), "unaligned": 100} {
-		s, err := NewHeap(geometries[0])
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newHeap(t, geometries[0])
 		p, _ := s.Supervisor()
 		var end uint64
 		for range 4 {
+			var err error
 			if end, err = p.Send(make([]byte, 1000)); err != nil {
 				t.Fatal(err)
 			}
@@ -139,10 +134,7 @@ func FuzzHostileSegment(f *testing.F) {
 	f.Add(mutation(setWord, 0, offSpace+offWaiters, 1))
 	f.Add(append(mutation(setTail, 0, 0, 4096), mutation(setHeader, 0, 0, 4080|typePad<<32)...))
 	f.Fuzz(func(t *testing.T, script []byte) {
-		s, err := NewHeap(Geometry{S2W: 4096, W2S: 4096, Incarnation: 0x1122334455667788})
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newHeap(t, Geometry{S2W: 4096, W2S: 4096, Incarnation: 0x1122334455667788})
 		sp, sc := s.Supervisor()
 		wp, wc := s.Worker()
 		var ends []uint64

@@ -20,11 +20,8 @@ func TestWakeAfterShutdown(t *testing.T) {
 	checkLeaks(t)
 	sleepLong(t)
 	for _, g := range geometries {
-		supervisor, err := NewHeap(g)
-		if err != nil {
-			t.Fatal(err)
-		}
-		worker := newSegment(supervisor.mem, supervisor.geo, false, nil)
+		supervisor := newHeap(t, g)
+		worker := twin(supervisor)
 		p, _ := supervisor.Supervisor()
 		_, c := worker.Worker()
 		got := make(chan error, 1)

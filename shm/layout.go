@@ -36,7 +36,7 @@ const (
 	offSegmentBytes = 0x010 // u64: the memfd's size
 	offIncarnation  = 0x018 // u64: random, not 0
 	offPID          = 0x020 // u32: the supervisor's, for information only
-	offFlags        = 0x024 // u32: flagBell or 0
+	offFlags        = 0x024 // u32: flagBell, flagEventfd or 0
 	offMaxFrame     = 0x028 // u64: largest payload of one frame
 	offS2WOffset    = 0x030 // u64
 	offS2WCapacity  = 0x038 // u64
@@ -48,6 +48,9 @@ const (
 
 // flagBell: the supervisor sleeps at its bell for items and for space, the worker for items; see [Bell].
 const flagBell = 1 << 0
+
+// flagEventfd: the supervisor sleeps at an eventfd for items; see [Segment.Eventfd].
+const flagEventfd = 1 << 1
 
 // Advisory words: each side writes its own line and the other may look.
 const (

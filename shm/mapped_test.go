@@ -19,5 +19,8 @@ func attach(t testing.TB, g Geometry) (supervisor, worker *Segment) {
 		t.Fatal(err)
 	}
 	cleanUp(t, worker)
+	if g.Eventfd {
+		worker.UseEventfd(supervisor.event.fd)
+	}
 	return supervisor, worker
 }

@@ -55,7 +55,9 @@ const (
 	atLookAgain          // moved? closed?
 	atLateClosed         // mutant closedAfter
 	atLateClear          // mutant clearAfter
-	atSleep              // FUTEX_WAIT
+	atSleep              // FUTEX_WAIT; at an eventfd: forget what was written before
+	atLookCount          // at an eventfd: count = 1?
+	atPoll               // at an eventfd: sleep until it is written to
 	atDisarm             // waiters = 0
 	atEnd
 )
@@ -78,7 +80,8 @@ type mutant struct {
 	closeNoWake    bool // close does not wake
 	closeOnlyWakes bool // close does not set closed
 	deafBell       bool // what is rung while nobody sleeps is forgotten
-	lateLook       bool // the sleeper at a bell looks only before it arms
+	lateLook       bool // the sleeper looks only before it arms
+	earlyCount     bool // the sleeper at an eventfd looks at count before it forgets what was written, not after
 	waitsFirst     bool // the producer waits for space with a post that it has put off
 	closeDrops     bool // a post that was put off is not made by who was closed
 	lazyHandOver   bool // a post is another goroutine's before the position is published to all
@@ -86,9 +89,9 @@ type mutant struct {
 
 type modelConfig struct {
 	mutant
-	bell     bool // the sleeper sleeps at a bell, not in the futex
-	coalesce bool // post does nothing if count is set already; the protocol leaves this to the implementation
-	apart    bool // posts may be the helper's, or be put off
+	door     string // where the sleeper sleeps: futex, bell or event
+	coalesce bool   // post does nothing if count is set already; the protocol leaves this to the implementation
+	apart    bool   // posts may be the helper's, or be put off
 	tso      bool
 	capacity int8
 	closes   int // producer, consumer, or mActors for neither
@@ -106,8 +109,9 @@ type modelState struct {
 	pc       [mActors]int8
 	own      [2]int8 // private positions
 	asleep   [2]bool
-	rung     [2]bool // the side's bell was rung: on its way
+	rung     [2]bool // the side's bell was rung, or its eventfd written to: on its way
 	heard    [2]bool // it has come, and the sleeper does not know yet
+	shut     [2]bool // the side has closed its door: nobody sleeps at its eventfd any more
 	isClosed [2]bool // the register that closed was read into
 	due      int8    // tail in memory when the close began
 	owes     bool    // the producer has put a post off
@@ -217,10 +221,10 @@ func (s *modelState) step(c *modelConfig, a int) bool {
 		if !s.fenced(a) {
 			return false
 		}
-		if c.bell {
-			s.rung[1-side] = true
-		} else {
+		if c.door == "futex" {
 			s.asleep[1-side] = false
+		} else {
+			s.rung[1-side] = true
 		}
 		*pc = atStart
 	case atArm:
@@ -274,16 +278,25 @@ func (s *modelState) step(c *modelConfig, a int) bool {
 		if !s.fenced(a) {
 			return false
 		}
-		if c.bell {
-			s.asleep[a] = !s.heard[a]
-			s.heard[a] = false
-		} else {
+		*pc = afterSleep(c)
+		switch c.door {
+		case "futex":
 			s.asleep[a] = s.mem[w.count] == 0
+		case "bell":
+			s.asleep[a], s.heard[a] = !s.heard[a], false
+		case "event":
+			if !s.preparePoll(a, c.earlyCount) {
+				*pc = atLookCount
+			}
 		}
-		*pc = atClear
-		if c.clearAfter {
-			*pc = atReadClosed
+	case atLookCount:
+		*pc = atPoll
+		if s.preparePoll(a, !c.earlyCount) {
+			*pc = afterSleep(c)
 		}
+	case atPoll:
+		s.asleep[a], s.heard[a] = !s.heard[a] && !s.shut[a], false
+		*pc = afterSleep(c)
 	case atDisarm:
 		s.store(c, a, w.waiters, 0)
 		*pc = atStart
@@ -294,6 +307,23 @@ func (s *modelState) step(c *modelConfig, a int) bool {
 		return false
 	}
 	return true
+}
+
+// preparePoll is one of the two steps before sleeping at an eventfd.
+func (s *modelState) preparePoll(a int, look bool) (counted bool) {
+	if look {
+		return s.load(a, sides[a].count) != 0
+	}
+	s.heard[a] = false
+	return false
+}
+
+// afterSleep is where a sleeper goes on.
+func afterSleep(c *modelConfig) int8 {
+	if c.clearAfter {
+		return atReadClosed
+	}
+	return atClear
 }
 
 // settles reports whether the actor has put a post off, which it is now to make.
@@ -359,10 +389,10 @@ func (s *modelState) stepCloser(c *modelConfig) bool {
 		}
 		switch {
 		case c.closeNoWake:
-		case c.bell:
+		case c.door == "bell":
 			s.hear(c, c.closes)
 		default:
-			s.asleep[c.closes] = false
+			s.asleep[c.closes], s.shut[c.closes] = false, true
 		}
 	case closeEnd:
 		return false
@@ -465,18 +495,24 @@ func explore(c modelConfig) (states int, wrong string) {
 	return len(seen), ""
 }
 
+// doors are where a sleeper may sleep.
+var doors = [...]string{"futex", "bell", "event"}
+
 func forEachModel(m mutant, visit func(c modelConfig, name string)) {
-	for flags := range 16 {
-		tso, coalesce, bell, apart := flags&1 != 0, flags&2 != 0, flags&4 != 0, flags&8 != 0
+	for flags := range 24 {
+		tso, coalesce, apart, door := flags&1 != 0, flags&2 != 0, flags&4 != 0, doors[flags/8]
 		for _, capacity := range []int8{1, 2} {
 			for _, closes := range []int{mActors, producer, consumer} {
-				// What makes no difference to posts that are apart is left out there; and at a bell a close, whose peer hears of it by other means, for that takes long.
-				if apart && !(tso && coalesce && closes != consumer) || apart && bell && closes == producer {
+				// What makes no difference to posts that are apart is left out there; and but in the futex a close, whose peer hears of it by other means, for that takes long.
+				if apart && !(tso && coalesce && closes != consumer) || apart && door != "futex" && closes == producer {
 					continue
 				}
-				c := modelConfig{mutant: m, bell: bell, coalesce: coalesce, tso: tso, apart: apart, capacity: capacity, closes: closes}
+				if door == "event" && !tso { // which can do nothing else
+					continue
+				}
+				c := modelConfig{mutant: m, door: door, coalesce: coalesce, tso: tso, apart: apart, capacity: capacity, closes: closes}
 				name := [...]string{producer: "producer", consumer: "consumer", mActors: "nobody"}[closes]
-				visit(c, fmt.Sprintf("bell=%t tso=%t coalesce=%t apart=%t capacity=%d closes=%s", bell, tso, coalesce, apart, capacity, name))
+				visit(c, fmt.Sprintf("door=%s tso=%t coalesce=%t apart=%t capacity=%d closes=%s", door, tso, coalesce, apart, capacity, name))
 			}
 		}
 	}
@@ -503,20 +539,21 @@ func TestModelCatchesMutants(t *testing.T) {
 		"close does not wake":          {closeNoWake: true},
 		"close does not set closed":    {closeOnlyWakes: true},
 		"a bell forgets":               {deafBell: true},
-		"no look between arm and bell": {lateLook: true},
+		"no look after arming":         {lateLook: true},
+		"count looked at too early":    {earlyCount: true},
 		"a post is owed while waiting": {waitsFirst: true},
 		"a close drops what is owed":   {closeDrops: true},
 		"handed over too early":        {lazyHandOver: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, door := range []string{"futex", "bell"} {
-				// A bell keeps what is rung until somebody sleeps, so its close has no need of count; and a futex does not forget.
-				if door == "bell" && (m.closeNoCount || m.closeDrops) || door == "futex" && m.deafBell {
+			for _, door := range doors {
+				// A bell keeps what is rung until somebody sleeps, and at an eventfd nobody sleeps any more, so their closes have no need of count, and who closes an eventfd and does not say so is not asleep but busy; and only a bell has to remember.
+				if door == "event" && m.closeOnlyWakes || door != "futex" && (m.closeNoCount || m.closeDrops) || door != "bell" && m.deafBell || door != "event" && m.earlyCount {
 					continue
 				}
 				caught := ""
 				forEachModel(m, func(c modelConfig, in string) {
-					if caught != "" || c.bell != (door == "bell") || !c.apart && (m.waitsFirst || m.closeDrops || m.lazyHandOver) {
+					if caught != "" || c.door != door || !c.apart && (m.waitsFirst || m.closeDrops || m.lazyHandOver) {
 						return
 					}
 					if _, wrong := explore(c); wrong != "" {
@@ -524,7 +561,7 @@ func TestModelCatchesMutants(t *testing.T) {
 					}
 				})
 				if caught == "" {
-					t.Fatalf("the model does not notice this mistake at a %s", door)
+					t.Fatalf("the model does not notice this mistake at the %s", door)
 				}
 				t.Log(caught)
 			}

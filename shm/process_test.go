@@ -27,7 +27,7 @@ var crashBinary struct {
 	err  error
 }
 
-// runChild plays role and returns the exit status. fd 3 is the segment; the end of stdin means that the parent is gone.
+// runChild plays role and returns the exit status. fd 3 is the segment, fd 4 its eventfd, if it has one; the end of stdin means that the parent is gone.
 func runChild(role string) int {
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
@@ -42,6 +42,9 @@ func runChild(role string) int {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
+	}
+	if s.Geometry().Eventfd {
+		s.UseEventfd(4)
 	}
 	if err := play(s); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -143,7 +146,7 @@ func startChild(t testing.TB, s *Segment, role, binary string, env ...string) *e
 	cmd := exec.Command(binary)
 	cmd.Env = append(os.Environ(), append(env, roleVariable+"="+role, "GORACE=atexit_sleep_ms=0")...)
 	cmd.Stderr = os.Stderr
-	cmd.ExtraFiles = []*os.File{s.File()}
+	cmd.ExtraFiles = []*os.File{s.File(), s.Eventfd()}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -13,10 +13,38 @@ import (
 
 // geometries are small enough that everything that can happen happens often.
 var geometries = []Geometry{
-	{S2W: 4 << 10, W2S: 4 << 10},
+	{S2W: 4 << 10, W2S: 4 << 10, Eventfd: true},
 	{S2W: 4 << 10, W2S: 8 << 10, MaxFrame: 64},
 	{S2W: 16 << 10, W2S: 4 << 10, MaxFrame: 100},
-	{S2W: 64 << 10, W2S: 64 << 10},
+	{S2W: 64 << 10, W2S: 64 << 10, Eventfd: true},
+}
+
+// newHeap returns a segment in Go memory, which may be damaged or destroyed by the end of the test.
+func newHeap(t *testing.T, g Geometry) *Segment {
+	t.Helper()
+	s, err := NewHeap(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if s.mem == nil {
+			return
+		}
+		s.Shutdown()
+		if err := s.Destroy(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// twin returns the worker's view of a segment in Go memory, as another process would have it.
+func twin(supervisor *Segment) *Segment {
+	worker := newSegment(supervisor.mem, supervisor.geo, false, nil)
+	if supervisor.geo.Eventfd {
+		worker.UseEventfd(supervisor.event.fd)
+	}
+	return worker
 }
 
 // randomSize favours the sizes at which something changes.
@@ -386,15 +414,18 @@ func TestShutdownUnblocks(t *testing.T) {
 func TestCommittedBeforeShutdown(t *testing.T) {
 	checkLeaks(t)
 	rnd := rand.New(rand.NewPCG(6, 0))
-	for range 500 {
-		supervisor, err := NewHeap(geometries[0])
-		if err != nil {
-			t.Fatal(err)
+	for round := range 500 {
+		supervisor := newHeap(t, geometries[0])
+		worker := twin(supervisor)
+		p, c := supervisor.Supervisor()
+		from, to := worker.Worker()
+		closes := supervisor.Shutdown
+		if round%2 == 0 {
+			from, closes = p, worker.Shutdown
+		} else {
+			to = c
 		}
-		worker := newSegment(supervisor.mem, supervisor.geo, false, nil)
-		p, _ := supervisor.Supervisor()
-		_, c := worker.Worker()
-		c.items.spin.enabled = rnd.IntN(2) == 0
+		to.items.spin.enabled = rnd.IntN(2) == 0
 		messages := rnd.IntN(3)
 		var wg sync.WaitGroup
 		wg.Go(func() {
@@ -402,13 +433,14 @@ func TestCommittedBeforeShutdown(t *testing.T) {
 				runtime.Gosched()
 			}
 			for range messages {
-				p.Send([]byte("committed"))
+				from.Send([]byte("committed"))
 			}
-			worker.Shutdown()
+			closes()
 		})
 		got := 0
+		var err error
 		for {
-			if _, err = c.Recv(nil, 100); err != nil {
+			if _, err = to.Recv(nil, 100); err != nil {
 				break
 			}
 			got++

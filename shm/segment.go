@@ -24,7 +24,8 @@ type Segment struct {
 	s2w    ring
 	w2s    ring
 
-	bell Bell // set before the ends are taken; nil unless geo.Bell
+	bell  Bell       // set before the ends are taken; nil unless geo.Bell
+	event *eventDoor // of w2s.items, set before the ends are taken; nil unless geo.Eventfd
 
 	down       sync.Mutex // held by Shutdown
 	unmapping  unmapping
@@ -60,11 +61,11 @@ func Create(g Geometry) (*Segment, error) {
 		return nil, fmt.Errorf("shm: create segment: %w", err)
 	}
 	format(mem, g, uint32(os.Getpid()))
-	return newSegment(mem, g, true, file), nil
+	return newSegment(mem, g, true, file).withEventfd()
 }
 
 // Open maps the segment that fd refers to, after checking everything the protocol says about it. It is the worker's way to a
-// Segment. What is wrong with the segment itself is reported as a [*ProtocolError]. fd stays the caller's and may be closed.
+// Segment. What is wrong with the segment itself is reported as a [*ProtocolError]. fd stays the caller's and may be closed. If the geometry says that there is an eventfd, it has to be told to [Segment.UseEventfd].
 func Open(fd int) (*Segment, error) { return open(fd, false) }
 
 // OpenBelled is [Open] for a segment with a [Bell], which has to be told to [Segment.UseBell].
@@ -103,7 +104,7 @@ func NewHeap(g Geometry) (*Segment, error) {
 	}
 	mem := heapBytes(g.Bytes())
 	format(mem, g, uint32(os.Getpid()))
-	return newSegment(mem, g, false, nil), nil
+	return newSegment(mem, g, false, nil).withEventfd()
 }
 
 // checkHost: atomics on shared words use the machine's byte order, which therefore has to be the format's.
@@ -174,6 +175,39 @@ func (s *Segment) CloseFile() error {
 	return nil
 }
 
+// withEventfd makes the eventfd of a segment that has one, for its creator.
+func (s *Segment) withEventfd() (*Segment, error) {
+	if !s.geo.Eventfd {
+		return s, nil
+	}
+	e, err := newEventDoor(s.w2s.items.count)
+	if err != nil {
+		s.Shutdown()
+		return nil, errors.Join(fmt.Errorf("shm: create segment: %w", err), s.Destroy())
+	}
+	s.event, s.w2s.items.door = e, e
+	return s, nil
+}
+
+// Eventfd returns the eventfd to pass to the worker (in exec.Cmd.ExtraFiles), which wakes the supervisor by it, or nil if the segment has none or was opened. It stays the Segment's: Destroy closes it.
+func (s *Segment) Eventfd() *os.File {
+	if s.event == nil {
+		return nil
+	}
+	return s.event.file
+}
+
+// UseEventfd says by which descriptor the supervisor is woken. It stays the caller's, and has to stay open while the segment is used.
+//
+// Preconditions: the geometry says that there is an eventfd, the segment was opened, and its ends were not taken.
+func (s *Segment) UseEventfd(fd int) {
+	if !s.geo.Eventfd || s.event != nil || s.worker.Load() {
+		panic("shm: UseEventfd without an eventfd, or too late")
+	}
+	s.event = &eventDoor{fd: fd}
+	s.w2s.items.door = s.event
+}
+
 // UseBell says how to ring at the peer.
 //
 // Preconditions: the geometry says that there are bells, and neither side's ends were taken in this process.
@@ -221,10 +255,13 @@ func (s *Segment) Supervisor() (*Producer, *Consumer) {
 // Worker returns the worker's ends of the rings.
 //
 // Preconditions: it is called once, on a segment that no messages were exchanged over in the worker's name, and by one process
-// only; if it has bells, after UseBell.
+// only; if it has bells, after UseBell, and if it was opened and has an eventfd, after UseEventfd.
 func (s *Segment) Worker() (*Producer, *Consumer) {
 	if s.geo.Bell && s.bell == nil {
 		panic("shm: the segment has bells, and nobody said how to ring them")
+	}
+	if s.geo.Eventfd && s.event == nil {
+		panic("shm: the segment has an eventfd, and nobody said which")
 	}
 	if s.worker.Swap(true) {
 		panic("shm: the worker's ends are taken")
@@ -251,7 +288,7 @@ func (s *Segment) Shutdown() {
 	}
 }
 
-// Destroy unmaps the segment and closes its memfd. The memory goes back to the system when the peer has done the same, or is
+// Destroy unmaps the segment and closes its memfd and its eventfd. The memory goes back to the system when the peer has done the same, or is
 // dead.
 //
 // Preconditions: Shutdown was called; no call on the segment or its ends is running, and none follows but Shutdown, which does
@@ -273,6 +310,9 @@ func (s *Segment) Destroy() error {
 	}
 	if s.file != nil {
 		err = errors.Join(err, s.file.Close())
+	}
+	if event := s.Eventfd(); event != nil {
+		err = errors.Join(err, event.Close())
 	}
 	if err != nil {
 		return fmt.Errorf("shm: destroy segment: %w", err)

@@ -114,6 +114,7 @@ func TestGeometryIsValidated(t *testing.T) {
 		{Geometry{S2W: 2048}, "S2W capacity is 2048"},
 		{Geometry{W2S: 5000}, "W2S capacity is 5000, want a power of two"},
 		{Geometry{MaxFrame: 63}, "max frame is 63"},
+		{Geometry{Bell: true, Eventfd: true}, "flags are 0x3"},
 		{Geometry{S2W: 4096, MaxFrame: 1009}, "max frame is 1009, want 64 to 1008"},
 		{Geometry{MaxFrame: 1 << 63}, "max frame"},
 	} {
@@ -183,6 +184,8 @@ func TestOpenChecksEverything(t *testing.T) {
 		"segment size":         func(b []byte) { le.PutUint64(b[offSegmentBytes:], 0x2000) },
 		"incarnation":          func(b []byte) { le.PutUint64(b[offIncarnation:], 0) },
 		"flags":                func(b []byte) { le.PutUint32(b[offFlags:], 1) },
+		"flags ":               func(b []byte) { le.PutUint32(b[offFlags:], 4) },
+		"flags are 0x3":        func(b []byte) { le.PutUint32(b[offFlags:], 3) },
 		"max frame":            func(b []byte) { le.PutUint64(b[offMaxFrame:], 1009) },
 		"max frame ":           func(b []byte) { le.PutUint64(b[offMaxFrame:], 63) },
 		"s2w offset":           func(b []byte) { le.PutUint64(b[offS2WOffset:], 0x1000) },
@@ -265,6 +268,9 @@ func FuzzOpen(f *testing.F) {
 		if got := len(s.mem); uint64(got) != g.Bytes() || got != int(size) {
 			t.Errorf("mapped %d bytes of %d", got, size)
 		}
+		if g.Eventfd {
+			s.UseEventfd(-1) // nobody sleeps at it
+		}
 		p, _ := s.Supervisor()
 		_, c := s.Worker()
 		if _, err := p.Send([]byte("hello")); err != nil {
@@ -284,10 +290,7 @@ func FuzzOpen(f *testing.F) {
 }
 
 func TestCallersMistakesPanic(t *testing.T) {
-	s, err := NewHeap(geometries[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := newHeap(t, geometries[0])
 	s.Supervisor()
 	mustPanic(t, "Supervisor, the second time", func() { s.Supervisor() })
 	s.Worker()
@@ -322,10 +325,7 @@ func TestSendAfterDestroy(t *testing.T) {
 func TestShutdownWhileEndsAreTaken(t *testing.T) {
 	checkLeaks(t)
 	for range 200 {
-		s, err := NewHeap(geometries[0])
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newHeap(t, geometries[0])
 		var wg sync.WaitGroup
 		wg.Go(s.Shutdown)
 		wg.Go(func() {
@@ -353,10 +353,7 @@ func TestCheckFindsDamage(t *testing.T) {
 		"header of a frame":  func(s *Segment) { s.s2w.data[0]++ },
 		"sequence of frames": func(s *Segment) { putHeaderAt(&s.s2w, 32, header{len: 1, typ: typeData, seq: 2}) },
 	} {
-		s, err := NewHeap(geometries[0])
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newHeap(t, geometries[0])
 		sp, _ := s.Supervisor()
 		wp, _ := s.Worker()
 		for _, p := range []*Producer{sp, wp} {

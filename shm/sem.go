@@ -21,7 +21,7 @@ import (
 // the waker sees that it has to wake, or the sleeper sees that it need not sleep. That takes a full fence between writing and
 // looking, on both sides; Go's atomics, being sequentially consistent, are that. count = 1 stands for a wake-up under way: it
 // keeps a sleeper that has not reached the door from going to sleep there, and a waker from waking twice. model_test.go tries
-// every interleaving of this, for both kinds of door.
+// every interleaving of this, for each kind of door.
 type sem struct {
 	count, waiters *atomic.Uint32 // in the segment
 
@@ -31,7 +31,7 @@ type sem struct {
 	spin   spin         // guarded as the waiting end is: one waiter per process
 }
 
-// door is where the sleeper of a sem sleeps, and where it is woken. There are two: [futex] and [bellDoor].
+// door is where the sleeper of a sem sleeps, and where it is woken. There are three: [futex], [eventDoor] and [bellDoor].
 type door interface {
 	// sleep returns when the sleeper was woken, which may have been since it last cleared count, and may return early for any reason; with d > 0, when d has passed.
 	sleep(d time.Duration)

@@ -33,7 +33,7 @@ var rlimitNames = map[string]int{
 	"nofile": unix.RLIMIT_NOFILE, "nproc": unix.RLIMIT_NPROC, "stack": unix.RLIMIT_STACK,
 }
 
-// minNofile leaves a worker its five descriptors and room to load its libraries.
+// minNofile leaves a worker its six descriptors and room to load its libraries.
 const minNofile = 16
 
 // validateConfinement checks what can be checked without looking at the machine.
@@ -49,7 +49,7 @@ func (p *PoolConfig) validateConfinement() error {
 			return bad("rlimits", name, "there is no such limit; use "+strings.Join(slices.Sorted(maps.Keys(rlimitNames)), ", "))
 		}
 		if n := p.Rlimits[name]; name == "nofile" && n < minNofile {
-			return bad("rlimits.nofile", n, fmt.Sprintf("use %d or more; the worker's pipes and memory take five", minNofile))
+			return bad("rlimits.nofile", n, fmt.Sprintf("use %d or more; the worker's pipes and memory take six", minNofile))
 		}
 	}
 	for _, cpu := range p.CPUs {

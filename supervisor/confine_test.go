@@ -51,8 +51,8 @@ func limit(t *testing.T, pid int, name string) string {
 	return string(m[1]) + " " + string(m[2])
 }
 
-// Whatever descriptors the supervisor was left by its parent, or has from a library that is not careful, a worker has five.
-func TestWorkerHasFiveDescriptors(t *testing.T) {
+// Whatever descriptors the supervisor was left by its parent, or has from a library that is not careful, a worker has six.
+func TestWorkerHasSixDescriptors(t *testing.T) {
 	null, err := unix.Open("/dev/null", unix.O_RDONLY, 0) // without O_CLOEXEC
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +74,7 @@ func TestWorkerHasFiveDescriptors(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := strings.Join(strings.Fields(string(fds)), " "); got != "0 1 2 3 4 5" { // 5 is ls's own
+			if got := strings.Join(strings.Fields(string(fds)), " "); got != "0 1 2 3 4 5 6" { // 6 is ls's own
 				t.Errorf("descriptors %s", got)
 			}
 		})
@@ -298,7 +298,7 @@ func TestConfinementThatCannotBe(t *testing.T) {
 		{func(p *PoolConfig) { p.CPUs = []int{0, 1023} }, "pools.test.cpus: 1023: this machine's CPUs are " + cpulist.Format(online)},
 		{func(p *PoolConfig) { p.CPUs = []int{-1} }, "pools.test.cpus: -1: CPUs have numbers from 0 to 1023"},
 		{func(p *PoolConfig) { p.Rlimits = map[string]uint64{"files": 1} }, "pools.test.rlimits: files: there is no such limit; use as, core, data, fsize, memlock, nofile, nproc, stack"},
-		{func(p *PoolConfig) { p.Rlimits = map[string]uint64{"nofile": 3} }, "pools.test.rlimits.nofile: 3: use 16 or more; the worker's pipes and memory take five"},
+		{func(p *PoolConfig) { p.Rlimits = map[string]uint64{"nofile": 3} }, "pools.test.rlimits.nofile: 3: use 16 or more; the worker's pipes and memory take six"},
 		{func(p *PoolConfig) { p.EnvPass = []string{"A=B"} }, `pools.test.env_pass: "A=B": use a variable's name, the beginning of names as in MODEL_*, or * for all`},
 	} {
 		p := builtin(1, 1)

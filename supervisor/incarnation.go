@@ -93,7 +93,7 @@ type launch struct {
 
 // start begins an incarnation: segment, lifeline, process, handshake. The outcome of the handshake arrives on shaken.
 func start(l launch) (*incarnation, error) {
-	seg, err := shm.Create(shm.Geometry{S2W: ringCapacity, W2S: ringCapacity})
+	seg, err := shm.Create(shm.Geometry{S2W: ringCapacity, W2S: ringCapacity, Eventfd: true})
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +123,7 @@ func start(l launch) (*incarnation, error) {
 			_ = os.Remove(tmpDir) // for sockets that do not exist here; removed at once, so that a killed supervisor leaves none behind
 			spawn := func() error {
 				defer theirs.Close()
-				p, err := l.spawner.spawn(command{l.argv, append(cmd.Env, l.env...), l.dir, []*os.File{seg.File(), theirs}, l.confine})
+				p, err := l.spawner.spawn(command{l.argv, append(cmd.Env, l.env...), l.dir, []*os.File{seg.File(), theirs, seg.Eventfd()}, l.confine})
 				inc.proc = p
 				spawned <- err
 				return err

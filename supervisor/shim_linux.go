@@ -20,7 +20,7 @@ import (
 )
 
 // reportFD is where the shim says what went wrong: a pipe that its exec closes. Nothing and end of file means that the worker's program runs.
-const reportFD = 5
+const reportFD = 6
 
 // shimPatience is how long a shim may take; it has nothing to wait for.
 const shimPatience = 10 * time.Second

@@ -3,6 +3,7 @@
 //	              ┌──────────────────────── worker process ────────────────────────┐
 //	supervisor ══▶│ s2w ring ─▶ ipc.Serve ─▶ one goroutine per request ─▶ your func │
 //	           ◀══│ w2s ring ◀─────────────────────────── reply, chunks ◀─┘         │
+//	    fd 5  ◀───│ eventfd: wakes the supervisor                                   │
 //	    fd 4  ───▶│ lifeline: end of file ends the process at once                  │
 //	              └────────────────────────────────────────────────────────────────┘
 //

@@ -18,7 +18,7 @@ import (
 // serveHere serves actions in this process and returns the asking end.
 func serveHere(t testing.TB, actions Actions) *ipc.Caller {
 	t.Helper()
-	supervisor, err := shm.NewHeap(shm.Geometry{S2W: 64 << 10, W2S: 64 << 10})
+	supervisor, err := shm.NewHeap(shm.Geometry{S2W: 64 << 10, W2S: 64 << 10, Eventfd: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ type setup struct {
 func start(t testing.TB, s setup) *child {
 	t.Helper()
 	checkLeaks(t)
-	seg, err := shm.Create(shm.Geometry{S2W: 64 << 10, W2S: 64 << 10})
+	seg, err := shm.Create(shm.Geometry{S2W: 64 << 10, W2S: 64 << 10, Eventfd: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +84,7 @@ func start(t testing.TB, s setup) *child {
 			c.cmd.Env = append(c.cmd.Env, name+"="+value)
 		}
 	}
-	c.cmd.ExtraFiles = []*os.File{seg.File(), theirs}
+	c.cmd.ExtraFiles = []*os.File{seg.File(), theirs, seg.Eventfd()}
 	c.cmd.Stderr = c.log
 	stdout, err := c.cmd.StdoutPipe()
 	if err != nil {

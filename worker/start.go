@@ -66,7 +66,23 @@ func attach() (*shm.Segment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("worker: fd %d: %w", ipc.SegmentFD, err)
 	}
+	if seg.Geometry().Eventfd {
+		if err := checkEventfd(); err != nil {
+			return nil, fmt.Errorf("worker: fd %d, the eventfd: %w", ipc.EventFD, err)
+		}
+		unix.CloseOnExec(ipc.EventFD)
+		seg.UseEventfd(ipc.EventFD)
+	}
 	return seg, nil
+}
+
+// checkEventfd makes sure that the descriptor is what it should be: what is written to wake the supervisor is not to end up elsewhere.
+func checkEventfd() error {
+	link, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(ipc.EventFD))
+	if err == nil && link != "anon_inode:[eventfd]" {
+		err = fmt.Errorf("is %s", link)
+	}
+	return err
 }
 
 // handshake says that the process is up, as the last thing on stdout: later prints go to stderr, the supervisor's log.

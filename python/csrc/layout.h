@@ -24,6 +24,7 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the segment is little-
 #define RM_VERSION 1u
 #define RM_HEADER_BYTES 0x2000u
 #define RM_FLAG_BELL 1u /* the supervisor sleeps at its bell, and the worker when it waits for messages */
+#define RM_FLAG_EVENTFD 2u /* the supervisor sleeps at an eventfd when it waits for messages */
 #define RM_MIN_CAPACITY (UINT64_C(4) << 10)
 #define RM_MAX_CAPACITY (UINT64_C(1) << 30)
 #define RM_MIN_MAX_FRAME 64u

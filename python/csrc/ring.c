@@ -180,6 +180,12 @@ static void futex_wake(_Atomic uint32_t *word, int sleepers)
 /* Wakes the peer where it sleeps. A line that takes no more has so much on it that the peer has not read: it will look. */
 static void wake_peer(struct rm_ring *r, struct rm_semaphore *peer)
 {
+    if (r->eventfd >= 0) {
+        const uint64_t one = 1;
+        ssize_t n = write(r->eventfd, &one, sizeof one); /* fails only where it was written to 2^64 times */
+        (void)n;
+        return;
+    }
     if (r->bell < 0) {
         futex_wake(&peer->count, 1);
         return;
@@ -217,8 +223,8 @@ static void show(struct rm_ring *r, uint64_t position)
     atomic_thread_fence(memory_order_seq_cst);
     if (atomic_load_explicit(&peer->waiters, memory_order_relaxed) == 0)
         return;
-    if (r->bell >= 0 && atomic_load(&peer->count) != 0)
-        return; /* it was rung, and the peer has not looked since */
+    if ((r->bell >= 0 || r->eventfd >= 0) && atomic_load(&peer->count) != 0)
+        return; /* it was woken, and has not looked since */
     atomic_store(&peer->count, 1);
     if (r->consumer)
         RM_STEP(r, R5);

@@ -68,6 +68,7 @@ struct rm_ring {
     uint64_t max_message;
     uint64_t incarnation;
     int bell;                      /* a socket on which the peer is woken, and wakes the worker's receive; -1: futexes */
+    int eventfd;                   /* what wakes the peer when it waits for messages; -1: the above */
     uint64_t spin_limit;           /* ns */
     uint64_t own;                  /* our position; the shared copy is only for the peer */
     uint64_t shown;                /* the shared copy of own, where we consume */
@@ -97,9 +98,10 @@ struct rm_segment {
 int rm_segment_create(uint64_t s2w_capacity, uint64_t w2s_capacity, uint64_t max_frame, uint64_t incarnation);
 
 /* Checks and maps the segment behind fd, which may be closed afterwards. RM_OK, RM_PROTOCOL or RM_SYSTEM.
- * bell is the connected socket of a client's segment, which has to stay open while the segment is used, or -1.
- * Preconditions: nobody has used this side before, since positions start at 0; with a bell the role is RM_WORKER. */
-enum rm_result rm_segment_open(struct rm_segment *, int fd, enum rm_role, uint64_t max_message, int bell);
+ * bell is the connected socket of a client's segment, eventfd the descriptor of a worker's, should the segment say that it has one; -1: there is none.
+ * They have to stay open while the segment is used.
+ * Preconditions: nobody has used this side before, since positions start at 0; with either of them the role is RM_WORKER. */
+enum rm_result rm_segment_open(struct rm_segment *, int fd, enum rm_role, uint64_t max_message, int bell, int eventfd);
 
 /* For a program that waits for the bell's socket to be readable by itself: takes what was rung off the socket. false: the
  * peer is gone. Precondition: nobody is in rm_receive. */

@@ -129,12 +129,14 @@ static void ring_init(struct rm_ring *r, const char *name, bool consumer, const 
         .max_message = max_message,
         .incarnation = g->incarnation,
         .bell = -1,
+        .eventfd = -1,
         .spin_limit = spin_limit(),
     };
     r->spin = r->spin_limit;
 }
 
-enum rm_result rm_segment_open(struct rm_segment *s, int fd, enum rm_role role, uint64_t max_message, int bell)
+enum rm_result rm_segment_open(struct rm_segment *s, int fd, enum rm_role role, uint64_t max_message, int bell,
+                               int eventfd)
 {
     memset(s, 0, sizeof *s);
     struct stat st;
@@ -154,7 +156,8 @@ enum rm_result rm_segment_open(struct rm_segment *s, int fd, enum rm_role role, 
     }
     struct rm_geometry g;
     memcpy(&g, base, sizeof g); /* the only time it is read */
-    s->why = check_geometry(&g, size, bell >= 0 ? RM_FLAG_BELL : 0);
+    bool has_eventfd = eventfd >= 0 && g.flags == RM_FLAG_EVENTFD;
+    s->why = check_geometry(&g, size, bell >= 0 ? RM_FLAG_BELL : has_eventfd ? RM_FLAG_EVENTFD : 0);
     if (s->why != NULL) {
         munmap(base, size);
         return RM_PROTOCOL;
@@ -170,6 +173,8 @@ enum rm_result rm_segment_open(struct rm_segment *s, int fd, enum rm_role role, 
     ring_init(s2w, "s2w", worker, &g, &shared->s2w, base + g.s2w_offset, g.s2w_capacity, max_message);
     ring_init(w2s, "w2s", !worker, &g, &shared->w2s, base + g.w2s_offset, g.w2s_capacity, max_message);
     s->in.bell = s->out.bell = bell;
+    if (has_eventfd)
+        s->out.eventfd = eventfd;
     if (worker)
         atomic_store(&shared->worker.pid, (uint32_t)getpid());
     return RM_OK;

@@ -538,20 +538,27 @@ static PyObject *Segment_get_max_message(PyObject *self, void *Py_UNUSED(closure
     return PyLong_FromUnsignedLongLong(((Segment *)self)->s.out.max_message);
 }
 
+static PyObject *Segment_get_has_eventfd(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((Segment *)self)->s.out.eventfd >= 0);
+}
+
 static PyObject *Segment_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"fd", "role", "max_message", "bell", NULL};
+    static char *names[] = {"fd", "role", "max_message", "bell", "eventfd", NULL};
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    int fd, bell = -1;
+    int fd, bell = -1, eventfd = -1;
     const char *role = "worker";
     unsigned long long max_message = 64 << 20;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|sKi", names, &fd, &role, &max_message, &bell))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|sKii", names, &fd, &role, &max_message, &bell, &eventfd))
         return NULL;
     bool worker = strcmp(role, "worker") == 0;
     if (!worker && strcmp(role, "supervisor") != 0)
         return PyErr_Format(PyExc_ValueError, "role is '%s'; it must be 'worker' or 'supervisor'", role);
     if (!worker && bell >= 0)
         return PyErr_Format(PyExc_ValueError, "bell is %d; only a worker's side, which a client has, may have one", bell);
+    if (eventfd >= 0 && (!worker || bell >= 0))
+        return PyErr_Format(PyExc_ValueError, "eventfd is %d; only a worker's side without a bell may have one", eventfd);
     struct rm_module *m = PyType_GetModuleState(type);
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Segment *self = (Segment *)alloc(type, 0);
@@ -563,7 +570,7 @@ static PyObject *Segment_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     self->role = worker ? RM_WORKER : RM_SUPERVISOR;
     self->generation = atomic_load(&forks);
     self->incoming.base.grow = grow;
-    enum rm_result result = rm_segment_open(&self->s, fd, self->role, max_message, bell < 0 ? -1 : bell);
+    enum rm_result result = rm_segment_open(&self->s, fd, self->role, max_message, bell < 0 ? -1 : bell, eventfd < 0 ? -1 : eventfd);
     if (result == RM_OK)
         return (PyObject *)self;
     if (result == RM_SYSTEM)
@@ -623,6 +630,7 @@ static PyGetSetDef getters[] = {
     {"incarnation", Segment_get_incarnation, NULL, "the supervisor's number for this segment", NULL},
     {"max_frame", Segment_get_max_frame, NULL, "bytes", NULL},
     {"max_message", Segment_get_max_message, NULL, "bytes", NULL},
+    {"has_eventfd", Segment_get_has_eventfd, NULL, "whether the supervisor is woken by an eventfd", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

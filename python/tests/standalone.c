@@ -59,8 +59,8 @@ int main(void)
     struct rm_segment supervisor, worker;
     int fd = rm_segment_create(4096, 4096, 0, 0xFEDCBA9876543210);
     CHECK(fd >= 0);
-    CHECK(rm_segment_open(&supervisor, fd, RM_SUPERVISOR, 1 << 20, -1) == RM_OK);
-    CHECK(rm_segment_open(&worker, fd, RM_WORKER, 1 << 20, -1) == RM_OK);
+    CHECK(rm_segment_open(&supervisor, fd, RM_SUPERVISOR, 1 << 20, -1, -1) == RM_OK);
+    CHECK(rm_segment_open(&worker, fd, RM_WORKER, 1 << 20, -1, -1) == RM_OK);
     close(fd);
     supervisor.out.seq = worker.in.seq = UINT32_MAX - 5;
     struct rm_buffer got = {.grow = grow};

@@ -1,4 +1,4 @@
-"""A client's side of a segment, whose bell is the socket beside it."""
+"""Peers that are not woken in the futex: a client has the socket beside its segment, a worker an eventfd."""
 
 import contextlib
 import os
@@ -15,8 +15,8 @@ from segments import HEAD, ITEMS, S2W, SPACE, W2S, Memory, crc32c
 COUNT, WAITERS = 0, 4
 
 
-def give_bell(memory: Memory) -> None:
-    memory.put("I", 0x24, 1)
+def give_bell(memory: Memory, flags: int = 1) -> None:
+    memory.put("I", 0x24, flags)
     memory.put("I", 0x50, crc32c(memory.bytes[:0x50]))
 
 
@@ -95,6 +95,42 @@ def test_the_peer_is_rung_at_once_for_a_burst() -> None:
         server.send(b"for space")
         assert client.recv() == b"for space"
         assert rung(line) == b"\x02"
+
+
+def test_a_supervisor_is_woken_by_its_eventfd() -> None:
+    fd = Segment.create(s2w=4096, w2s=4096)
+    memory = Memory(fd)
+    supervisor = Segment(fd, "supervisor", 1 << 20)
+    event = os.eventfd(0, os.EFD_NONBLOCK)
+    assert not Segment(fd, "worker", 1 << 20, eventfd=event).has_eventfd
+    give_bell(memory, flags=2)
+    with pytest.raises(ProtocolError, match="flags"):
+        Segment(fd, "worker", 1 << 20)
+    with pytest.raises(ValueError, match="eventfd"):
+        Segment(fd, "supervisor", 1 << 20, eventfd=event)
+    worker = Segment(fd, "worker", 1 << 20, eventfd=event)
+    assert worker.has_eventfd
+    try:
+        worker.send(b"nobody waits")
+        memory.put("I", W2S + ITEMS + WAITERS, 1)
+        worker.send(b"one")
+        worker.send(b"two")
+        assert os.eventfd_read(event) == 1
+        memory.put("I", W2S + ITEMS + COUNT, 0)  # it has looked
+        worker.send(b"three")
+        assert os.eventfd_read(event) == 1
+        memory.put("I", S2W + SPACE + WAITERS, 1)
+        supervisor.send(b"for space")
+        assert worker.recv() == b"for space"
+        with pytest.raises(BlockingIOError):
+            os.eventfd_read(event)  # whoever waits for space does so in the futex
+        assert memory.u32(S2W + SPACE + COUNT) == 1
+    finally:
+        supervisor.close()
+        worker.close()
+        os.close(fd)
+        os.close(event)
+        memory.bytes.close()
 
 
 def test_a_line_that_is_full_blocks_nobody() -> None:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from ringmaster._codec import MAX_MESSAGE, VERSION
@@ -12,6 +13,7 @@ from ringmaster._ring import ProtocolError, Segment, watch_lifeline
 COOKIE = "5f1d0c52b6e94be0a1f9-ringmaster-worker"
 SEGMENT_FD = 3
 LIFELINE_FD = 4
+EVENT_FD = 5
 EXIT_PROTOCOL = 70  # the supervisor broke the protocol
 
 
@@ -40,9 +42,12 @@ def launch() -> Launch:
     concurrency = _number("RINGMASTER_CONCURRENCY", 1)
     max_message = _number("RINGMASTER_MAX_MESSAGE", MAX_MESSAGE)
     try:
-        segment = Segment(SEGMENT_FD, "worker", max_message)
+        segment = Segment(SEGMENT_FD, "worker", max_message, eventfd=EVENT_FD)
     except ProtocolError as e:
         leave(EXIT_PROTOCOL, f"the segment on fd {SEGMENT_FD}: {e}")
+    if segment.has_eventfd:
+        _check_eventfd()
+        os.set_inheritable(EVENT_FD, False)
     offered = os.environ.get("PLUGIN_PROTOCOL_VERSIONS", "")
     if str(VERSION) not in (v.strip() for v in offered.split(",")):
         leave(
@@ -65,6 +70,16 @@ def leave(status: int, why: str = "") -> NoReturn:
             stream.write(text)
             stream.flush()
     os._exit(status)
+
+
+def _check_eventfd() -> None:
+    """What is written to wake the supervisor is not to end up elsewhere."""
+    try:
+        kind = str(Path(f"/proc/self/fd/{EVENT_FD}").readlink())
+    except OSError as e:
+        kind = str(e)
+    if kind != "anon_inode:[eventfd]":
+        leave(1, f"fd {EVENT_FD}, the eventfd: {kind}")
 
 
 def _number(name: str, default: int) -> int:

@@ -18,11 +18,15 @@ class Segment:
     copying 64 KiB and more, happens without the GIL. A fork's child cannot use its parent's segment (RuntimeError).
     """
 
-    def __new__(cls, fd: int, role: str = "worker", max_message: int = 67108864, bell: int = -1) -> Segment:
+    def __new__(
+        cls, fd: int, role: str = "worker", max_message: int = 67108864, bell: int = -1, eventfd: int = -1
+    ) -> Segment:
         """Check and map the segment behind fd, which may be closed afterwards.
 
         role is "worker" or "supervisor", max_message is in bytes. bell is the socket beside a client's rings, which has
         to stay open while the segment is used; its end makes recv, after what came before, and send raise Closed.
+        eventfd is the descriptor by which a worker wakes the supervisor if the segment says that it has one, and has to
+        stay open likewise.
         Raises ProtocolError if the segment is not what section 2 describes, OSError if it cannot be mapped.
         """
 
@@ -102,6 +106,8 @@ class Segment:
     def max_frame(self) -> int: ...
     @property
     def max_message(self) -> int: ...
+    @property
+    def has_eventfd(self) -> bool: ...
 
 def split(data: Buffer, most: int = 16, /) -> tuple[bool | int | str | memoryview | slice | None, ...]:
     """Return the first elements of the MessagePack array that data is, after checking all of data.
