@@ -323,7 +323,7 @@ def test_sigterm_leaves_what_is_ahead_to_others() -> None:
         w.send(Ping(1))
         w.expect(Ping)
         w.process.terminate()
-        until(lambda: "spin_until_cancelled" in w.log())  # it says where it is, and then knows
+        until(lambda: " in serve\n" in w.log())  # it says where it is, and then knows
         w.cancel(first)
         assert w.expect(Reply).id == first
         assert w.wait() == 0
