@@ -30,6 +30,7 @@ func serveInline(ahead string) error {
 	if err != nil {
 		return err
 	}
+	seg.UseEventfd(ipc.EventFD)
 	ring := ipc.WorkerRing(seg, 1<<30)
 	fmt.Println("1|1|unix|fd:4|netrpc")
 	actions := []ipc.Action{{Name: "step"}, {Name: "flow", Stream: true}, {Name: "both", Batchable: true}, {Name: "refuse"}}
