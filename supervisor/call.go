@@ -82,7 +82,6 @@ func validate(req *ipc.Request) error {
 type answer struct {
 	pool    *pool
 	req     *ipc.Request // as it came; it stays so
-	out     ipc.Request  // as it is sent
 	parent  context.Context
 	ctx     deadline.Context // parent with the request's deadline
 	waiter  waiter
@@ -126,8 +125,7 @@ func (a *answer) send(ctx context.Context, now time.Time, again, alone bool) err
 			return err
 		}
 		deadline, _ := a.ctx.Deadline()
-		req := &a.out
-		*req = *a.req
+		req := *a.req // as it is sent
 		if traceID != "" {
 			req.TraceID = traceID
 		}
@@ -136,7 +134,7 @@ func (a *answer) send(ctx context.Context, now time.Time, again, alone bool) err
 		if req.Held = l.batch != nil; req.Held {
 			req.Batch = l.batch.number
 		}
-		call, err := l.inc.caller.StartContext(ctx, req, l, &try.call)
+		call, err := l.inc.caller.StartContext(ctx, &req, l, &try.call)
 		switch {
 		case err == nil:
 			a.lease, a.call = l, call
