@@ -84,7 +84,6 @@ type answer struct {
 	req     *ipc.Request // as it came; it stays so
 	parent  context.Context
 	ctx     deadline.Context // parent with the request's deadline
-	waiter  waiter
 	lease   *lease
 	call    *ipc.Call
 	begun   bool   // a reply has been handed out: no other worker may begin again
@@ -109,8 +108,8 @@ func (a *answer) send(ctx context.Context, now time.Time, again, alone bool) err
 			return err
 		}
 		traceID := a.req.Times.Wait(now)
-		a.waiter = waiter{client: a.req.Client, action: a.req.Action, key: affinityKey(a.req), again: again, alone: alone || known, idle: a.req.Background, yield: a.req.Yield, now: now, room: &try.lease}
-		l, err := a.pool.acquire(ctx, a.req, &a.waiter)
+		w := waiter{client: a.req.Client, action: a.req.Action, key: affinityKey(a.req), again: again, alone: alone || known, idle: a.req.Background, yield: a.req.Yield, now: now, room: &try.lease}
+		l, err := a.pool.acquire(ctx, a.req, &w)
 		if err != nil {
 			a.req.Times.Done(ipc.AsError(err))
 			return err
