@@ -41,13 +41,13 @@ type grant struct {
 	err   *ipc.Error
 }
 
-// acquire takes a place in a worker for w, whose request is req, waiting in the queue if it must.
+// acquire takes a place in a worker for w, whose request is req, waiting in the queue if it must. w may be on the stack: what queues is a copy.
 func (p *pool) acquire(ctx context.Context, req *ipc.Request, w *waiter) (*lease, error) {
 	if ctx.Err() != nil {
 		return nil, ipc.AsError(context.Cause(ctx))
 	}
 	p.mu.Lock()
-	l, err := p.enter(ctx, w)
+	l, queued, err := p.enter(ctx, w)
 	p.mu.Unlock()
 	switch {
 	case err != nil:
@@ -57,18 +57,18 @@ func (p *pool) acquire(ctx context.Context, req *ipc.Request, w *waiter) (*lease
 	}
 	req.Waits()
 	select {
-	case g := <-w.granted:
+	case g := <-queued.granted:
 		if g.err != nil {
 			return nil, g.err
 		}
 		return g.lease, nil
 	case <-ctx.Done():
 	}
-	return nil, p.giveUp(ctx, w)
+	return nil, p.giveUp(ctx, queued)
 }
 
-// enter gives w a place, or puts it into the queue if there is none (a nil lease), or refuses it. Preconditions: mu is held.
-func (p *pool) enter(ctx context.Context, w *waiter) (*lease, *ipc.Error) {
+// enter gives w a place, or puts a copy of it into the queue if there is none (a nil lease), or refuses it. Preconditions: mu is held.
+func (p *pool) enter(ctx context.Context, w *waiter) (l *lease, queued *waiter, err *ipc.Error) {
 	if !w.alone {
 		w.gather = p.queue.gathers[w.action]
 	}
@@ -80,20 +80,21 @@ func (p *pool) enter(ctx context.Context, w *waiter) (*lease, *ipc.Error) {
 		w.spill = spillAt(ctx, time.Now(), cfg.AffinityWait)
 	}
 	if w.idle {
-		return p.takeIdle(w)
+		l, err = p.takeIdle(w)
+		return l, nil, err
 	}
 	if w.again {
 		if err := p.hopeless(); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		w.granted = make(chan grant, 1)
-		w.element = p.again.PushBack(w)
+		q := w.queues()
+		q.element = p.again.PushBack(q)
 		p.dispatch()
 		p.preempt()
-		return nil, nil
+		return nil, q, nil
 	}
 	if err := p.refusal(w.action); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	w.cost = p.pace.cost(w.action)
 	if p.waiting() == 0 && (w.gather == nil || p.idle()) {
@@ -101,38 +102,45 @@ func (p *pool) enter(ctx context.Context, w *waiter) (*lease, *ipc.Error) {
 			if w.gather != nil {
 				p.batched[1]++
 			}
-			return l, nil
+			return l, nil, nil
 		}
 	}
 	if hashes && p.queue.len >= cfg.Queue {
 		w.spill = time.Time{}
 		if l := p.take(w); l != nil { // those in the queue do not want this place
-			return l, nil
+			return l, nil, nil
 		}
 	}
 	if err := p.makeRoom(ctx, w); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if p.waiting() == 0 {
 		if l := p.takeAhead(w); l != nil {
-			return l, nil
+			return l, nil, nil
 		}
 	}
-	w.granted = make(chan grant, 1)
-	if w.gather != nil {
+	q := w.queues()
+	if q.gather != nil {
 		deadline, _ := ctx.Deadline()
-		if now := time.Now(); w.gather.waiting.Len() == 0 && p.idle() {
-			w.gather.join(w, now, now) // only others' requests are being gathered
+		if now := time.Now(); q.gather.waiting.Len() == 0 && p.idle() {
+			q.gather.join(q, now, now) // only others' requests are being gathered
 		} else {
-			w.gather.join(w, now, deadline)
+			q.gather.join(q, now, deadline)
 		}
 	}
-	p.queue.push(w, p.pace.quantum())
-	if w.alone || hashes || len(p.queue.gathers) > 0 {
+	p.queue.push(q, p.pace.quantum())
+	if q.alone || hashes || len(p.queue.gathers) > 0 {
 		p.dispatch() // so that a worker is reserved for it; while requests are gathered, or wait for a worker of their choice, there may be a place
 	}
 	p.preempt()
-	return nil, nil
+	return nil, q, nil
+}
+
+// queues returns a copy of w for the queue.
+func (w *waiter) queues() *waiter {
+	q := *w
+	q.granted = make(chan grant, 1)
+	return &q
 }
 
 // takeIdle gives background work a place if a worker has one and nobody else wants it, and refuses it otherwise. Preconditions: mu is held.

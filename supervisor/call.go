@@ -82,10 +82,8 @@ func validate(req *ipc.Request) error {
 type answer struct {
 	pool    *pool
 	req     *ipc.Request // as it came; it stays so
-	out     ipc.Request  // as it is sent
 	parent  context.Context
 	ctx     deadline.Context // parent with the request's deadline
-	waiter  waiter
 	lease   *lease
 	call    *ipc.Call
 	begun   bool   // a reply has been handed out: no other worker may begin again
@@ -110,8 +108,8 @@ func (a *answer) send(ctx context.Context, now time.Time, again, alone bool) err
 			return err
 		}
 		traceID := a.req.Times.Wait(now)
-		a.waiter = waiter{client: a.req.Client, action: a.req.Action, key: affinityKey(a.req), again: again, small: small(a.req), alone: alone || known, idle: a.req.Background, yield: a.req.Yield, now: now, room: &try.lease}
-		l, err := a.pool.acquire(ctx, a.req, &a.waiter)
+		w := waiter{client: a.req.Client, action: a.req.Action, key: affinityKey(a.req), again: again, small: small(a.req), alone: alone || known, idle: a.req.Background, yield: a.req.Yield, now: now, room: &try.lease}
+		l, err := a.pool.acquire(ctx, a.req, &w)
 		if err != nil {
 			a.req.Times.Done(ipc.AsError(err))
 			return err
@@ -126,8 +124,7 @@ func (a *answer) send(ctx context.Context, now time.Time, again, alone bool) err
 			return err
 		}
 		deadline, _ := a.ctx.Deadline()
-		req := &a.out
-		*req = *a.req
+		req := *a.req // as it is sent
 		if traceID != "" {
 			req.TraceID = traceID
 		}
@@ -136,7 +133,7 @@ func (a *answer) send(ctx context.Context, now time.Time, again, alone bool) err
 		if req.Held = l.batch != nil; req.Held {
 			req.Batch = l.batch.number
 		}
-		call, err := l.inc.caller.StartContext(ctx, req, l, &try.call)
+		call, err := l.inc.caller.StartContext(ctx, &req, l, &try.call)
 		switch {
 		case err == nil:
 			a.lease, a.call = l, call

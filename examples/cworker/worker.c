@@ -61,7 +61,7 @@ static void open_segment(int fd)
 	uint64_t s2w = u64(0x038), w2s = u64(0x048), least = s2w < w2s ? s2w : w2s;
 	max_frame = u64(0x028);
 	incarnation = u64(0x018);
-	if (memcmp(seg, "RNGSHM\0\1", 8) || u32(0x008) != 1 || u32(0x00C) != 0x2000 || u32(0x024) || !incarnation ||
+	if (memcmp(seg, "RNGSHM\0\1", 8) || u32(0x008) != 1 || u32(0x00C) != 0x2000 || u32(0x024) & ~2u || !incarnation ||
 	    crc32c(seg, 0x50) != u32(0x050) || !power_of_two(s2w) || !power_of_two(w2s) || u64(0x010) != (uint64_t)st.st_size ||
 	    u64(0x010) != 0x2000 + s2w + w2s || u64(0x030) != 0x2000 || u64(0x040) != 0x2000 + s2w || max_frame < 64 || max_frame > least / 4 - 16)
 		die(70, "the segment's geometry is wrong");
@@ -73,28 +73,33 @@ struct ring {
 	uint8_t *data;
 	uint64_t capacity, own; /* own: this side's private position */
 	uint32_t seq;
+	int eventfd; /* by which the supervisor is woken for messages, or -1 */
 	_Atomic uint64_t *tail, *head;
 	_Atomic uint32_t *items, *space; /* [0] count, [1] waiters */
 };
 
 static struct ring in, out;
 
-static void attach(struct ring *r, uint64_t header, uint64_t data, uint64_t capacity)
+static void attach(struct ring *r, uint64_t header, uint64_t data, uint64_t capacity, int eventfd)
 {
 	*r = (struct ring){
-		.data = seg + data, .capacity = capacity,
+		.data = seg + data, .capacity = capacity, .eventfd = eventfd,
 		.tail = (void *)(seg + header), .head = (void *)(seg + header + 0x080),
 		.items = (void *)(seg + header + 0x100), .space = (void *)(seg + header + 0x180),
 	};
 }
 
-static void post(_Atomic uint32_t *sem)
+/* eventfd: by which the sleeper is woken; -1: in the futex. */
+static void post(_Atomic uint32_t *sem, int eventfd)
 {
 	atomic_thread_fence(memory_order_seq_cst);
 	if (atomic_load_explicit(&sem[1], memory_order_relaxed) == 0)
 		return;
 	atomic_store(&sem[0], 1);
-	syscall(SYS_futex, &sem[0], FUTEX_WAKE, 1, NULL, NULL, 0);
+	if (eventfd < 0)
+		syscall(SYS_futex, &sem[0], FUTEX_WAKE, 1, NULL, NULL, 0);
+	else if (write(eventfd, &(uint64_t){1}, 8) != 8)
+		die(1, "fd 5 is no eventfd");
 }
 
 /* Waits until *pos is at least n bytes beyond seen, and returns it. */
@@ -149,7 +154,7 @@ static void send_message(const uint8_t *msg, uint64_t len)
 	put_header(r, off, len, 1);
 	r->own += pad + need(len);
 	atomic_store_explicit(r->tail, r->own, memory_order_release);
-	post(r->items);
+	post(r->items, r->eventfd);
 }
 
 /* Returns a whole message in memory of its own. */
@@ -178,7 +183,7 @@ static uint8_t *recv_message(uint64_t *total)
 		r->own += need(h[0]);
 		r->seq++;
 		atomic_store_explicit(r->head, r->own, memory_order_release);
-		post(r->space);
+		post(r->space, -1);
 		if (type == 1 && !(flags & 1))
 			return msg;
 	}
@@ -420,10 +425,11 @@ int main(void)
 		die(1, "this program is started by ringmaster, as a pool's command");
 	fcntl(3, F_SETFD, FD_CLOEXEC);
 	fcntl(4, F_SETFD, FD_CLOEXEC);
+	fcntl(5, F_SETFD, FD_CLOEXEC);
 	max_message = strtoull(limit, NULL, 10);
 	open_segment(3);
-	attach(&in, 0x1000, 0x2000, u64(0x038));
-	attach(&out, 0x1400, u64(0x040), u64(0x048));
+	attach(&in, 0x1000, 0x2000, u64(0x038), -1);
+	attach(&out, 0x1400, u64(0x040), u64(0x048), u32(0x024) & 2 ? 5 : -1);
 	msg = malloc(max_frame + 64);
 	int common = 0;
 	char *list = strdup(versions);
