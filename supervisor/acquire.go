@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ringmasterd/ringmaster/internal/deadline"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -43,7 +44,7 @@ type grant struct {
 
 // acquire takes a place in a worker for w, whose request is req, waiting in the queue if it must. w may be on the stack: what queues is a copy.
 func (p *pool) acquire(ctx context.Context, req *ipc.Request, w *waiter) (*lease, error) {
-	if ctx.Err() != nil {
+	if deadline.ErrAt(ctx, w.now) != nil {
 		return nil, ipc.AsError(context.Cause(ctx))
 	}
 	p.mu.Lock()

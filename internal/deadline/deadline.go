@@ -57,16 +57,30 @@ func (c *Context) Done() <-chan struct{} {
 }
 
 // Err implements [context.Context].
-func (c *Context) Err() error {
+func (c *Context) Err() error { return c.errAt(time.Time{}) }
+
+// ErrAt is ctx.Err() for who knows what time it is, and it has to be now, or was a moment ago: it saves looking at the clock where ctx is a Context.
+func ErrAt(ctx context.Context, now time.Time) error {
+	if c, ok := ctx.(*Context); ok {
+		return c.errAt(now)
+	}
+	return ctx.Err()
+}
+
+// errAt is Err at the time now; zero: the clock says.
+func (c *Context) errAt(now time.Time) error {
 	c.mu.Lock()
 	err, watched := c.err, c.watched
 	c.mu.Unlock()
 	if err != nil || watched {
 		return err
 	}
-	if err := c.Context.Err(); err != nil {
+	if now.IsZero() {
+		now = time.Now()
+	}
+	if err := ErrAt(c.Context, now); err != nil {
 		c.Cancel(err)
-	} else if !c.due.IsZero() && !time.Now().Before(c.due) {
+	} else if !c.due.IsZero() && !now.Before(c.due) {
 		c.Cancel(context.DeadlineExceeded)
 	}
 	c.mu.Lock()

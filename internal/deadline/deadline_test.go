@@ -172,6 +172,26 @@ func TestOwned(t *testing.T) {
 	ended(child, t, context.Canceled)
 }
 
+// What time it is may be told: to a parent, too, and to a context of another kind.
+func TestErrAt(t *testing.T) {
+	due := time.Now().Add(time.Hour)
+	parent := begin(t.Context(), t, due)
+	child := begin(parent, t, time.Time{})
+	if err := ErrAt(child, due.Add(-1)); err != nil {
+		t.Errorf("before: %v", err)
+	}
+	if err := ErrAt(child, due); err != context.DeadlineExceeded {
+		t.Errorf("then: %v", err)
+	}
+	ended(child, t, context.DeadlineExceeded)
+	ended(parent, t, context.DeadlineExceeded)
+	other, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := ErrAt(other, due); err != context.Canceled {
+		t.Errorf("of another kind: %v", err)
+	}
+}
+
 // Values are the parent's.
 func TestValues(t *testing.T) {
 	type key struct{}
