@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"os"
 	"slices"
 	"sync"
 
@@ -34,9 +35,9 @@ type Client struct {
 var errClosed = ipc.Errorf(ipc.Cancelled, "client_closed", "the client was closed")
 
 // Dial connects to the server. Without [WithAddress] it is the one at $RINGMASTER_SOCKET, $RUNTIME_DIRECTORY/ringmaster.sock, $XDG_RUNTIME_DIR/ringmaster/ringmaster.sock or
-// /run/ringmaster/ringmaster.sock, whichever is set first. ctx limits the connecting only.
+// /run/ringmaster/ringmaster.sock, whichever is set first; without [WithToken] the token is $RINGMASTER_TOKEN, if that is set. ctx limits the connecting only.
 func Dial(ctx context.Context, opts ...DialOption) (*Client, error) {
-	cfg := dialConfig{ring: ringCapacity, arena: ownArenas}
+	cfg := dialConfig{ring: ringCapacity, arena: ownArenas, token: os.Getenv("RINGMASTER_TOKEN")}
 	for _, o := range opts {
 		o(&cfg)
 	}

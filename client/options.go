@@ -27,7 +27,7 @@ func WithAddress(address string) DialOption {
 	return func(c *dialConfig) { c.address = address }
 }
 
-// WithToken sends a token with each request, which the server then takes for who asks. By TCP it needs one.
+// WithToken sends a token with each request, which the server then takes for who asks. By TCP it needs one. "" sends none, also where $RINGMASTER_TOKEN is set.
 func WithToken(token string) DialOption {
 	return func(c *dialConfig) { c.token = token }
 }

@@ -21,16 +21,19 @@ var passedByDefault = []string{
 	// numerical work
 	"OMP_*", "GOMP_*", "KMP_*", "MKL_*", "OPENBLAS_*", "BLIS_*", "NUMEXPR_*", "ORT_*", "GGML_*", "LLAMA_*", "TORCH*", "PYTORCH_*", "TRITON_*", "JAX_*", "XLA_*", "TF_CPP_*", "TF_FORCE_*", "TF_GPU_*", "TF_XLA_*", "VLLM_*",
 	"HF_*", "HUGGINGFACE_*", "TRANSFORMERS_*", "SAFETENSORS_*", "TOKENIZERS_*",
-	// ringmaster: a worker that calls other pools finds the socket
+	// ringmaster: a worker that calls other pools finds the socket; tokenKey is not among them
 	"RINGMASTER_*", "RUNTIME_DIRECTORY",
 }
+
+// tokenKey is who somebody is that calls a server, and not who its workers are.
+const tokenKey = "RINGMASTER_TOKEN"
 
 // inherited returns the variables of environ, each NAME=value, that a worker gets: those named by default or in pass.
 func inherited(environ, pass []string) []string {
 	var env []string
 	for _, kv := range environ {
 		name, _, _ := strings.Cut(kv, "=")
-		if forSupervisorOnly(name) || !namedIn(passedByDefault, name) && !namedIn(pass, name) {
+		if forSupervisorOnly(name) || (name == tokenKey || !namedIn(passedByDefault, name)) && !namedIn(pass, name) {
 			continue
 		}
 		env = append(env, kv)

@@ -9,7 +9,7 @@ func TestInherited(t *testing.T) {
 	ours := []string{
 		"PATH=/bin", "HOME=/me", "LC_ALL=C", "XDG_RUNTIME_DIR=/run/me", "https_proxy=http://p", "PYTHONPATH=x", "CUDA_VISIBLE_DEVICES=0", "HF_HOME=/m", "OMP_NUM_THREADS=4", "EMPTY=", "TORCHINDUCTOR_CACHE_DIR=/c",
 		"AWS_SECRET_ACCESS_KEY=s", "GOOGLE_APPLICATION_CREDENTIALS=g", "DATABASE_URL=d", "PATHS=p", "MODEL_DIR=/models", "MODEL=m", "TF_VAR_password=p", "PWD=/", "odd",
-		"NOTIFY_SOCKET=@n", "LISTEN_FDS=1", "WATCHDOG_USEC=1", "PLUGIN_MIN_PORT=1", cookieKey + "=c", workerIDKey + "=x.1", "RINGMASTER_SOCKET=/s",
+		"NOTIFY_SOCKET=@n", "LISTEN_FDS=1", "WATCHDOG_USEC=1", "PLUGIN_MIN_PORT=1", cookieKey + "=c", workerIDKey + "=x.1", "RINGMASTER_SOCKET=/s", tokenKey + "=t",
 	}
 	usual := []string{
 		"PATH=/bin", "HOME=/me", "LC_ALL=C", "XDG_RUNTIME_DIR=/run/me", "https_proxy=http://p", "PYTHONPATH=x", "CUDA_VISIBLE_DEVICES=0", "HF_HOME=/m", "OMP_NUM_THREADS=4", "TORCHINDUCTOR_CACHE_DIR=/c", "RINGMASTER_SOCKET=/s",
@@ -18,7 +18,8 @@ func TestInherited(t *testing.T) {
 		{nil, nil},
 		{[]string{"MODEL_*"}, []string{"MODEL_DIR=/models"}},
 		{[]string{"MODEL*", "EMPTY", "NOT_SET"}, []string{"EMPTY=", "MODEL_DIR=/models", "MODEL=m"}},
-		{[]string{"*"}, []string{"EMPTY=", "AWS_SECRET_ACCESS_KEY=s", "GOOGLE_APPLICATION_CREDENTIALS=g", "DATABASE_URL=d", "PATHS=p", "MODEL_DIR=/models", "MODEL=m", "TF_VAR_password=p", "PWD=/", "odd"}},
+		{[]string{"*"}, []string{"EMPTY=", "AWS_SECRET_ACCESS_KEY=s", "GOOGLE_APPLICATION_CREDENTIALS=g", "DATABASE_URL=d", "PATHS=p", "MODEL_DIR=/models", "MODEL=m", "TF_VAR_password=p", "PWD=/", "odd", tokenKey + "=t"}},
+		{[]string{tokenKey}, []string{tokenKey + "=t"}},
 		{[]string{"NOTIFY_SOCKET", "PLUGIN_*", cookieKey}, nil},
 	} {
 		got := inherited(ours, c.pass)

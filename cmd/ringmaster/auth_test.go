@@ -375,6 +375,20 @@ auth:
 	if _, err := client.Dial(t.Context(), client.WithAddress("tcp://10.0.0.1:80")); err == nil {
 		t.Error("a client sends tokens to other machines")
 	}
+	t.Run("from the environment", func(t *testing.T) {
+		t.Setenv("RINGMASTER_TOKEN", token.Token)
+		for _, opts := range [][]client.DialOption{{}, {client.WithToken("")}} {
+			c, err := client.Dial(t.Context(), append(opts, client.WithAddress("tcp://"+address))...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = c.Call(t.Context(), "echo", "echo", 1)
+			c.Close()
+			if (err == nil) != (len(opts) == 0) {
+				t.Errorf("with %d options: %v", len(opts), err)
+			}
+		}
+	})
 	for name, tt := range map[string]struct{ token, want string }{"with": {token.Token, ""}, "without": {"", "PERMISSION_DENIED/unauthenticated"}, "with another": {other.Token, "PERMISSION_DENIED/unauthenticated"}} {
 		c, err := client.Dial(t.Context(), client.WithAddress("tcp://"+address), client.WithToken(tt.token))
 		if err != nil {

@@ -107,15 +107,14 @@ func (a *app) withClient(ctx context.Context, f func(*client.Client) error, opts
 	if a.socket != "" {
 		opts = append(opts, client.WithAddress(a.socket))
 	}
-	token := os.Getenv("RINGMASTER_TOKEN")
 	if a.token != "" {
 		b, err := os.ReadFile(a.token)
 		if err != nil {
 			return fmt.Errorf("--token-file: %w", err)
 		}
-		token = strings.TrimSpace(string(b))
+		opts = append(opts, client.WithToken(strings.TrimSpace(string(b))))
 	}
-	c, err := client.Dial(ctx, append(opts, client.WithToken(token))...)
+	c, err := client.Dial(ctx, opts...)
 	if err != nil {
 		return err
 	}

@@ -42,6 +42,19 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         yield Guarded(path, "tcp://" + found[1].decode(), made["token"])
 
 
+def test_a_token_from_the_environment(run: Any, guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(c: Both) -> None:
+        assert (await c.call("ringmaster", "whoami")).body["identity"] == "token robot"
+
+    async def refused(c: Both) -> None:
+        with pytest.raises(rm.PermissionDenied):
+            await c.call("ringmaster", "whoami")
+
+    monkeypatch.setenv("RINGMASTER_TOKEN", guarded.token)
+    run(test, guarded.port)
+    run(refused, guarded.port, token="")
+
+
 def test_a_token_by_tcp(run: Any, guarded: Guarded) -> None:
     async def test(c: Both) -> None:
         headers = {"k": "v"}

@@ -32,6 +32,11 @@ def resolve(address: str | os.PathLike[str] | None) -> str:
     return str(Path(os.environ.get("XDG_RUNTIME_DIR") or "/run", "ringmaster", _NAME))
 
 
+def token_to_send(token: str | None) -> str:
+    """Return the token that a client sends, "" for none: $RINGMASTER_TOKEN if none is given."""
+    return os.environ.get("RINGMASTER_TOKEN", "") if token is None else token
+
+
 def _parse(address: str) -> str:
     if by_tcp(address):
         return _parse_tcp(address)

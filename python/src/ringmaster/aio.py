@@ -26,7 +26,7 @@ from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from numpy.typing import DTypeLike
 
-from ringmaster._address import by_tcp, dial, resolve
+from ringmaster._address import by_tcp, dial, resolve, token_to_send
 from ringmaster._arena import ATTACH_TIMEOUT, Named, Outputs
 from ringmaster._codec import Reply, Request
 from ringmaster._connection import WRITE_TIMEOUT
@@ -91,7 +91,7 @@ class Client:
         self._path = resolve(path)
         self._timeout = timeout
         self._ring = ring
-        self._token = token
+        self._token = token_to_send(token)
         self._pid = os.getpid()
         self._connecting = asyncio.Lock()
         self._connection: _Connection | None = None

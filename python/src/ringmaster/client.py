@@ -16,7 +16,7 @@ from typing import Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
 from numpy.typing import DTypeLike
 
-from ringmaster._address import resolve
+from ringmaster._address import resolve, token_to_send
 from ringmaster._arena import Outputs
 from ringmaster._codec import Reply, Request
 from ringmaster._connection import Connection
@@ -49,7 +49,8 @@ def connect(
     """Connect to the server, within timeout seconds.
 
     ring is how large each of the two rings in shared memory should be, in bytes; 0: everything goes through the socket.
-    token is sent with each request, which the server then takes for who asks.
+    token is sent with each request, which the server then takes for who asks; without it, $RINGMASTER_TOKEN is, if that
+    is set. "" sends none.
 
     path may be unix:///path, or tcp://127.0.0.1:8080 for a server's port, which needs a token. Without it the address
     is $RINGMASTER_SOCKET, $RUNTIME_DIRECTORY/ringmaster.sock, $XDG_RUNTIME_DIR/ringmaster/ringmaster.sock or
@@ -76,7 +77,7 @@ class Client:
         self._path = resolve(path)
         self._timeout = timeout
         self._ring = ring
-        self._token = token
+        self._token = token_to_send(token)
         self._lock = threading.Lock()
         self._connection: Connection | None = None  # guarded by _lock
         self._closed = False  # guarded by _lock
