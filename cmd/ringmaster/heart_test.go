@@ -20,9 +20,13 @@ import (
 type wedgeable struct {
 	*supervisor.Supervisor
 	wedged atomic.Bool
+	tokens atomic.Int32 // requests that came with one
 }
 
 func (w *wedgeable) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, error) {
+	if req.Headers["authorization"] != "" {
+		w.tokens.Add(1)
+	}
 	if w.wedged.Load() {
 		<-ctx.Done()
 		return nil, ipc.AsError(context.Cause(ctx))
@@ -115,5 +119,18 @@ func TestFullServerFeedsWatchdog(t *testing.T) {
 	st, err := h.check(t.Context())
 	if err != nil || len(st.Pools) != 1 {
 		t.Errorf("%+v, %v", st, err)
+	}
+}
+
+// The server asks itself as itself, whoever a token in its environment is.
+func TestHeartSendsNoToken(t *testing.T) {
+	manage(t)
+	t.Setenv("RINGMASTER_TOKEN", "rm_somebody")
+	h, backend, _ := beating(t, gateway.Config{})
+	if _, err := h.check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if n := backend.tokens.Load(); n != 0 {
+		t.Errorf("%d requests had a token", n)
 	}
 }
