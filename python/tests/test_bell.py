@@ -6,9 +6,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from ringmaster import _launch
 from ringmaster._ring import Closed, ProtocolError, Segment
 from segments import HEAD, ITEMS, S2W, SPACE, W2S, Memory, crc32c
 
@@ -131,6 +133,25 @@ def test_a_supervisor_is_woken_by_its_eventfd() -> None:
         os.close(fd)
         os.close(event)
         memory.bytes.close()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_eventfd_is_known_without_proc(there: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(status: int, why: str) -> None:
+        raise SystemExit(status, why)
+
+    monkeypatch.setattr(_launch, "leave", refuse)
+    links = "/proc/self/fd" if there else str(tmp_path)
+    event = os.eventfd(0)
+    reading, writing = os.pipe()
+    try:
+        _launch._check_eventfd(event, links)
+        for other in (writing, 1 << 20):
+            with pytest.raises(SystemExit, match="the eventfd"):
+                _launch._check_eventfd(other, links)
+    finally:
+        for fd in (event, reading, writing):
+            os.close(fd)
 
 
 def test_a_line_that_is_full_blocks_nobody() -> None:

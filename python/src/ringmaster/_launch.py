@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ def launch() -> Launch:
     except ProtocolError as e:
         leave(EXIT_PROTOCOL, f"the segment on fd {SEGMENT_FD}: {e}")
     if segment.has_eventfd:
-        _check_eventfd()
+        _check_eventfd(EVENT_FD, "/proc/self/fd")
         os.set_inheritable(EVENT_FD, False)
     offered = os.environ.get("PLUGIN_PROTOCOL_VERSIONS", "")
     if str(VERSION) not in (v.strip() for v in offered.split(",")):
@@ -72,14 +73,23 @@ def leave(status: int, why: str = "") -> NoReturn:
     os._exit(status)
 
 
-def _check_eventfd() -> None:
-    """What is written to wake the supervisor is not to end up elsewhere."""
+def _check_eventfd(fd: int, links: str) -> None:
+    """What is written to wake the supervisor is not to end up elsewhere.
+
+    links is where descriptors are told; in a sandbox without /proc it has to do that this one is of no type, like an
+    eventfd.
+    """
     try:
-        kind = str(Path(f"/proc/self/fd/{EVENT_FD}").readlink())
-    except OSError as e:
-        kind = str(e)
+        kind = str(Path(links, str(fd)).readlink())
+    except OSError:
+        try:
+            if stat.S_IFMT(os.fstat(fd).st_mode) == 0:
+                return
+            kind = "it is something else"
+        except OSError as e:
+            kind = str(e)
     if kind != "anon_inode:[eventfd]":
-        leave(1, f"fd {EVENT_FD}, the eventfd: {kind}")
+        leave(1, f"fd {fd}, the eventfd: {kind}")
 
 
 def _number(name: str, default: int) -> int:
