@@ -42,7 +42,9 @@ func (p *pool) takeAhead(w *waiter) *lease {
 	if s == nil || !w.goesAhead() {
 		return nil
 	}
-	return p.lease(w, s)
+	l := p.lease(w, s)
+	l.ahead = true
+	return l
 }
 
 // line returns the slot whose process may be sent a request ahead now, or nil. Preconditions: mu is held.
@@ -82,9 +84,32 @@ func (l *lease) turn() time.Time {
 	return l.at
 }
 
-// turned tells a request's times when its turn came, if its worker has ended it. Preconditions: pool.mu is held, or the END has been received.
-func (a *answer) turned() {
-	if began := a.lease.began; began.After(a.lease.at) {
+// turned tells a request's times when its turn came: at its first reply, or its end, which may find it in line. ended: the END has been received.
+func (a *answer) turned(ended bool) {
+	l := a.lease
+	if a.req.Times == nil {
+		return
+	}
+	var began time.Time
+	if ended {
+		began = l.began
+	} else {
+		began = l.turnBy(time.Now())
+	}
+	if began.After(l.at) {
 		a.req.Times.Turn(began)
 	}
+}
+
+// turnBy is when it was the turn of a request that its worker may not have ended by now; now, if it still waits in line.
+func (l *lease) turnBy(now time.Time) time.Time {
+	l.pool.mu.Lock()
+	defer l.pool.mu.Unlock()
+	switch {
+	case !l.began.IsZero():
+		return l.began
+	case l.ahead && !l.inc.lastEnd.After(l.at):
+		return now
+	}
+	return l.turn()
 }

@@ -52,9 +52,16 @@ func serveInline(ahead string) error {
 				return err
 			}
 			end := []byte{0x93, 2, 0xcd, byte(m.ID >> 8), byte(m.ID), 1}
-			if m.Action == "refuse" {
+			switch m.Action {
+			case "refuse":
 				end[0] = 0x97
 				end = append(end, 0x80, 0xc0, 0x90, 0x92, 0xa1, 'X', 0xa1, 'y')
+			case "flow":
+				chunk := slices.Clone(end)
+				chunk[5] = 0
+				if _, err := ring.Send(chunk); err != nil {
+					return err
+				}
 			}
 			if _, err := ring.Send(end); err != nil {
 				return err
@@ -282,26 +289,38 @@ func (l *line) begin(r *ipc.Request) <-chan outcome {
 
 // Who looks where the time went sees that what was in line waited.
 func TestTimesOfARequestAhead(t *testing.T) {
-	for _, fails := range []bool{false, true} {
+	for _, action := range []string{"step", "refuse", "flow"} {
 		l := newLine(t, inlinePool(t, "1"), func(*Supervisor) {})
-		first, r := l.held("a"), l.request("step", "b", false)
-		if fails {
-			r = l.request("refuse", "b", false)
-		}
+		first, r := l.held("a"), l.request(action, "b", false)
 		r.Times = &ipc.Times{}
 		second := l.start(testContext(t), r)
 		l.busy(2, 0)
 		released := moment.Now()
 		l.release()
 		l.ends(first)
-		if o := <-second; (o.err != nil) != fails {
+		if o := <-second; (o.err != nil) != (action == "refuse") {
 			t.Error(o.err)
 		}
-		if try, _, _ := r.Times.Last(); try.Begin >= released || try.Sent <= released || try.End < try.Sent {
-			t.Errorf("released at %v: %+v", released, try)
+		if try, _, _ := r.Times.Last(); try.Begin >= released || try.Sent <= released || try.First != 0 && try.First < try.Sent || try.End < try.Sent {
+			t.Errorf("%s, released at %v: %+v", action, released, try)
 		}
 		l.stop()
 	}
+}
+
+// One that ends in line was in the queue all the time.
+func TestTimesOfARequestThatEndsInLine(t *testing.T) {
+	const timeout = 20 * time.Millisecond
+	l := newLine(t, inlinePool(t, "1"), func(*Supervisor) {})
+	first, r := l.held("a"), l.request("step", "b", false)
+	r.Timeout, r.Times = timeout, &ipc.Times{}
+	_, err := l.call(testContext(t), r)
+	wantError(t, err, ipc.DeadlineExceeded, "deadline")
+	if try, _, _ := r.Times.Last(); try.Sent.Sub(try.Begin) < timeout || try.End < try.Sent {
+		t.Errorf("%+v", try)
+	}
+	l.release()
+	l.ends(first)
 }
 
 // What waits in line has not begun: it neither dies with the worker nor is it to blame, and another process runs it, once.
@@ -370,6 +389,22 @@ func TestLineIsPartOfTheQueue(t *testing.T) {
 	}
 	l.release()
 	l.ends(calls...)
+}
+
+// A worker that hangs with a request in line is killed in time, and the one in line is answered by the next process.
+func TestWorkerHangsWithARequestAhead(t *testing.T) {
+	l := newLine(t, inlinePool(t, "1"), func(s *Supervisor) { s.hungGrace, s.tickEvery = 50*time.Millisecond, time.Millisecond })
+	r := l.request("step", "a", true)
+	r.Timeout = 200 * time.Millisecond
+	first := l.begin(r)
+	second := l.start(testContext(t), l.request("step", "b", false))
+	l.busy(2, 0)
+	wantError(t, (<-first).err, ipc.DeadlineExceeded, "deadline")
+	l.ends(second)
+	if e := l.lastExit(); e.Cause != "hung" {
+		t.Errorf("%+v", e)
+	}
+	l.wantRecords("a", "b")
 }
 
 // A worker that is replaced finishes what waits in line, too.

@@ -223,9 +223,7 @@ func (a *answer) Recv(ctx context.Context) (*ipc.Reply, error) {
 		if err == nil {
 			if !a.begun || r.End {
 				a.begun = true
-				if r.End {
-					a.turned()
-				}
+				a.turned(r.End)
 				a.req.Times.Reply(r.End)
 			}
 			if r.End {
@@ -247,9 +245,7 @@ func (a *answer) Announce(w *ipc.Responder) bool { return !a.ended && a.call.Ann
 // recover deals with the end of an attempt that failed: nil if there is another one under way now, else the request's error.
 func (a *answer) recover(ctx context.Context, err error) error {
 	e := ipc.AsError(err)
-	a.pool.mu.Lock() // this may not be the worker's end of it
-	a.turned()
-	a.pool.mu.Unlock()
+	a.turned(false) // this may not be the worker's end of it
 	a.req.Times.Done(e)
 	switch {
 	case e == a.lease.inc.lost.Load():
@@ -329,6 +325,7 @@ func (a *answer) finish() {
 // Cancel implements [ipc.Replies].
 func (a *answer) Cancel(reason string) {
 	if !a.ended {
+		a.turned(false)
 		a.req.Times.Done(ipc.Errorf(ipc.Cancelled, reason, "the request was cancelled"))
 		a.lease.abandon(a.identify())
 		a.finish()

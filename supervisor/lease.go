@@ -17,6 +17,7 @@ type lease struct {
 	action string
 	cost   time.Duration // what the client was charged
 	alone  bool          // no other request is given to the worker meanwhile
+	ahead  bool          // the worker had another one in hand when it was leased
 	batch  *batch        // whose place it is; nil: its own
 	member int           // of the batch: which
 	errand *errand       // it is for background work; nil: it is not
