@@ -165,14 +165,15 @@ func (p *pool) makeRoom(ctx context.Context, w *waiter) *ipc.Error {
 	if deadline, ok := ctx.Deadline(); ok && places > 0 {
 		ahead := line + p.again.Len() + p.queue.ahead(w.client)
 		if left := time.Until(deadline); p.pace.tooLate(left, ahead, places) {
-			return wouldExpire(p.name, ahead, p.pace.wait(ahead, places), left, p.pace.retryAfter(p.queue.len, places))
+			return wouldExpire(p.name, ahead, p.pace.wait(ahead, places), left, p.pace.retryAfter(line+p.queue.len, places))
 		}
 	}
-	if line+p.queue.len < p.config().Queue {
+	queued := line + p.queue.len
+	if queued < p.config().Queue {
 		return nil
 	}
-	err := queueFull(p.name, p.queue.len, p.pace.retryAfter(p.queue.len, max(1, places)))
-	most := p.queue.surplus(w.client)
+	err := queueFull(p.name, queued, p.pace.retryAfter(queued, max(1, places)))
+	most := p.queue.surplus(w.client, p.lined())
 	if most == nil {
 		return err
 	}

@@ -62,6 +62,14 @@ func (p *pool) line() *slot {
 	return s
 }
 
+// lined is the client of the request that waits in line, nil if none does. Preconditions: mu is held.
+func (p *pool) lined() *ipc.Client {
+	if len(p.slots) != 1 || p.inLine() == 0 {
+		return nil
+	}
+	return &p.slots[0].inc.last
+}
+
 // inLine counts the requests that wait in line. Preconditions: mu is held.
 func (p *pool) inLine() int {
 	n := 0

@@ -376,7 +376,9 @@ func TestLineIsPartOfTheQueue(t *testing.T) {
 	calls := []<-chan outcome{l.held("a"), l.start(testContext(t), l.request("step", "b", false))}
 	l.busy(2, 0)
 	_, err := l.call(testContext(t), l.request("step", "c", false))
-	wantError(t, err, ipc.ResourceExhausted, "queue_full")
+	if e := wantError(t, err, ipc.ResourceExhausted, "queue_full"); !strings.Contains(e.Message, ": 1 requests are waiting already") {
+		t.Error(e.Message)
+	}
 	p := l.byName("test")
 	p.mu.Lock()
 	p.pace.hold = time.Minute
@@ -389,6 +391,29 @@ func TestLineIsPartOfTheQueue(t *testing.T) {
 	}
 	l.release()
 	l.ends(calls...)
+}
+
+// A full queue makes room for a client that has less in it than another, which has one in line.
+func TestLineCountsForItsClient(t *testing.T) {
+	cfg := inlinePool(t, "1")
+	cfg.Queue = 2
+	l := newLine(t, cfg, func(*Supervisor) {})
+	of := func(pid int32, record string) *ipc.Request {
+		r := l.request("step", record, false)
+		r.Client = ipc.Client{PID: pid}
+		return r
+	}
+	calls := []<-chan outcome{l.held("a"), l.start(testContext(t), of(1, "b"))}
+	l.busy(2, 0)
+	surplus := l.start(testContext(t), of(1, "c"))
+	l.busy(2, 1)
+	calls = append(calls, l.start(testContext(t), of(2, "d")))
+	wantError(t, (<-surplus).err, ipc.ResourceExhausted, "queue_full")
+	_, err := l.call(testContext(t), of(1, "e"))
+	wantError(t, err, ipc.ResourceExhausted, "queue_full")
+	l.release()
+	l.ends(calls...)
+	l.wantRecords("a", "b", "d")
 }
 
 // A worker that hangs with a request in line is killed in time, and the one in line is answered by the next process.

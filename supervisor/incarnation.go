@@ -65,6 +65,7 @@ type incarnation struct {
 	arenas   bool                  // it can do arenas; immutable while it is given requests, like ahead
 	ahead    bool                  // it may be sent a request ahead
 	closed   bool                  // nothing is sent behind the request that it was given last
+	last     ipc.Client            // whose that is
 	served   uint64                // requests that it ended
 	lastEnd  time.Time             // of them
 	alone    bool                  // it has a request that shares it with no other

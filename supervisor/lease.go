@@ -43,7 +43,7 @@ func (p *pool) lease(w *waiter, s *slot) *lease {
 	s.inc.taken++
 	s.rouse()
 	s.inc.alone = w.alone
-	s.inc.closed = s.inc.ahead && s.inc.closes(w)
+	s.inc.closed, s.inc.last = s.inc.ahead && s.inc.closes(w), w.client
 	if w.alone {
 		p.reserved = nil
 	}

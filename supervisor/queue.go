@@ -168,19 +168,27 @@ func (q *fairQueue) spent(c ipc.Client, charged, took time.Duration) {
 	}
 }
 
-// surplus returns the request that has to make room for one more of client c in a full queue: the last one of the client with the most, if that has more than c would have then. nil: it is c itself who has the most.
-func (q *fairQueue) surplus(c ipc.Client) *waiter {
-	var most *flow
-	own := 0
-	for _, f := range q.flows {
-		if f.client == c {
-			own = f.waiting.Len()
+// surplus returns the request that has to make room for one more of client c in a full queue: the last one of the client with the most, if that has more than c would have then. nil: it is c itself who has the most. One more of lined's,
+// unless that is nil, counts as if it were in the queue, but cannot be taken out.
+func (q *fairQueue) surplus(c ipc.Client, lined *ipc.Client) *waiter {
+	has := func(client ipc.Client, waiting int) int {
+		if lined != nil && *lined == client {
+			waiting++
 		}
-		if most == nil || f.waiting.Len() > most.waiting.Len() {
-			most = f
+		return waiting
+	}
+	var most *flow
+	own, largest := has(c, 0), 0
+	for _, f := range q.flows {
+		n := has(f.client, f.waiting.Len())
+		if f.client == c {
+			own = n
+		}
+		if f.waiting.Len() > 0 && n > largest {
+			most, largest = f, n
 		}
 	}
-	if most == nil || most.waiting.Len() <= own+1 {
+	if most == nil || largest <= own+1 {
 		return nil
 	}
 	return most.waiting.Back().Value.(*waiter)

@@ -148,17 +148,17 @@ func TestFairQueueCorrectsTheCharge(t *testing.T) {
 func TestFairQueueSurplusAndAhead(t *testing.T) {
 	var q fairQueue
 	a, b, c := client(1, 1), client(1, 2), client(1, 3)
-	if q.surplus(a) != nil || q.ahead(a) != 0 {
+	if q.surplus(a, nil) != nil || q.ahead(a) != 0 {
 		t.Error("an empty queue has no surplus")
 	}
 	fill(&q, a, 10, time.Millisecond)
 	last := &waiter{client: a, cost: time.Millisecond}
 	q.push(last, time.Millisecond)
 	fill(&q, b, 2, time.Millisecond)
-	if q.surplus(a) != nil {
+	if q.surplus(a, nil) != nil {
 		t.Error("the client with the most is to make room for itself")
 	}
-	if got := q.surplus(c); got != last {
+	if got := q.surplus(c, nil); got != last {
 		t.Errorf("surplus %+v, want the last one of the client with the most", got)
 	}
 	for want, client := range map[int]ipc.Client{13: a, 5: b, 2: c} {
