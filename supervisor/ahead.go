@@ -26,9 +26,13 @@ func (w *waiter) goesAhead() bool { return w.small && !w.alone && !w.idle && !w.
 
 // small reports whether a request takes little room in a ring.
 func small(req *ipc.Request) bool {
-	n := len(req.Body) + len(req.Context)
+	n := len(req.Body) + len(req.Context) + len(req.TraceID)
 	for i := range req.Tensors {
-		n += len(req.Tensors[i].Data)
+		t := &req.Tensors[i]
+		n += len(t.Name) + len(t.DType) + 8*len(t.Shape) + len(t.Data)
+	}
+	for i := range req.Outputs {
+		n += len(req.Outputs[i].Name)
 	}
 	for k, v := range req.Headers {
 		n += len(k) + len(v)
@@ -49,7 +53,7 @@ func (p *pool) takeAhead(w *waiter) *lease {
 
 // line returns the slot whose process may be sent a request ahead now, or nil. Preconditions: mu is held.
 func (p *pool) line() *slot {
-	if !p.pace.brief || len(p.slots) != 1 || p.again.Len() > 0 || len(p.queue.gathers) > 0 || p.hashes() {
+	if !p.pace.brief || len(p.slots) != 1 || p.again.Len() > 0 || p.queue.gathering() || p.hashes() {
 		return nil
 	}
 	s := p.slots[0]

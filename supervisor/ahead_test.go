@@ -432,6 +432,44 @@ func TestWorkerHangsWithARequestAhead(t *testing.T) {
 	l.wantRecords("a", "b")
 }
 
+// What a request has beside its tensors' data takes room, too.
+func TestSmallRequests(t *testing.T) {
+	long := strings.Repeat("x", mostAhead+1)
+	for name, req := range map[string]*ipc.Request{
+		"the body":        {Body: []byte(long)},
+		"the context":     {Context: []byte(long)},
+		"the trace":       {TraceID: long},
+		"a header":        {Headers: map[string]string{"k": long}},
+		"a tensor":        {Tensors: []ipc.Tensor{{Data: []byte(long)}}},
+		"a tensor's name": {Tensors: []ipc.Tensor{{Name: long}}},
+		"shapes":          {Tensors: []ipc.Tensor{{Shape: make([]uint64, mostAhead/8+1)}}},
+		"an output":       {Outputs: []ipc.Output{{Name: long}}},
+	} {
+		if small(req) {
+			t.Errorf("a request is taken to be small though %s is not", name)
+		}
+	}
+	if !small(&ipc.Request{Body: []byte(long[:100])}) {
+		t.Error("100 bytes are much")
+	}
+}
+
+// A pool that gathers requests no longer is like one that never did.
+func TestAheadAfterGathering(t *testing.T) {
+	cfg := inlinePool(t, "1")
+	cfg.Actions = map[string]ActionConfig{"both": {Batch{Max: 2}}}
+	l := newLine(t, cfg, func(*Supervisor) {})
+	cfg.Actions = nil
+	if _, err := l.Reload(testContext(t), Config{Pools: []PoolConfig{cfg}}); err != nil {
+		t.Fatal(err)
+	}
+	calls := []<-chan outcome{l.held("a"), l.start(testContext(t), l.request("both", "b", false))}
+	l.busy(2, 0)
+	l.release()
+	l.ends(calls...)
+	l.wantRecords("a", "b")
+}
+
 // A worker that is replaced finishes what waits in line, too.
 func TestRestartWithARequestAhead(t *testing.T) {
 	l := newLine(t, inlinePool(t, "1"), func(*Supervisor) {})

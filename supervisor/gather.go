@@ -73,6 +73,16 @@ func (q *fairQueue) look(now time.Time) (next time.Time) {
 	return next
 }
 
+// gathering reports whether any requests are gathered. An action's gather stays when a reload says that they are not any more.
+func (q *fairQueue) gathering() bool {
+	for _, g := range q.gathers {
+		if g.max > 1 {
+			return true
+		}
+	}
+	return false
+}
+
 // company removes up to n requests of an action, to go with one whose turn it was: those that came first, or, if there are more, as many of each client as is its part. Every one is charged.
 func (q *fairQueue) company(g *gather, n int, quantum time.Duration) []*waiter {
 	n = min(n, g.waiting.Len())
