@@ -429,7 +429,11 @@ int main(void)
 	max_message = strtoull(limit, NULL, 10);
 	open_segment(3);
 	attach(&in, 0x1000, 0x2000, u64(0x038), -1);
-	attach(&out, 0x1400, u64(0x040), u64(0x048), u32(0x024) & 2 ? 5 : -1);
+	int eventfd = u32(0x024) & 2 ? 5 : -1;
+	struct stat st;
+	if (eventfd >= 0 && (fstat(eventfd, &st) || st.st_mode & S_IFMT)) /* an eventfd is of no type */
+		die(1, "fd 5 is no eventfd");
+	attach(&out, 0x1400, u64(0x040), u64(0x048), eventfd);
 	msg = malloc(max_frame + 64);
 	int common = 0;
 	char *list = strdup(versions);
