@@ -115,7 +115,7 @@ func (p *pool) enter(ctx context.Context, w *waiter) (l *lease, queued *waiter, 
 	if err := p.makeRoom(ctx, w); err != nil {
 		return nil, nil, err
 	}
-	if p.waiting() == 0 {
+	if s := p.line(); s != nil && p.waiting() == 0 && !s.inc.behindItself(w.client, w.now) {
 		if l := p.takeAhead(w); l != nil {
 			return l, nil, nil
 		}
@@ -130,8 +130,8 @@ func (p *pool) enter(ctx context.Context, w *waiter) (l *lease, queued *waiter, 
 		}
 	}
 	p.queue.push(q, p.pace.quantum())
-	if q.alone || hashes || len(p.queue.gathers) > 0 {
-		p.dispatch() // so that a worker is reserved for it; while requests are gathered, or wait for a worker of their choice, there may be a place
+	if q.alone || hashes || len(p.queue.gathers) > 0 || p.lineForQueue() != nil {
+		p.dispatch() // so that a worker is reserved for it; while requests are gathered, or wait for a worker of their choice, there may be a place; and in line there may be one for it that the others in the queue were not to have
 	}
 	p.preempt()
 	return nil, q, nil
@@ -291,7 +291,7 @@ func (p *pool) dispatchDue() (due time.Time) {
 	if !alone {
 		p.reserved = nil
 	}
-	for p.queue.len > 0 && (p.free() || p.line() != nil) {
+	for p.queue.len > 0 && (p.free() || p.lineForQueue() != nil) {
 		due = p.waits(time.Now())
 		w := p.queue.pop(p.pace.quantum())
 		if w == nil {

@@ -40,6 +40,24 @@ func small(req *ipc.Request) bool {
 	return n <= mostAhead
 }
 
+// company is how long it is remembered that a worker has had requests of two clients in turn.
+const company = 5 * time.Millisecond
+
+// behindItself reports whether a client that sends a request would stand in line behind a request of its own while another asks, too: the other's next request, which comes when its last was answered, would find the line taken, and wait for both. now may be a
+// moment ago.
+func (inc *incarnation) behindItself(c ipc.Client, now time.Time) bool {
+	return c == inc.last && now.Sub(inc.changed) < company
+}
+
+// lineForQueue returns the slot whose process may be sent a request of the queue ahead now, or nil. Preconditions: mu is held.
+func (p *pool) lineForQueue() *slot {
+	s := p.line()
+	if s != nil && p.queue.only(s.inc.last) && s.inc.behindItself(s.inc.last, s.inc.lastEnd) {
+		return nil
+	}
+	return s
+}
+
 // takeAhead leases w the room in line, if there is any. Preconditions: mu is held, there is no place for w.
 func (p *pool) takeAhead(w *waiter) *lease {
 	s := p.line()

@@ -416,6 +416,44 @@ func TestLineCountsForItsClient(t *testing.T) {
 	l.wantRecords("a", "b", "d")
 }
 
+// A client does not stand in line behind itself while another one asks, too.
+func TestNobodyIsInLineBehindItself(t *testing.T) {
+	l := newLine(t, inlinePool(t, "1"), func(*Supervisor) {})
+	of := func(pid int32, record string, waits bool) *ipc.Request {
+		r := l.request("step", record, waits)
+		r.Client = ipc.Client{PID: pid}
+		return r
+	}
+	// When the client last changed, the test says: it may itself take long between one step and the next.
+	inc := l.byName("test").slots[0].inc
+	turned := func(ago time.Duration) {
+		p := l.byName("test")
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		inc.changed = time.Now().Add(time.Minute - ago)
+	}
+	calls := []<-chan outcome{l.begin(of(1, "a", true))}
+	turned(0)
+	calls = append(calls, l.start(testContext(t), of(1, "c", false)))
+	l.busy(1, 1)
+	calls = append(calls, l.start(testContext(t), of(2, "b", false)))
+	l.busy(2, 1)
+	l.release()
+	l.ends(calls...)
+	l.wantRecords("a", "c", "b") // as the queue would have it
+
+	if err := os.Remove(l.until); err != nil {
+		t.Fatal(err)
+	}
+	calls = []<-chan outcome{l.start(testContext(t), of(1, "d", true))}
+	eventually(t, "the request to begin", func() bool { return len(l.records()) == 4 })
+	turned(time.Hour)
+	calls = append(calls, l.start(testContext(t), of(1, "e", false)))
+	l.busy(2, 0)
+	l.release()
+	l.ends(calls...)
+}
+
 // A worker that hangs with a request in line is killed in time, and the one in line is answered by the next process.
 func TestWorkerHangsWithARequestAhead(t *testing.T) {
 	l := newLine(t, inlinePool(t, "1"), func(s *Supervisor) { s.hungGrace, s.tickEvery = 50*time.Millisecond, time.Millisecond })

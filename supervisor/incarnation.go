@@ -66,6 +66,7 @@ type incarnation struct {
 	ahead    bool                  // it may be sent a request ahead
 	closed   bool                  // nothing is sent behind the request that it was given last
 	last     ipc.Client            // whose that is
+	changed  time.Time             // when it was given that of another client than before
 	served   uint64                // requests that it ended
 	lastEnd  time.Time             // of them
 	alone    bool                  // it has a request that shares it with no other

@@ -43,7 +43,6 @@ func (p *pool) lease(w *waiter, s *slot) *lease {
 	s.inc.taken++
 	s.rouse()
 	s.inc.alone = w.alone
-	s.inc.closed, s.inc.last = s.inc.ahead && s.inc.closes(w), w.client
 	if w.alone {
 		p.reserved = nil
 	}
@@ -51,6 +50,10 @@ func (p *pool) lease(w *waiter, s *slot) *lease {
 	if w.granted != nil { // it had to wait
 		at = time.Now()
 	}
+	if w.client != s.inc.last {
+		s.inc.changed = at
+	}
+	s.inc.closed, s.inc.last = s.inc.ahead && s.inc.closes(w), w.client
 	l := w.room
 	*l = lease{pool: p, slot: s, inc: s.inc, at: at, client: w.client, action: w.action, cost: w.cost, alone: w.alone}
 	return l

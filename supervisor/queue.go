@@ -59,6 +59,12 @@ func (q *fairQueue) push(w *waiter, quantum time.Duration) {
 	q.len++
 }
 
+// only reports whether nobody but c waits.
+func (q *fairQueue) only(c ipc.Client) bool {
+	f := q.flows[c]
+	return q.len == 0 || f != nil && q.len == f.waiting.Len()
+}
+
 // share is what a flow gets for a turn.
 func (q *fairQueue) share(f *flow, quantum time.Duration) time.Duration {
 	return max(minCost, quantum/time.Duration(q.users[f.client.UID]))

@@ -197,7 +197,7 @@ func TestErrors(t *testing.T) {
 		{"env_pass is a word", "pools:\n  a: {builtin: echo, env_pass: A}\n", "f:2:32: pools.a.env_pass: A: expected a list of names, as in [MODEL_DIR, AWS_*]"},
 		{"an unknown limit", "pools:\n  a: {builtin: echo, rlimits: {nofiles: 5}}\n", "f:2:32: pools.a.rlimits.nofiles: unknown key: did you mean nofile?"},
 		{"a bad limit", "pools:\n  a: {builtin: echo, rlimits: {as: much, nofile: 1KiB}}\n", "f:2:36: pools.a.rlimits.as: much: use a size such as 4GiB, 512MiB or a number of bytes (units: KiB, MiB, GiB, TiB)\nf:2:50: pools.a.rlimits.nofile: 1KiB: use a whole number, 0 or more"},
-		{"few files", "pools:\n  a: {builtin: echo, rlimits: {nofile: 5}}\n", "f:2:40: pools.a.rlimits.nofile: 5: use 16 or more; the worker's pipes and memory take five"},
+		{"few files", "pools:\n  a: {builtin: echo, rlimits: {nofile: 5}}\n", "f:2:40: pools.a.rlimits.nofile: 5: use 16 or more; the worker's pipes and memory take six"},
 		{"cpus", "pools:\n  a: {builtin: echo, cpus: 3-1}\n", "f:2:28: pools.a.cpus: 3-1: use a list of CPUs such as 0-3,8 or [0, 1]"},
 		{"no cpus", "pools:\n  a: {builtin: echo, cpus: []}\n", "f:2:28: pools.a.cpus: []: the list is empty; use a list of CPUs such as 0-3,8 or [0, 1]"},
 		{"many cpus", "pools:\n  a: {builtin: echo, cpus: [4096]}\n", "f:2:28: pools.a.cpus: 4096: CPUs have numbers from 0 to 1023"},
