@@ -158,15 +158,13 @@ func (c *conn) start(req *ipc.Request, inline bool) (call *ipc.Call, named, sent
 	c.mu.Lock()
 	c.open++
 	c.mu.Unlock()
-	s := &sending{conn: c}
+	s, out := &sending{conn: c}, *req
 	if inline {
-		s.sent = *req
-		s.sent.Outputs = nil
+		out.Outputs = nil
 	} else {
-		s.place(req)
+		s.place(&out)
 	}
-	call, err = c.caller.StartContext(context.Background(), &s.sent, s, &s.call)
-	s.sent = ipc.Request{} // the server may have the call for long when nobody here waits for it any more
+	call, err = c.caller.StartContext(context.Background(), &out, s, &s.call)
 	if err == nil {
 		return call, len(s.uses) > 0, true, nil
 	}

@@ -24,11 +24,10 @@ func (p *placed) over() {
 	}
 }
 
-// sending is a request on its way over one connection. It is an [ipc.Ender].
+// sending is what a request on its way over one connection needs until the server has done with it, which may be long after anybody here waits for it. It is an [ipc.Ender].
 type sending struct {
 	conn *conn
 	placed
-	sent ipc.Request
 	call ipc.Call
 }
 
@@ -38,27 +37,26 @@ func (s *sending) Ended(*ipc.Error) {
 	s.conn.ended()
 }
 
-// place makes sent of the request: what lies in one of its connection's arenas is named, large tensors are moved there, everything else travels. Outputs that lie elsewhere are left out.
+// place makes of the request what is sent: what lies in one of its connection's arenas is named, large tensors are moved there, everything else travels. Outputs that lie elsewhere are left out.
 func (s *sending) place(req *ipc.Request) {
-	s.sent = *req
-	sent, p := &s.sent, &s.placed
-	arenas := s.conn.openArenas()
+	p, arenas := &s.placed, s.conn.openArenas()
 	if len(arenas) == 0 {
-		sent.Tensors, sent.Outputs = inline(req.Tensors), nil
+		req.Tensors, req.Outputs = inline(req.Tensors), nil
 		return
 	}
-	sent.Tensors = slices.Clone(req.Tensors)
-	for i := range sent.Tensors {
-		t := &sent.Tensors[i]
+	req.Tensors = slices.Clone(req.Tensors)
+	for i := range req.Tensors {
+		t := &req.Tensors[i]
 		t.At = p.put(arenas, t.Data)
 	}
-	sent.Outputs = nil
-	for _, o := range req.Outputs {
+	outputs := req.Outputs
+	req.Outputs = nil
+	for _, o := range outputs {
 		for _, a := range arenas {
 			if at, b, ok := a.claim(o.Data); ok {
 				p.uses = append(p.uses, use{a, b})
 				o.At = at
-				sent.Outputs = append(sent.Outputs, o)
+				req.Outputs = append(req.Outputs, o)
 				break
 			}
 		}
