@@ -22,7 +22,7 @@ func (l Leak) broken() bool { return l.After > l.Before+l.Allowed }
 const (
 	moreThreads = 16
 	moreMaps    = 48
-	moreRSS     = 96 << 20
+	moreRSS     = memoryFactor * 96 << 20
 )
 
 // compare is the list of what was looked at. The descriptors are equal only if each kind of them is.
