@@ -70,7 +70,7 @@ func (s *sem) wait(pos *atomic.Uint64, seen, n uint64, patience time.Duration) (
 			err = ErrClosed
 			break
 		}
-		if left < 0 {
+		if patience > 0 && left <= 0 {
 			err = os.ErrDeadlineExceeded
 			break
 		}

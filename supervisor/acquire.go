@@ -15,7 +15,6 @@ type waiter struct {
 	client ipc.Client
 	action string
 	cost   time.Duration // what the client is charged for it
-	small  bool          // it may go ahead, as far as its size is concerned
 	alone  bool          // it is to share its worker with no other request
 	yield  func() bool   // of background work, see [ipc.Request]
 	idle   bool          // it is background work: it gets a place at once where nobody waits for one, or none
@@ -24,6 +23,7 @@ type waiter struct {
 	spill  time.Time     // until when it waits for that one rather than take another; zero: it does not wait
 	bound  bool          // set by fairQueue.bind: it waits for that one
 
+	req     *ipc.Request  // asked for its size, where it may go ahead
 	now     time.Time     // when it came
 	room    *lease        // for the lease that it gets
 	granted chan grant    // capacity 1; nil until it has to wait
@@ -116,7 +116,7 @@ func (p *pool) enter(ctx context.Context, w *waiter) (l *lease, queued *waiter, 
 		return nil, nil, err
 	}
 	if s := p.line(); s != nil && p.waiting() == 0 && !s.inc.behindItself(w.client, w.now) {
-		if l := p.takeAhead(w); l != nil {
+		if l := p.takeAhead(w, s); l != nil {
 			return l, nil, nil
 		}
 	}
@@ -299,7 +299,7 @@ func (p *pool) dispatchDue() (due time.Time) {
 		}
 		l := p.take(w)
 		if l == nil {
-			l = p.takeAhead(w)
+			l = p.takeAhead(w, p.line())
 		}
 		if l != nil {
 			p.grant(w, l)

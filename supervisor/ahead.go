@@ -22,7 +22,7 @@ const (
 )
 
 // goesAhead reports whether a request is one that may wait in line.
-func (w *waiter) goesAhead() bool { return w.small && !w.alone && !w.idle && !w.again }
+func (w *waiter) goesAhead() bool { return !w.alone && !w.idle && !w.again && small(w.req) }
 
 // small reports whether a request takes little room in a ring.
 func small(req *ipc.Request) bool {
@@ -58,9 +58,8 @@ func (p *pool) lineForQueue() *slot {
 	return s
 }
 
-// takeAhead leases w the room in line, if there is any. Preconditions: mu is held, there is no place for w.
-func (p *pool) takeAhead(w *waiter) *lease {
-	s := p.line()
+// takeAhead leases w the room in line at s, which is what line says, if it may have it. Preconditions: mu is held, there is no place for w.
+func (p *pool) takeAhead(w *waiter, s *slot) *lease {
 	if s == nil || !w.goesAhead() {
 		return nil
 	}

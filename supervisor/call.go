@@ -108,7 +108,7 @@ func (a *answer) send(ctx context.Context, now time.Time, again, alone bool) err
 			return err
 		}
 		traceID := a.req.Times.Wait(now)
-		w := waiter{client: a.req.Client, action: a.req.Action, key: affinityKey(a.req), again: again, small: small(a.req), alone: alone || known, idle: a.req.Background, yield: a.req.Yield, now: now, room: &try.lease}
+		w := waiter{client: a.req.Client, action: a.req.Action, key: affinityKey(a.req), again: again, req: a.req, alone: alone || known, idle: a.req.Background, yield: a.req.Yield, now: now, room: &try.lease}
 		l, err := a.pool.acquire(ctx, a.req, &w)
 		if err != nil {
 			a.req.Times.Done(ipc.AsError(err))

@@ -416,13 +416,15 @@ def test_recv_waits_and_wakes() -> None:
         assert memory.u32(S2W + ITEMS + 4) == 0
 
 
-def test_send_waits_for_space() -> None:
+@pytest.mark.parametrize("peeks", [False, True])  # what is unread is in nobody's way
+def test_send_waits_for_space(peeks: bool) -> None:
     with pair() as (supervisor, worker, memory):
+        get = worker.peek if peeks else worker.recv
         t = threading.Thread(target=lambda: [supervisor.send(content(1000, i)) for i in range(10)])
         t.start()
         sleeping(memory, S2W + SPACE)
         for i in range(10):
-            assert worker.recv(PATIENCE) == content(1000, i)
+            assert get(PATIENCE) == content(1000, i)
         t.join()
 
 
@@ -451,16 +453,6 @@ def test_peek_and_settle() -> None:
         assert memory.u64(S2W + HEAD) == memory.u64(S2W + TAIL)
         assert worker.peek(0) is None
         assert worker.peek(0.01) is None
-
-
-def test_a_sender_that_waits_behind_what_is_unread() -> None:
-    with pair() as (supervisor, worker, memory):
-        t = threading.Thread(target=lambda: [supervisor.send(content(1000, i)) for i in range(10)])
-        t.start()
-        sleeping(memory, S2W + SPACE)
-        for i in range(10):
-            assert worker.peek(PATIENCE) == content(1000, i)
-        t.join()
 
 
 def test_timeout() -> None:

@@ -313,6 +313,15 @@ def test_a_ring_full_of_what_is_unread() -> None:
         assert w.expect(Reply).id == second
 
 
+def leaves_the_second(w: Worker, memory: Memory, first: int, before: int) -> None:
+    """Assert that the worker ends with its first request, and that what it has read ends there, too."""
+    assert w.expect(Reply).id == first
+    assert w.wait() == 0
+    assert w.segment.try_recv() is None
+    assert read_by(memory) == before
+    memory.bytes.close()
+
+
 def test_sigterm_leaves_what_is_ahead_to_others() -> None:
     with Worker("zoo.py", concurrency=1) as w:
         memory = Memory(w.fd)
@@ -325,11 +334,7 @@ def test_sigterm_leaves_what_is_ahead_to_others() -> None:
         w.process.terminate()
         until(lambda: " in serve\n" in w.log())  # it says where it is, and then knows
         w.cancel(first)
-        assert w.expect(Reply).id == first
-        assert w.wait() == 0
-        assert w.segment.try_recv() is None
-        assert read_by(memory) == before
-        memory.bytes.close()
+        leaves_the_second(w, memory, first, before)
 
 
 def test_drain_lets_what_is_ahead_end() -> None:
@@ -351,11 +356,7 @@ def test_stop_leaves_what_is_ahead_to_others() -> None:
         before = sent_to(memory)
         w.request("echo", 2)
         w.send(Stop())
-        assert w.expect(Reply).id == first
-        assert w.wait() == 0
-        assert w.segment.try_recv() is None
-        assert read_by(memory) == before
-        memory.bytes.close()
+        leaves_the_second(w, memory, first, before)
 
 
 def test_ids_that_are_not_open_are_ignored() -> None:
