@@ -38,6 +38,7 @@ type Socket struct {
 	// Recv only: asked for each message before its bytes are read; an error makes Recv skip it. nil: all are taken.
 	admit func(head []byte, size int) *Error
 
+	closed  atomic.Bool  // by us
 	waiting atomic.Int32 // senders that hold or want mu; the last one flushes
 	mu      sync.Mutex
 	w       *bufio.Writer // guarded by mu
@@ -92,6 +93,9 @@ func (s *Socket) buffer(size int, parts [][]byte) (end uint64, last bool, err er
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last = s.waiting.Add(-1) == 0
+	if s.closed.Load() { // the write would fail, too, but maybe in another sender's hands
+		s.fail(net.ErrClosed)
+	}
 	if s.err != nil {
 		return 0, last, s.err
 	}
@@ -230,7 +234,10 @@ func (s *Socket) hurry(n int) {
 }
 
 // Close implements [Transport].
-func (s *Socket) Close() error { return s.conn.Close() }
+func (s *Socket) Close() error {
+	s.closed.Store(true)
+	return s.conn.Close()
+}
 
 func readError(err error) error {
 	switch {
