@@ -100,27 +100,34 @@ func (e *encoder) bin(b []byte) {
 	e.raw(b)
 }
 
-// reader reads the values of a message that [Scan] has accepted. The first value of the wrong type sets err and makes all later reads return zero values.
+// reader reads the values of a message. Nothing that it reads is believed: a length is held against the bytes that are left. The first value that is not what it should be sets err and makes all later reads return zero values.
 type reader struct {
 	b   []byte
+	at  int // b[at:] is unread
 	err error
 }
 
 func (r *reader) fail(want string) {
 	if r.err == nil {
 		c := "nothing"
-		if len(r.b) > 0 {
-			c = fmt.Sprintf("type byte %02x", r.b[0])
+		if r.at < len(r.b) {
+			c = fmt.Sprintf("type byte %02x", r.b[r.at])
 		}
-		r.err = fmt.Errorf("expected %s, got %s", want, c)
+		r.failf("expected %s, got %s", want, c)
 	}
-	r.b = nil
+}
+
+func (r *reader) failf(format string, args ...any) {
+	if r.err == nil {
+		r.err = fmt.Errorf(format, args...)
+	}
+	r.b, r.at = nil, 0
 }
 
 // null consumes a nil, if one is next.
 func (r *reader) null() bool {
-	if len(r.b) > 0 && r.b[0] == codeNil {
-		r.b = r.b[1:]
+	if r.at < len(r.b) && r.b[r.at] == codeNil {
+		r.at++
 		return true
 	}
 	return false
@@ -136,11 +143,20 @@ func (r *reader) uint() uint64 {
 
 // number reads an unsigned integer that has no default.
 func (r *reader) number() uint64 {
-	if len(r.b) == 0 {
+	if r.at < len(r.b) && r.b[r.at] <= 0x7f {
+		r.at++
+		return uint64(r.b[r.at-1])
+	}
+	return r.wide()
+}
+
+// wide reads one of more than seven bits.
+func (r *reader) wide() uint64 {
+	if r.at >= len(r.b) {
 		r.fail("an unsigned integer")
 		return 0
 	}
-	c, p := r.b[0], r.b[1:]
+	c, p := r.b[r.at], r.b[r.at+1:]
 	var v uint64
 	var n int
 	switch {
@@ -158,31 +174,40 @@ func (r *reader) number() uint64 {
 		r.fail("an unsigned integer")
 		return 0
 	}
-	r.b = p[n:]
+	r.at += 1 + n
 	return v
 }
 
 // uint32 reads an unsigned integer and clamps it to 32 bits.
 func (r *reader) uint32() uint32 { return uint32(min(r.uint(), math.MaxUint32)) }
 
-func (r *reader) length(what string, fix, fixMask byte, c8, c16, c32 byte) int {
+// short reads a length that is part of its type byte, between fix and fix+most, or returns -1.
+func (r *reader) short(fix, most byte) int {
+	if r.at < len(r.b) {
+		if n := r.b[r.at] - fix; n <= most {
+			r.at++
+			return int(n)
+		}
+	}
+	return -1
+}
+
+// long reads a length that follows one of these type bytes; nil is 0.
+func (r *reader) long(what string, c8, c16, c32 byte) int {
 	if r.null() {
 		return 0
 	}
-	if len(r.b) > 0 {
-		c, p := r.b[0], r.b[1:]
+	if r.at < len(r.b) {
+		c, p := r.b[r.at], r.b[r.at+1:]
 		switch {
-		case fixMask != 0 && c&^fixMask == fix:
-			r.b = p
-			return int(c & fixMask)
 		case c8 != 0 && c == c8 && len(p) >= 1:
-			r.b = p[1:]
+			r.at += 2
 			return int(p[0])
 		case c == c16 && len(p) >= 2:
-			r.b = p[2:]
+			r.at += 3
 			return int(binary.BigEndian.Uint16(p))
 		case c == c32 && len(p) >= 4:
-			r.b = p[4:]
+			r.at += 5
 			return int(binary.BigEndian.Uint32(p))
 		}
 	}
@@ -191,23 +216,40 @@ func (r *reader) length(what string, fix, fixMask byte, c8, c16, c32 byte) int {
 }
 
 func (r *reader) take(n int, what string) []byte {
-	if n > len(r.b) {
+	if n > len(r.b)-r.at {
 		r.fail(what)
 		return nil
 	}
-	b := r.b[:n:n]
-	r.b = r.b[n:]
+	b := r.b[r.at : r.at+n : r.at+n]
+	r.at += n
 	return b
 }
 
-func (r *reader) array() int   { return r.length("an array", 0x90, 0x0f, 0, 0xdc, 0xdd) }
-func (r *reader) mapping() int { return r.length("a map", 0x80, 0x0f, 0, 0xde, 0xdf) }
+// array reads how many values follow that are an array. It may be more than there is room for: see [reader.most].
+func (r *reader) array() int {
+	if n := r.short(0x90, 15); n >= 0 {
+		return n
+	}
+	return r.long("an array", 0, 0xdc, 0xdd)
+}
+
+// mapping reads how many pairs follow that are a map, likewise.
+func (r *reader) mapping() int {
+	if n := r.short(0x80, 15); n >= 0 {
+		return n
+	}
+	return r.long("a map", 0, 0xde, 0xdf)
+}
 
 func (r *reader) str() string { return string(r.text()) }
 
 // text returns a string's bytes.
 func (r *reader) text() []byte {
-	return r.take(r.length("a string", 0xa0, 0x1f, 0xd9, 0xda, 0xdb), "a string")
+	n := r.short(0xa0, 31)
+	if n < 0 {
+		n = r.long("a string", 0xd9, 0xda, 0xdb)
+	}
+	return r.take(n, "a string")
 }
 
 // maxAgain is the longest string that is remembered, in bytes.
@@ -236,26 +278,26 @@ func (r *reader) dtype() string {
 }
 
 func (r *reader) bin() []byte {
-	return r.take(r.length("a binary", 0, 0, 0xc4, 0xc5, 0xc6), "a binary")
+	return r.take(r.long("a binary", 0xc4, 0xc5, 0xc6), "a binary")
 }
 
-// scanned takes the next value, whatever it is and of n bytes; nil for a MessagePack nil.
-func (r *reader) scanned(n int) []byte {
-	if r.null() {
+// value takes the next value, whatever it is, which lies in so many containers; nil for a MessagePack nil.
+func (r *reader) value(within int) []byte {
+	if r.null() || r.err != nil {
+		return nil
+	}
+	s := scanner{within: within}
+	n, err := s.value(r.b[r.at:])
+	if err != nil {
+		r.failf("%w", err)
 		return nil
 	}
 	return r.take(n, "a value")
 }
 
-// skip passes over the next n values, whatever they are.
-func (r *reader) skip(n int) {
+// skip passes over the next n values, likewise.
+func (r *reader) skip(n, within int) {
 	for i := 0; i < n && r.err == nil; i++ {
-		var s scanner
-		size, err := s.value(r.b)
-		if err != nil {
-			r.fail("a value")
-			return
-		}
-		r.b = r.b[size:]
+		r.value(within)
 	}
 }
