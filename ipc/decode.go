@@ -94,7 +94,7 @@ func (d *decoder) fields(r *reader, k Kind, id uint64, n int) any {
 // room is for the one small tensor that most messages have that have any.
 type room struct {
 	tensor [1]Tensor
-	shape  [4]uint64
+	shape  [3]uint64 // with a fourth, a served request would be of the next size of memory
 }
 
 // withRoom is a message together with that: one piece of memory.
@@ -376,20 +376,10 @@ func (d *decoder) tensors(r *reader, room *room) []Tensor {
 		if k < 4 && r.err == nil {
 			r.fail("a tensor of four positions")
 		}
-		t := Tensor{Name: r.again(&d.tensor), DType: r.dtype()}
-		if dims := r.most(r.array(), maxDims, "dimensions"); dims > 0 {
-			if dims <= cap(shape) {
-				t.Shape, shape = shape[:0:dims], nil
-			} else {
-				t.Shape = make([]uint64, 0, min(dims, 64))
-			}
-			for range dims {
-				t.Shape = append(t.Shape, r.uint())
-				if r.err != nil {
-					return nil
-				}
-			}
-		}
+		ts = append(ts, Tensor{})
+		t := &ts[len(ts)-1]
+		t.Name, t.DType = r.again(&d.tensor), r.dtype()
+		t.Shape, shape = r.shape(shape), nil
 		t.Data = r.bin()
 		t.At = r.place(k - 4)
 		r.skip(k-7, 3)
@@ -405,9 +395,23 @@ func (d *decoder) tensors(r *reader, room *room) []Tensor {
 		if r.err != nil {
 			return nil
 		}
-		ts = append(ts, t)
 	}
 	return ts
+}
+
+// shape reads a tensor's shape, into what is given if it fits.
+func (r *reader) shape(into []uint64) []uint64 {
+	n := r.most(r.array(), maxDims, "dimensions")
+	if n == 0 {
+		return nil
+	}
+	if n > cap(into) {
+		into = make([]uint64, 0, n)
+	}
+	for range n {
+		into = append(into, r.uint())
+	}
+	return into[:n:n]
 }
 
 // outputs reads where a requester would like tensors.
@@ -434,10 +438,14 @@ func (r *reader) outputs() []Output {
 
 // place reads as many of region, offset and length as there are.
 func (r *reader) place(n int) (at Range) {
-	for i, p := range []*uint64{&at.Region, &at.Offset, &at.Length} {
-		if i < n {
-			*p = r.uint()
-		}
+	if n > 0 {
+		at.Region = r.uint()
+	}
+	if n > 1 {
+		at.Offset = r.uint()
+	}
+	if n > 2 {
+		at.Length = r.uint()
 	}
 	return at
 }
