@@ -47,57 +47,59 @@ func (e *encoder) message() (parts [][]byte, size int) {
 	return e.parts, size
 }
 
-func (e *encoder) raw(b []byte) {
-	if len(b) <= inlineBlob {
-		e.buf = append(e.buf, b...)
-		return
+// raw appends blob to b, which is buf and what was appended to it since, or makes a large one a part of its own.
+func (e *encoder) raw(b, blob []byte) []byte {
+	if len(blob) <= inlineBlob {
+		return append(b, blob...)
 	}
-	if e.mark < len(e.buf) {
-		e.parts = append(e.parts, e.buf[e.mark:])
+	if e.mark < len(b) {
+		e.parts = append(e.parts, b[e.mark:])
 	}
-	e.parts = append(e.parts, b)
-	e.mark = len(e.buf)
+	e.parts = append(e.parts, blob)
+	e.mark = len(b)
+	return b
 }
 
-func (e *encoder) uint(v uint64) {
+func (e *encoder) bin(b, blob []byte) []byte {
+	return e.raw(appendLength(b, len(blob), 0, -1, 0xc4, 0xc5, 0xc6), blob)
+}
+
+func (e *encoder) uint(v uint64) { e.buf = appendUint(e.buf, v) }
+func (e *encoder) array(n int)   { e.buf = appendArray(e.buf, n) }
+func (e *encoder) mapping(n int) { e.buf = appendMap(e.buf, n) }
+func (e *encoder) str(s string)  { e.buf = appendStr(e.buf, s) }
+
+func appendUint(b []byte, v uint64) []byte {
 	switch {
 	case v <= 0x7f:
-		e.buf = append(e.buf, byte(v))
+		return append(b, byte(v))
 	case v <= math.MaxUint8:
-		e.buf = append(e.buf, 0xcc, byte(v))
+		return append(b, 0xcc, byte(v))
 	case v <= math.MaxUint16:
-		e.buf = binary.BigEndian.AppendUint16(append(e.buf, 0xcd), uint16(v))
+		return binary.BigEndian.AppendUint16(append(b, 0xcd), uint16(v))
 	case v <= math.MaxUint32:
-		e.buf = binary.BigEndian.AppendUint32(append(e.buf, 0xce), uint32(v))
-	default:
-		e.buf = binary.BigEndian.AppendUint64(append(e.buf, 0xcf), v)
+		return binary.BigEndian.AppendUint32(append(b, 0xce), uint32(v))
 	}
+	return binary.BigEndian.AppendUint64(append(b, 0xcf), v)
 }
 
-func (e *encoder) length(n int, fix byte, fixMax int, c8, c16, c32 byte) {
+func appendLength(b []byte, n int, fix byte, fixMax int, c8, c16, c32 byte) []byte {
 	switch {
 	case n <= fixMax:
-		e.buf = append(e.buf, fix|byte(n))
+		return append(b, fix|byte(n))
 	case n <= math.MaxUint8 && c8 != 0:
-		e.buf = append(e.buf, c8, byte(n))
+		return append(b, c8, byte(n))
 	case n <= math.MaxUint16:
-		e.buf = binary.BigEndian.AppendUint16(append(e.buf, c16), uint16(n))
-	default:
-		e.buf = binary.BigEndian.AppendUint32(append(e.buf, c32), uint32(n))
+		return binary.BigEndian.AppendUint16(append(b, c16), uint16(n))
 	}
+	return binary.BigEndian.AppendUint32(append(b, c32), uint32(n))
 }
 
-func (e *encoder) array(n int)   { e.length(n, 0x90, 15, 0, 0xdc, 0xdd) }
-func (e *encoder) mapping(n int) { e.length(n, 0x80, 15, 0, 0xde, 0xdf) }
+func appendArray(b []byte, n int) []byte { return appendLength(b, n, 0x90, 15, 0, 0xdc, 0xdd) }
+func appendMap(b []byte, n int) []byte   { return appendLength(b, n, 0x80, 15, 0, 0xde, 0xdf) }
 
-func (e *encoder) str(s string) {
-	e.length(len(s), 0xa0, 31, 0xd9, 0xda, 0xdb)
-	e.buf = append(e.buf, s...)
-}
-
-func (e *encoder) bin(b []byte) {
-	e.length(len(b), 0, -1, 0xc4, 0xc5, 0xc6)
-	e.raw(b)
+func appendStr(b []byte, s string) []byte {
+	return append(appendLength(b, len(s), 0xa0, 31, 0xd9, 0xda, 0xdb), s...)
 }
 
 // reader reads the values of a message. Nothing that it reads is believed: a length is held against the bytes that are left. The first value that is not what it should be sets err and makes all later reads return zero values.
