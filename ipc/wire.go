@@ -137,6 +137,10 @@ func (r *reader) null() bool {
 
 // uint reads an unsigned integer; nil is 0.
 func (r *reader) uint() uint64 {
+	if r.at < len(r.b) && r.b[r.at] <= 0x7f {
+		r.at++
+		return uint64(r.b[r.at-1])
+	}
 	if r.null() {
 		return 0
 	}
@@ -145,15 +149,6 @@ func (r *reader) uint() uint64 {
 
 // number reads an unsigned integer that has no default.
 func (r *reader) number() uint64 {
-	if r.at < len(r.b) && r.b[r.at] <= 0x7f {
-		r.at++
-		return uint64(r.b[r.at-1])
-	}
-	return r.wide()
-}
-
-// wide reads one of more than seven bits.
-func (r *reader) wide() uint64 {
 	if r.at >= len(r.b) {
 		r.fail("an unsigned integer")
 		return 0
