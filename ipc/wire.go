@@ -205,7 +205,7 @@ func (r *reader) long(what string, c8, c16, c32 byte) int {
 			return int(binary.BigEndian.Uint16(p))
 		case c == c32 && len(p) >= 4:
 			r.at += 5
-			return int(binary.BigEndian.Uint32(p))
+			return int(min(uint64(binary.BigEndian.Uint32(p)), math.MaxInt)) // not negative where an int has 32 bits
 		}
 	}
 	r.fail(what)
