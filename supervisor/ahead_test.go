@@ -560,7 +560,10 @@ func TestTimeInLineIsNotHeld(t *testing.T) {
 		{true, nil, 10, 4, 4},
 		{true, &batch{}, 10, 4, 10},
 	} {
-		l := &lease{inc: &incarnation{ahead: tt.ahead}, at: before(tt.at), batch: tt.batch}
+		l := &lease{inc: &incarnation{}, at: before(tt.at), batch: tt.batch}
+		if tt.ahead {
+			l.inc.ahead = 1
+		}
 		if tt.end != 0 {
 			l.inc.lastEnd = before(tt.end)
 		}

@@ -263,7 +263,7 @@ def sent_to(memory: Memory) -> int:
 def test_a_request_ahead_is_unread_until_it_begins() -> None:
     with Worker("zoo.py", concurrency=1) as w:
         memory = Memory(w.fd)
-        assert w.start().limits["ahead"] == 1
+        assert w.start().limits["ahead"] == 8
         first = w.request("spin_until_cancelled")
         before = sent_to(memory)
         second = w.request("spin_until_cancelled")

@@ -62,6 +62,7 @@ logger = logging.getLogger("ringmaster")
 
 LOADING, READY, BUSY, DRAINING = 1, 2, 3, 4  # the segment's worker state
 
+_AHEAD = 8  # requests that may wait in the ring while one is in hand
 _BURST = 64  # messages that are taken out of the ring at a time
 
 TRACEBACK_BYTES = 16 << 10
@@ -444,7 +445,7 @@ class Inline(Worker):
         return end > self._segment.read
 
     def _limits(self) -> dict[str, int]:
-        return {**super()._limits(), "ahead": 1}
+        return {**super()._limits(), "ahead": _AHEAD}
 
     def _stop(self) -> None:
         for call, end in self._waiting:
