@@ -55,7 +55,10 @@ func (c *Client) Call(ctx context.Context, pool, action string, body any, opts .
 		call.Cancel("cancelled")
 		return nil, ipc.Errorf(ipc.Unimplemented, "stream", "action %q of pool %q answers in chunks; use Stream", action, pool)
 	}
-	return call.public(r), nil
+	reply := call.public(r)
+	*call = exchange{} // nobody else has had it
+	exchanges.Put(call)
+	return reply, nil
 }
 
 // Stream runs an action and yields its chunks; an action that answers once yields that. An error comes last, with a nil reply. Leaving the loop cancels the request. Each range over the result
@@ -140,7 +143,8 @@ func (c *Client) send(ctx context.Context, req *ipc.Request, inline bool) (call 
 }
 
 func (c *Client) newExchange(pool, action string, body any, opts []CallOption) (*exchange, error) {
-	x := &exchange{client: c}
+	x := exchanges.Get().(*exchange)
+	x.client = c
 	x.req.Pool, x.req.Action = pool, action
 	for _, o := range opts {
 		o(&x.callConfig)

@@ -419,8 +419,8 @@ func TestReconnectUnderLoad(t *testing.T) {
 	}
 	for range 10 {
 		s.stop()
-		s.start()
 		_, before := s.connections()
+		s.start()
 		eventually(t, "a client to come back", func() bool { _, seen := s.connections(); return seen > before })
 	}
 	close(stop)

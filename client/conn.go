@@ -158,7 +158,8 @@ func (c *conn) start(req *ipc.Request, inline bool) (call *ipc.Call, named, sent
 	c.mu.Lock()
 	c.open++
 	c.mu.Unlock()
-	s, out := &sending{conn: c}, *req
+	s, out := sendings.Get().(*sending), *req
+	s.conn = c
 	if inline {
 		out.Outputs = nil
 	} else {

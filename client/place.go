@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"slices"
+	"sync"
 
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -29,6 +30,14 @@ type sending struct {
 	conn *conn
 	placed
 	call ipc.Call
+}
+
+var sendings = sync.Pool{New: func() any { return new(sending) }}
+
+// Reuse implements [ipc.Reuser].
+func (s *sending) Reuse() {
+	*s = sending{}
+	sendings.Put(s)
 }
 
 // Ended implements [ipc.Ender].
@@ -104,10 +113,12 @@ func large(req *ipc.Request) bool {
 type exchange struct {
 	callConfig
 	client *Client
-	call   *ipc.Call
-	named  bool // it names arenas, and nothing has come yet
-	shared bool // it names arenas, and was answered so
+	call   *ipc.Call // nil: nothing is to come
+	named  bool      // it names arenas, and nothing has come yet
+	shared bool      // it names arenas, and was answered so
 }
+
+var exchanges = sync.Pool{New: func() any { return new(exchange) }}
 
 // Recv returns the next reply, as [ipc.Call.Recv] does.
 func (x *exchange) Recv(ctx context.Context) (*ipc.Reply, error) {
@@ -121,6 +132,10 @@ func (x *exchange) Recv(ctx context.Context) (*ipc.Reply, error) {
 		r, err = x.call.Recv(ctx)
 	}
 	x.named = false
+	if err == nil && r.End {
+		x.call.Release()
+		x.call = nil
+	}
 	return r, err
 }
 

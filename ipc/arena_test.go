@@ -197,6 +197,9 @@ func TestAttachAndDetach(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := c.Ping(bounded(t)); err != nil { // all have been answered: none is to be made any more
+		t.Fatal(err)
+	}
 	eventually(t, "the arenas to be given back", func() bool { return store.Usage().Regions == 0 })
 }
 

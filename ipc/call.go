@@ -29,6 +29,7 @@ type Call struct {
 	due    time.Time    // immutable: when the request's time is up; zero: never
 	sent   atomic.Bool
 	waker  atomic.Pointer[Responder] // is woken when something comes into queue; nil: nobody, it was, or nobody waits any more
+	let    atomic.Int32              // who has let go of it: see Release
 
 	end      uint64 // position of the request's end in the outgoing stream; set before Start returns
 	window   window // Recv's
@@ -122,6 +123,15 @@ func (c *Call) Recv(ctx context.Context) (*Reply, error) {
 		_ = c.caller.grant(c, n)
 	}
 	return r, nil
+}
+
+// Release says that the requester, to whom Recv has returned the END, does not look at the call any more. When Run does not either, its [Reuser], if it was started with one, is told.
+func (c *Call) Release() {
+	if c.let.Add(1) == 2 {
+		if r, ok := c.done.(Reuser); ok {
+			r.Reuse()
+		}
+	}
 }
 
 // Announce implements [Announcer].

@@ -61,6 +61,13 @@ func (c *Caller) Start(req *Request, done func(*Error)) (*Call, error) {
 // Ender hears how a call has ended on its peer's side: see [Caller.Start].
 type Ender interface{ Ended(*Error) }
 
+// Reuser is an [Ender] whose call was released by its requester: see [Call.Release]. Reuse is called once, after Ended, when nobody has the call any more, so that its memory may be another one's. It is not called
+// for a call that ended in any other way than with an END that the requester has been given.
+type Reuser interface {
+	Ender
+	Reuse()
+}
+
 type endFunc func(*Error)
 
 func (f endFunc) Ended(e *Error) { f(e) }
@@ -69,7 +76,7 @@ func (f endFunc) Ended(e *Error) { f(e) }
 // change before that. If ctx has a deadline, which is then the request's, Recv says so when it has passed, whatever the context it is given. call is room for the call, which is the
 // one that is returned; it may be part of what asks.
 //
-// Preconditions: call is new.
+// Preconditions: call is the zero value.
 func (c *Caller) StartContext(ctx context.Context, req *Request, done Ender, call *Call) (*Call, error) {
 	for i := range req.Tensors {
 		if err := req.Tensors[i].Validate(); err != nil {
@@ -308,8 +315,9 @@ func (c *Caller) deliver(r *Reply, size int) error {
 		c.mu.Unlock()
 		return err
 	}
-	leased := r.End && r.Leased && c.borrows()
-	if r.End {
+	ended := r.End // r itself is the requester's once it has arrived
+	leased := ended && r.Leased && c.borrows()
+	if ended {
 		delete(c.open, r.ID)
 		if leased {
 			c.leased[r.ID] = call
@@ -324,15 +332,18 @@ func (c *Caller) deliver(r *Reply, size int) error {
 	if breach {
 		return protocolErrorf("the peer sent more replies to request %d than it was granted", r.ID)
 	}
-	if r.End && call.done != nil && !leased {
+	if ended && call.done != nil && !leased {
 		call.done.Ended(nil) // first: whoever sees the END may count on it
 	}
 	switch {
 	case abandoned:
 	case charge.Add(int64(size) + replyOverhead):
-		call.arrive(arrival{r, size, r.End})
+		call.arrive(arrival{r, size, ended})
+		if ended && !leased {
+			call.Release()
+		}
 	default:
-		c.overdraw(call, r.End)
+		c.overdraw(call, ended)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/ringmasterd/ringmaster/internal/deadline"
@@ -30,24 +31,71 @@ func (s *Supervisor) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, e
 		req.Waits()
 		return s.control(ctx, req)
 	}
-	p, err := s.pool(req.Pool)
+	a := new(answer)
+	if err := a.begin(ctx, s, req); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Do is Call for an action that answers once, whose reply it returns. An action that answers in chunks is told to cancel, and the error is UNIMPLEMENTED/stream.
+func (s *Supervisor) Do(ctx context.Context, req *ipc.Request) (*ipc.Reply, error) {
+	if req.Pool == ControlPool {
+		replies, err := s.control(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		return one(ctx, req, replies)
+	}
+	a := answers.Get().(*answer)
+	if err := a.begin(ctx, s, req); err != nil {
+		return nil, err
+	}
+	r, err := one(ctx, req, a)
+	if err == nil && a.ctx.Untouched() { // nobody else has had a
+		*a = answer{}
+		answers.Put(a)
+	}
+	return r, err
+}
+
+// answers are those of Do, used again where nothing went wrong.
+var answers = sync.Pool{New: func() any { return new(answer) }}
+
+// one receives the one reply that there is to be.
+func one(ctx context.Context, req *ipc.Request, replies ipc.Replies) (*ipc.Reply, error) {
+	r, err := replies.Recv(ctx)
 	if err != nil {
 		return nil, err
 	}
+	if !r.End {
+		replies.Cancel("cancelled")
+		return nil, ipc.Errorf(ipc.Unimplemented, "stream", "action %q of pool %q answers in chunks; use Call", req.Action, req.Pool)
+	}
+	return r, nil
+}
+
+// begin sends the request on its way.
+func (a *answer) begin(ctx context.Context, s *Supervisor, req *ipc.Request) error {
+	p, err := s.pool(req.Pool)
+	if err != nil {
+		return err
+	}
 	if err := validate(req); err != nil {
-		return nil, err
+		return err
 	}
 	timeout := req.Timeout
 	if timeout <= 0 {
 		timeout = p.config().Timeout
 	}
-	a, now := &answer{pool: p, req: req, parent: ctx}, time.Now()
+	now := time.Now()
+	a.pool, a.req, a.parent = p, req, ctx
 	a.ctx.Begin(ctx, now.Add(timeout))
 	if err := a.send(&a.ctx, now, false, false); err != nil {
 		a.ctx.Cancel(context.Canceled)
-		return nil, err
+		return err
 	}
-	return a, nil
+	return nil
 }
 
 // pool returns a pool by its name.
@@ -94,15 +142,27 @@ type answer struct {
 }
 
 // attempt is the memory that one try to have a request answered takes. It is apart from the answer: a worker may have the request for long when nobody waits for it any more, and what its client has sent is not to be kept for as long.
+// One that went as most do is used again, when neither the answer nor the caller has it any more; what goes wrong in any way is left to the garbage collector.
 type attempt struct {
 	lease lease
 	call  ipc.Call
 }
 
+var attempts = sync.Pool{New: func() any { return new(attempt) }}
+
+// Ended implements [ipc.Ender].
+func (t *attempt) Ended(lost *ipc.Error) { t.lease.Ended(lost) }
+
+// Reuse implements [ipc.Reuser].
+func (t *attempt) Reuse() {
+	*t = attempt{}
+	attempts.Put(t)
+}
+
 // send leases a place and sends the request there, at the time now; a worker that dies meanwhile is replaced by another. again says that the request was accepted before, alone that it is to share its worker with no other.
 func (a *answer) send(ctx context.Context, now time.Time, again, alone bool) error {
 	for ; ; again, now = true, time.Now() {
-		try := new(attempt)
+		try := attempts.Get().(*attempt)
 		known, err := a.suspected()
 		if err != nil {
 			return err
@@ -133,7 +193,7 @@ func (a *answer) send(ctx context.Context, now time.Time, again, alone bool) err
 		if req.Held = l.batch != nil; req.Held {
 			req.Batch = l.batch.number
 		}
-		call, err := l.inc.caller.StartContext(ctx, &req, l, &try.call)
+		call, err := l.inc.caller.StartContext(ctx, &req, try, &try.call)
 		switch {
 		case err == nil:
 			a.lease, a.call = l, call
@@ -229,6 +289,7 @@ func (a *answer) Recv(ctx context.Context) (*ipc.Reply, error) {
 			if r.End {
 				a.acquit()
 				a.finish()
+				a.letGo()
 			}
 			return r, nil
 		}
@@ -322,13 +383,23 @@ func (a *answer) finish() {
 	a.ctx.Cancel(context.Canceled)
 }
 
+// letGo gives up the attempt whose END has been received. What others look at, a batch or the list of errands, stays.
+func (a *answer) letGo() {
+	l, call := a.lease, a.call
+	a.lease, a.call = nil, nil
+	if l.batch == nil && l.errand == nil {
+		call.Release()
+	}
+}
+
 // Cancel implements [ipc.Replies].
 func (a *answer) Cancel(reason string) {
-	if !a.ended {
-		a.turned(false)
-		a.req.Times.Done(ipc.Errorf(ipc.Cancelled, reason, "the request was cancelled"))
-		a.lease.abandon(a.identify())
-		a.finish()
+	if a.ended {
+		return
 	}
+	a.turned(false)
+	a.req.Times.Done(ipc.Errorf(ipc.Cancelled, reason, "the request was cancelled"))
+	a.lease.abandon(a.identify())
+	a.finish()
 	a.call.Cancel(reason)
 }

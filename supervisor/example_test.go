@@ -49,11 +49,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	replies, err := s.Call(ctx, &ipc.Request{Pool: "echo", Action: "echo", Body: body})
-	if err != nil {
-		log.Fatal(err)
-	}
-	reply, err := replies.Recv(ctx) // a stream: until reply.End
+	reply, err := s.Do(ctx, &ipc.Request{Pool: "echo", Action: "echo", Body: body}) // a stream: Call
 	if err != nil {
 		log.Fatal(err)
 	}

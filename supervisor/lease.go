@@ -86,7 +86,7 @@ func (p *pool) reserve() {
 	}
 }
 
-// Ended implements [ipc.Ender]: it gives the place back once the worker has ended the request, or has died with it: then lost says how the call ended.
+// Ended gives the place back once the worker has ended the request, or has died with it: then lost says how the call ended.
 func (l *lease) Ended(lost *ipc.Error) {
 	l.release(lost)
 	l.arenas.Return()

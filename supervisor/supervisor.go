@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ringmasterd/ringmaster/internal/ballast"
 	"github.com/ringmasterd/ringmaster/internal/version"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -95,6 +96,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	if s.running.Swap(true) {
 		return errors.New("supervisor: Run was called before")
 	}
+	defer ballast.Hold()()
 	mark := rand.Text()
 	var groups *cgroups
 	if !s.withoutCgroups {

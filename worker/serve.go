@@ -7,10 +7,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime"
 	"sync"
 	"syscall"
 
+	"github.com/ringmasterd/ringmaster/internal/ballast"
 	"github.com/ringmasterd/ringmaster/internal/version"
 	"github.com/ringmasterd/ringmaster/ipc"
 	"github.com/ringmasterd/ringmaster/shm"
@@ -76,8 +76,7 @@ func Serve(ctx context.Context, a Actions, opts ...Option) error {
 	mapped.more = func() { line.take(mapped) } // the end of file is watch's business
 	go line.watch(mapped)
 
-	calm := make([]byte, ballast)
-	defer runtime.KeepAlive(calm)
+	defer ballast.Hold()()
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -94,10 +93,6 @@ func Serve(ctx context.Context, a Actions, opts ...Option) error {
 	}
 	return w.run(ctx, s.concurrency)
 }
-
-// ballast is what the garbage collector takes to be in use beside what is, in bytes. Nobody touches it, so it takes no memory; but as much garbage may gather before it is collected. The heap of a worker that does small things is a megabyte or two, and
-// requests would have it collected a hundred times a second.
-const ballast = 16 << 20
 
 // exitProtocol ends the process because the supervisor broke the protocol.
 func exitProtocol(err error) {

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -22,7 +21,6 @@ import (
 
 // serveRingmaster is what `ringmaster serve` does.
 func serveRingmaster(ctx context.Context, socket string, pool supervisor.PoolConfig) error {
-	debug.SetGCPercent(400) // as in its heap.go
 	ctx, stop := context.WithCancel(ctx)
 	sup, ended, err := startSupervisor(ctx, pool)
 	if err != nil {
@@ -223,17 +221,9 @@ func startEmbedded(ctx context.Context) (caller, error) {
 }
 
 func (e embedded) call(ctx context.Context, action string, payload []byte) ([]byte, error) {
-	replies, err := e.sup.Call(ctx, &ipc.Request{Pool: poolName, Action: action, Credit: 1, Tensors: []ipc.Tensor{tensor(payload)}})
+	r, err := e.sup.Do(ctx, &ipc.Request{Pool: poolName, Action: action, Tensors: []ipc.Tensor{tensor(payload)}})
 	if err != nil {
 		return nil, err
-	}
-	r, err := replies.Recv(ctx)
-	switch {
-	case err != nil:
-		return nil, err
-	case !r.End:
-		replies.Cancel("cancelled")
-		return nil, errors.New("the answer came in chunks")
 	}
 	return data(r.Tensors)
 }

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -49,7 +48,6 @@ func servedPools(b *testing.B, text string) (*supervisor.Supervisor, *config.Fil
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func(percent int) func() { return func() { debug.SetGCPercent(percent) } }(debug.SetGCPercent(garbagePercent))) // as in serve
 	cfg := file.Supervisor
 	cfg.Executable, cfg.Logger = binary, slog.New(slog.DiscardHandler)
 	sup, err := supervisor.New(cfg)

@@ -39,6 +39,13 @@ func (c *Context) Begin(parent context.Context, due time.Time) {
 // Owned says that whoever began c cancels it when its parent ends: it does not look itself.
 func (c *Context) Owned() { c.owned = true }
 
+// Untouched reports whether nobody has asked for Done, had something called at the end, or made a child of it: whoever began c, and knows who else has had it, may then begin it again as the zero value.
+func (c *Context) Untouched() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.watched && c.done == nil
+}
+
 // Deadline implements [context.Context].
 func (c *Context) Deadline() (time.Time, bool) { return c.due, !c.due.IsZero() }
 
