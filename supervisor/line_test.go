@@ -212,7 +212,7 @@ func TestWorkerDiesWithALine(t *testing.T) {
 func TestWorkerHangsWithALine(t *testing.T) {
 	l := newLine(t, inlinePool(t, "8"), func(s *Supervisor) { s.hungGrace, s.tickEvery = 50*time.Millisecond, time.Millisecond })
 	r := l.request("step", "a", true)
-	r.Timeout = 500 * time.Millisecond
+	r.Timeout = time.Second
 	first := l.begin(r)
 	line := l.add(0, "b", "c")
 	short := l.request("step", "d", false)
