@@ -31,6 +31,22 @@ func BenchmarkEnvelope(b *testing.B) {
 	}
 }
 
+// BenchmarkTensorEnvelope is the same of a call with a small tensor each way and hardly anything else, read by a server.
+func BenchmarkTensorEnvelope(b *testing.B) {
+	request := &Request{ID: 123456, Pool: "echo", Action: "echo", Timeout: 59_998_211_000, Tensors: []Tensor{{Name: "x", DType: "uint8", Shape: []uint64{64}, Data: make([]byte, 64)}}}
+	reply := &Reply{ID: 123456, End: true, Tensors: request.Tensors}
+	there, back := decoder{serves: true}, decoder{}
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := hop(&there, func(e *encoder) { e.request(request) }); err != nil {
+			b.Fatal(err)
+		}
+		if err := hop(&back, func(e *encoder) { e.reply(reply) }); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func hop(d *decoder, encode func(*encoder)) error {
 	e := newEncoder()
 	defer e.free()

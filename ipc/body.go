@@ -20,7 +20,7 @@ func (b Body) Validate() error {
 	if len(b) == 0 {
 		return nil
 	}
-	s := scanner{body: true}
+	s := scanner{within: 1}
 	if err := s.whole(b); err != nil {
 		return Errorf(InvalidArgument, "bad_body", "the body is not one MessagePack value that can be sent: %v", err)
 	}

@@ -334,6 +334,31 @@ func TestDecodeRefusesWhatIsMalformed(t *testing.T) {
 	}
 }
 
+// What a message has that is passed over counts as deep as it lies.
+func TestDecodeRefusesWhatIsNestedTooDeep(t *testing.T) {
+	for _, c := range []struct {
+		name, hex string // all but the last value
+		within    int    // how many containers are around that
+	}{
+		{"a body", "9a 01 01 c0c0c0c0c0c0c0", 1},
+		{"a position that is not known", "94 04 01 01", 1},
+		{"a position of a kind that is not known", "93 63 01", 1},
+		{"a position behind a tensor's", "9b 01 01 c0c0c0c0c0c0c0c0 91 98 a178 a5 75696e7438 9101 c40107 00 40 01", 3},
+		{"a position behind an output's", "9d 01 01 c0c0c0c0c0c0c0c0c0c0 91 95 a179 05 40 08", 3},
+		{"a position behind an error's", "97 02 01 01 c0c0c0 96 a143 a152 a14d 05 80", 2},
+		{"a position behind an action's", "96 05 00 01 01 a0 91 95 a161 00 90 90", 3},
+		{"a position behind a port's", "96 05 00 01 01 a0 91 93 a161 00 91 94 a178 a3 737472 90", 5},
+		{"a limit that is not known", "97 05 00 01 01 a0 90 81 a2 7a7a", 2},
+	} {
+		for depth, want := range map[int]bool{maxDepth: true, maxDepth + 1: false} {
+			_, err := Decode(unhex(t, c.hex+strings.Repeat("91", depth-c.within)+"c0"))
+			if (err == nil) != want || err != nil && !strings.Contains(err.Error(), "nested deeper than 64 at") {
+				t.Errorf("%s, which ends %d deep: %v", c.name, depth, err)
+			}
+		}
+	}
+}
+
 // Whatever a golden message is cut down to, it is refused, and its id known as soon as it is there.
 func TestDecodeRefusesEveryTruncation(t *testing.T) {
 	for _, g := range readGolden(t) {
@@ -400,7 +425,7 @@ func unhex(t testing.TB, s string) []byte {
 	return b
 }
 
-// FuzzDecode: no bytes make Decode panic, and a message that is accepted means the same when it is encoded and decoded again.
+// FuzzDecode: no bytes make Decode panic; what it accepts, Scan accepts; and a message that is accepted means the same when it is encoded and decoded again.
 func FuzzDecode(f *testing.F) {
 	for _, g := range readGolden(f) {
 		if b := unhex(f, g.Hex); len(b) < 1000 {
@@ -411,6 +436,9 @@ func FuzzDecode(f *testing.F) {
 		m, err := Decode(b)
 		if err != nil {
 			return
+		}
+		if err := Scan(b); err != nil {
+			t.Fatalf("%x decoded as %+v, but is no MessagePack: %v", b, m, err)
 		}
 		if k, ok := m.(Kind); ok && k != KindDrain && k != KindStop {
 			return // of a kind that is not known only that much is read

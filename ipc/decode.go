@@ -20,37 +20,38 @@ type decoder struct {
 	serves               bool // immutable: requests come with the Responder that answers them
 }
 
+// decode reads a message in one pass, in which no length is used before it was held against the bytes that are left. Only if that does not come out even is all of it scanned, to tell what is no MessagePack from what is no message.
 func (d *decoder) decode(b []byte) (any, error) {
 	r := reader{b: b}
-	var s scanner
-	scanErr := s.whole(b)
 	n := r.array()
 	k := Kind(min(r.number(), 255))
 	id := r.number()
 	if r.err != nil || n < 2 {
-		if scanErr == nil {
-			scanErr = fmt.Errorf("it does not begin with [kind, id, …]")
-		}
-		return nil, badMessage(scanErr)
+		return nil, malformed(b, fmt.Errorf("it does not begin with [kind, id, …]"))
 	}
-	var m any
-	if scanErr == nil {
-		m = d.fields(&r, &s, k, id, n-2)
-		scanErr = r.err
-	}
-	if scanErr != nil {
+	m := d.fields(&r, k, id, n-2)
+	if r.err != nil || r.at < len(b) || uint64(len(b)) > math.MaxUint32 {
+		err := malformed(b, r.err)
 		switch k {
 		case KindRequest:
-			return &Request{ID: id}, badMessage(scanErr)
+			return &Request{ID: id}, err
 		case KindReply:
-			return &Reply{ID: id}, badMessage(scanErr)
+			return &Reply{ID: id}, err
 		}
-		return nil, badMessage(scanErr)
+		return nil, err
 	}
 	if err := validateTensors(m); err != nil {
 		return m, err
 	}
 	return m, nil
+}
+
+// malformed says what is wrong with a message: err, unless it is not even MessagePack.
+func malformed(b []byte, err error) *Error {
+	if bad := Scan(b); bad != nil {
+		err = bad
+	}
+	return Errorf(InvalidArgument, "bad_message", "the message is malformed: %v", err)
 }
 
 // DecodeHead reads what it can of the beginning of a message that is not there as a whole: its kind and id, or false.
@@ -61,50 +62,85 @@ func DecodeHead(b []byte) (Kind, uint64, bool) {
 	return Kind(min(k, 255)), id, r.err == nil && n >= 2
 }
 
-func badMessage(err error) *Error {
-	return Errorf(InvalidArgument, "bad_message", "the message is malformed: %v", err)
+// known is how many positions after kind and id this version knows of each kind. What comes after them is from a later one, and passed over.
+var known = [...]int{
+	KindRequest: 11, KindReply: 6, KindCancel: 1, KindCredit: 1, KindHello: 5, KindDrain: 0, KindStop: 0, KindPing: 1, KindAttach: 2, KindDetach: 1, KindBatch: 1, KindRelease: 0,
 }
 
-// withTensor is a message together with room for the one small tensor that most have who have any.
-type withTensor[M any] struct {
+// fields reads the n positions after kind and id.
+func (d *decoder) fields(r *reader, k Kind, id uint64, n int) any {
+	var m any
+	switch k {
+	case KindRequest:
+		req, room := d.newRequest(n > 8)
+		req.ID, req.Credit = id, 1
+		d.request(r, req, n, room)
+		m = req
+	case KindReply:
+		reply, room := newReply(n > 3)
+		reply.ID = id
+		d.reply(r, reply, n, room)
+		m = reply
+	default:
+		m = r.other(k, id, n)
+	}
+	if int(k) < len(known) {
+		n -= known[k]
+	}
+	r.skip(n, 1)
+	return m
+}
+
+// room is for the one small tensor that most messages have that have any.
+type room struct {
+	tensor [1]Tensor
+	shape  [3]uint64 // with a fourth, a served request would be of the next size of memory
+}
+
+// withRoom is a message together with that: one piece of memory.
+type withRoom[M any] struct {
 	message M
-	tensor  [1]Tensor
-	shape   [4]uint64
+	room    room
 }
 
 // served is a request together with what answers it: one piece of memory, as both live as long.
 type served struct {
-	withTensor[Request]
+	request   Request
 	responder Responder
 }
 
-// fields reads the n positions after kind and id of what s has scanned.
-func (d *decoder) fields(r *reader, s *scanner, k Kind, id uint64, n int) any {
+func (s *served) tied() *Request {
+	s.request.responder = &s.responder
+	return &s.request
+}
+
+// newRequest makes a request that has tensors, or has none.
+func (d *decoder) newRequest(tensors bool) (*Request, *room) {
+	switch {
+	case d.serves && tensors:
+		m := &withRoom[served]{}
+		return m.message.tied(), &m.room
+	case d.serves:
+		return new(served).tied(), nil
+	case tensors:
+		m := &withRoom[Request]{}
+		return &m.message, &m.room
+	}
+	return &Request{}, nil
+}
+
+// newReply makes a reply, likewise.
+func newReply(tensors bool) (*Reply, *room) {
+	if tensors {
+		m := &withRoom[Reply]{}
+		return &m.message, &m.room
+	}
+	return &Reply{}, nil
+}
+
+// other reads a message that is neither of these.
+func (r *reader) other(k Kind, id uint64, n int) any {
 	switch k {
-	case KindRequest:
-		if d.serves {
-			m := &served{}
-			m.message.ID, m.message.Credit, m.message.responder = id, 1, &m.responder
-			d.request(r, s, &m.message, n, m.tensor[:0], m.shape[:0])
-			return &m.message
-		}
-		if n > 8 {
-			m := &withTensor[Request]{message: Request{ID: id, Credit: 1}}
-			d.request(r, s, &m.message, n, m.tensor[:0], m.shape[:0])
-			return &m.message
-		}
-		m := &Request{ID: id, Credit: 1}
-		d.request(r, s, m, n, nil, nil)
-		return m
-	case KindReply:
-		if n > 3 {
-			m := &withTensor[Reply]{message: Reply{ID: id}}
-			d.reply(r, s, &m.message, n, m.tensor[:0], m.shape[:0])
-			return &m.message
-		}
-		m := &Reply{ID: id}
-		d.reply(r, s, m, n, nil, nil)
-		return m
 	case KindCancel:
 		m := Cancel{ID: id}
 		if n > 0 {
@@ -152,8 +188,8 @@ func (d *decoder) fields(r *reader, s *scanner, k Kind, id uint64, n int) any {
 	return k
 }
 
-// request reads a request's positions. tensors and shape are room for what comes first of them.
-func (d *decoder) request(r *reader, s *scanner, m *Request, n int, tensors []Tensor, shape []uint64) {
+// request reads a request's positions. room, if there is one, is for its first tensor.
+func (d *decoder) request(r *reader, m *Request, n int, room *room) {
 	if n > 0 {
 		m.Pool = r.again(&d.pool)
 	}
@@ -176,10 +212,10 @@ func (d *decoder) request(r *reader, s *scanner, m *Request, n int, tensors []Te
 		m.Headers = r.headers()
 	}
 	if n > 7 {
-		m.Body = r.scanned(s.length(9, 1))
+		m.Body = r.value(1)
 	}
 	if n > 8 {
-		m.Tensors = d.tensors(r, tensors, shape)
+		m.Tensors = d.tensors(r, room)
 	}
 	if n > 9 {
 		m.Held = r.uint()&flagHeld != 0
@@ -190,7 +226,7 @@ func (d *decoder) request(r *reader, s *scanner, m *Request, n int, tensors []Te
 }
 
 // reply reads a reply's, likewise.
-func (d *decoder) reply(r *reader, s *scanner, m *Reply, n int, tensors []Tensor, shape []uint64) {
+func (d *decoder) reply(r *reader, m *Reply, n int, room *room) {
 	if n > 0 {
 		flags := r.uint()
 		m.End, m.Leased = flags&flagEnd != 0, flags&flagLeased != 0
@@ -199,10 +235,10 @@ func (d *decoder) reply(r *reader, s *scanner, m *Reply, n int, tensors []Tensor
 		m.Headers = r.headers()
 	}
 	if n > 2 {
-		m.Body = r.scanned(s.length(4, 1))
+		m.Body = r.value(1)
 	}
 	if n > 3 {
-		m.Tensors = d.tensors(r, tensors, shape)
+		m.Tensors = d.tensors(r, room)
 	}
 	if n > 4 && !r.null() {
 		m.Err = r.error()
@@ -247,7 +283,7 @@ func (r *reader) hello(n int) *Hello {
 			case "ahead":
 				m.Ahead = r.uint()
 			default:
-				r.skip(1)
+				r.skip(1, 2)
 			}
 			if r.err != nil {
 				return m
@@ -275,7 +311,7 @@ func (r *reader) error() *Error {
 	if n > 4 {
 		e.Details = r.headers()
 	}
-	r.skip(n - 5)
+	r.skip(n-5, 2)
 	return e
 }
 
@@ -296,14 +332,17 @@ const (
 	maxDims    = 64
 )
 
-// most fails if there are more of something than a message may have, and returns how many are to be read.
+// most fails if there are more of something than a message may have, or than there are bytes left, and returns how many are to be read.
 func (r *reader) most(n, most int, what string) int {
-	if n <= most || r.err != nil {
-		return n
+	switch {
+	case n > most:
+		r.failf("%d %s are more than the %d there may be", n, what, most)
+		return 0
+	case n > len(r.b)-r.at:
+		r.fail(what)
+		return 0
 	}
-	r.err = fmt.Errorf("%d %s are more than the %d there may be", n, what, most)
-	r.b = nil
-	return 0
+	return n
 }
 
 func (r *reader) headers() map[string]string {
@@ -322,12 +361,13 @@ func (r *reader) headers() map[string]string {
 	return h
 }
 
-// tensors reads tensors. ts and shape are room for the first; what does not fit is allocated.
-func (d *decoder) tensors(r *reader, ts []Tensor, shape []uint64) []Tensor {
+// tensors reads tensors. What does not fit into the room is allocated.
+func (d *decoder) tensors(r *reader, room *room) []Tensor {
 	n := r.most(r.array(), maxTensors, "tensors")
 	if n == 0 {
 		return nil
 	}
+	ts, shape := room.tensor[:0], room.shape[:0]
 	if n > cap(ts) {
 		ts = make([]Tensor, 0, min(n, 64))
 	}
@@ -336,38 +376,42 @@ func (d *decoder) tensors(r *reader, ts []Tensor, shape []uint64) []Tensor {
 		if k < 4 && r.err == nil {
 			r.fail("a tensor of four positions")
 		}
-		t := Tensor{Name: r.again(&d.tensor), DType: r.dtype()}
-		if dims := r.most(r.array(), maxDims, "dimensions"); dims > 0 {
-			if dims <= cap(shape) {
-				t.Shape, shape = shape[:0:dims], nil
-			} else {
-				t.Shape = make([]uint64, 0, min(dims, 64))
-			}
-			for range dims {
-				t.Shape = append(t.Shape, r.uint())
-				if r.err != nil {
-					return nil
-				}
-			}
-		}
+		ts = append(ts, Tensor{})
+		t := &ts[len(ts)-1]
+		t.Name, t.DType = r.again(&d.tensor), r.dtype()
+		t.Shape, shape = r.shape(shape), nil
 		t.Data = r.bin()
 		t.At = r.place(k - 4)
-		r.skip(k - 7)
+		r.skip(k-7, 3)
 		switch {
 		case r.err != nil:
 		case t.At.Region == 0:
 			t.At = Range{}
 		case len(t.Data) > 0:
-			r.err = fmt.Errorf("tensor %q is said to be in an arena, and brings data", t.Name)
+			r.failf("tensor %q is said to be in an arena, and brings data", t.Name)
 		default:
 			t.Data = nil
 		}
 		if r.err != nil {
 			return nil
 		}
-		ts = append(ts, t)
 	}
 	return ts
+}
+
+// shape reads a tensor's shape, into what is given if it fits.
+func (r *reader) shape(into []uint64) []uint64 {
+	n := r.most(r.array(), maxDims, "dimensions")
+	if n == 0 {
+		return nil
+	}
+	if n > cap(into) {
+		into = make([]uint64, 0, n)
+	}
+	for range n {
+		into = append(into, r.uint())
+	}
+	return into[:n:n]
 }
 
 // outputs reads where a requester would like tensors.
@@ -383,7 +427,7 @@ func (r *reader) outputs() []Output {
 			r.fail("an output of four positions")
 		}
 		o := Output{Name: r.str(), At: r.place(3)}
-		r.skip(k - 4)
+		r.skip(k-4, 3)
 		if r.err != nil {
 			return nil
 		}
@@ -394,10 +438,14 @@ func (r *reader) outputs() []Output {
 
 // place reads as many of region, offset and length as there are.
 func (r *reader) place(n int) (at Range) {
-	for i, p := range []*uint64{&at.Region, &at.Offset, &at.Length} {
-		if i < n {
-			*p = r.uint()
-		}
+	if n > 0 {
+		at.Region = r.uint()
+	}
+	if n > 1 {
+		at.Offset = r.uint()
+	}
+	if n > 2 {
+		at.Length = r.uint()
 	}
 	return at
 }

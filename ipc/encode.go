@@ -8,54 +8,55 @@ import (
 
 // Encoding: a message is written up to its last position that is not the default; defaults before that are written as their empty value. Maps are
 // written in the order of their keys, so equal messages are equal bytes (the golden files pin them for every language).
+//
+// Requests and replies are appended to a variable, which the compiler can keep in registers. The other messages are written through the encoder's methods: of them there are few.
 
 func (e *encoder) request(m *Request) {
 	n := lastSet(m.Pool != "", m.Action != "", m.TraceID != "", len(m.Context) > 0, m.Timeout > 0, m.Credit > 1,
 		len(m.Headers) > 0, m.Body.set(), len(m.Tensors) > 0, m.Held, len(m.Outputs) > 0)
-	e.array(n)
-	e.uint(uint64(KindRequest))
-	e.uint(m.ID)
+	b := appendHead(e.buf, n, KindRequest, m.ID)
 	if n > 2 {
-		e.str(m.Pool)
+		b = appendStr(b, m.Pool)
 	}
 	if n > 3 {
-		e.str(m.Action)
+		b = appendStr(b, m.Action)
 	}
 	if n > 4 {
-		e.str(m.TraceID)
+		b = appendStr(b, m.TraceID)
 	}
 	if n > 5 {
-		e.bin(m.Context)
+		b = e.bin(b, m.Context)
 	}
 	if n > 6 {
 		var us uint64 // rounded up: what is left of a deadline is not nothing
 		if m.Timeout > 0 {
 			us = uint64((m.Timeout-1)/time.Microsecond) + 1
 		}
-		e.uint(us)
+		b = appendUint(b, us)
 	}
 	if n > 7 {
-		e.uint(uint64(max(1, m.Credit)))
+		b = appendUint(b, uint64(max(1, m.Credit)))
 	}
 	if n > 8 {
-		e.headers(m.Headers)
+		b = appendHeaders(b, m.Headers)
 	}
 	if n > 9 {
-		e.body(m.Body)
+		b = e.body(b, m.Body)
 	}
 	if n > 10 {
-		e.tensors(m.Tensors)
+		b = e.tensors(b, m.Tensors)
 	}
 	if n > 11 {
 		var flags uint64
 		if m.Held {
 			flags = flagHeld
 		}
-		e.uint(flags)
+		b = appendUint(b, flags)
 	}
 	if n > 12 {
-		e.outputs(m.Outputs)
+		b = appendOutputs(b, m.Outputs)
 	}
+	e.buf = b
 }
 
 const (
@@ -66,9 +67,7 @@ const (
 
 func (e *encoder) reply(m *Reply) {
 	n := lastSet(m.End || m.Leased, len(m.Headers) > 0, m.Body.set(), len(m.Tensors) > 0, m.Err != nil, len(m.Context) > 0)
-	e.array(n)
-	e.uint(uint64(KindReply))
-	e.uint(m.ID)
+	b := appendHead(e.buf, n, KindReply, m.ID)
 	if n > 2 {
 		var flags uint64
 		if m.End {
@@ -77,36 +76,41 @@ func (e *encoder) reply(m *Reply) {
 		if m.Leased {
 			flags |= flagLeased
 		}
-		e.uint(flags)
+		b = appendUint(b, flags)
 	}
 	if n > 3 {
-		e.headers(m.Headers)
+		b = appendHeaders(b, m.Headers)
 	}
 	if n > 4 {
-		e.body(m.Body)
+		b = e.body(b, m.Body)
 	}
 	if n > 5 {
-		e.tensors(m.Tensors)
+		b = e.tensors(b, m.Tensors)
 	}
 	if n > 6 {
-		e.error(m.Err)
+		b = appendError(b, m.Err)
 	}
 	if n > 7 {
-		e.bin(m.Context)
+		b = e.bin(b, m.Context)
 	}
+	e.buf = b
 }
 
-func (e *encoder) error(err *Error) {
+// appendHead appends how a message of n positions begins, of which there are never more than 15.
+func appendHead(b []byte, n int, k Kind, id uint64) []byte {
+	return appendUint(append(b, 0x90|byte(n), byte(k)), id)
+}
+
+func appendError(b []byte, err *Error) []byte {
 	if err == nil {
-		e.buf = append(e.buf, codeNil)
-		return
+		return append(b, codeNil)
 	}
-	e.array(5)
-	e.str(string(err.Code))
-	e.str(err.Reason)
-	e.str(err.Message)
-	e.uint(uint64(max(0, err.RetryAfter.Milliseconds())))
-	e.headers(err.Details)
+	b = appendArray(b, 5)
+	b = appendStr(b, string(err.Code))
+	b = appendStr(b, err.Reason)
+	b = appendStr(b, err.Message)
+	b = appendUint(b, uint64(max(0, err.RetryAfter.Milliseconds())))
+	return appendHeaders(b, err.Details)
 }
 
 func (e *encoder) cancel(m Cancel) {
@@ -233,76 +237,75 @@ func (e *encoder) release(m Release) {
 	e.uint(m.ID)
 }
 
-func (e *encoder) headers(h map[string]string) {
-	e.mapping(len(h))
-	if len(h) == 0 {
-		return
+func appendHeaders(b []byte, h map[string]string) []byte {
+	b = appendMap(b, len(h))
+	switch len(h) {
+	case 0:
+	case 1:
+		for k, v := range h {
+			b = appendStr(appendStr(b, k), v)
+		}
+	default:
+		b = appendSorted(b, h)
 	}
-	if len(h) > 1 {
-		e.sorted(h)
-		return
-	}
-	for k, v := range h {
-		e.str(k)
-		e.str(v)
-	}
+	return b
 }
 
-// sorted is apart from headers because sorting takes so much stack that the goroutine of every small request would have to grow its own.
+// appendSorted is apart from appendHeaders because sorting takes so much stack that the goroutine of every small request would have to grow its own.
 //
 //go:noinline
-func (e *encoder) sorted(h map[string]string) {
+func appendSorted(b []byte, h map[string]string) []byte {
 	for _, k := range slices.Sorted(maps.Keys(h)) {
-		e.str(k)
-		e.str(h[k])
+		b = appendStr(appendStr(b, k), h[k])
 	}
+	return b
 }
 
-func (e *encoder) body(b Body) {
-	if len(b) == 0 {
-		e.buf = append(e.buf, codeNil)
-		return
+func (e *encoder) body(b []byte, body Body) []byte {
+	if len(body) == 0 {
+		return append(b, codeNil)
 	}
-	e.raw(b)
+	return e.raw(b, body)
 }
 
-func (e *encoder) tensors(ts []Tensor) {
-	e.array(len(ts))
+func (e *encoder) tensors(b []byte, ts []Tensor) []byte {
+	b = appendArray(b, len(ts))
 	for i := range ts {
 		t := &ts[i]
 		n := 4
 		if t.At.Region != 0 {
 			n = 7
 		}
-		e.array(n)
-		e.str(t.Name)
-		e.str(t.DType)
-		e.array(len(t.Shape))
+		b = appendArray(b, n)
+		b = appendStr(b, t.Name)
+		b = appendStr(b, t.DType)
+		b = appendArray(b, len(t.Shape))
 		for _, n := range t.Shape {
-			e.uint(n)
+			b = appendUint(b, n)
 		}
 		if t.At.Region == 0 {
-			e.bin(t.Data)
+			b = e.bin(b, t.Data)
 			continue
 		}
-		e.buf = append(e.buf, codeNil)
-		e.place(t.At)
+		b = appendPlace(append(b, codeNil), t.At)
 	}
+	return b
 }
 
-func (e *encoder) outputs(os []Output) {
-	e.array(len(os))
+func appendOutputs(b []byte, os []Output) []byte {
+	b = appendArray(b, len(os))
 	for i := range os {
-		e.array(4)
-		e.str(os[i].Name)
-		e.place(os[i].At)
+		b = appendArray(b, 4)
+		b = appendStr(b, os[i].Name)
+		b = appendPlace(b, os[i].At)
 	}
+	return b
 }
 
-func (e *encoder) place(r Range) {
-	e.uint(r.Region)
-	e.uint(r.Offset)
-	e.uint(r.Length)
+func appendPlace(b []byte, r Range) []byte {
+	b = appendUint(b, r.Region)
+	b = appendUint(b, r.Offset)
+	return appendUint(b, r.Length)
 }
 
 func (b Body) set() bool { return len(b) > 1 || len(b) == 1 && b[0] != codeNil }

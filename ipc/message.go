@@ -40,27 +40,27 @@ const MaxBatch = 1024
 
 // Request asks a pool's worker to run an action.
 type Request struct {
-	ID      uint64 // set by the [Caller]
-	Pool    string
-	Action  string
-	TraceID string            // W3C traceparent, or ""
-	Context []byte            // the session's opaque bytes
-	Timeout time.Duration     // left at the time of sending, whole microseconds on the wire; 0: none given
-	Credit  uint32            // replies without END the requester will take before it grants more; 0 is read as 1
-	Headers map[string]string // never nil-checked: nil is empty
-	Body    Body
-	Tensors []Tensor
-	Outputs []Output // where the requester would like tensors of the reply
-	Held    bool     // it is not to be run before a [Batch] names it; towards workers that can
-	Batch   uint64   // of which call it is one, if it is held; told by [Caller.AppendOpen], does not travel
-	Client  Client   // set by whoever accepted the request; does not travel
+	ID         uint64 // set by the [Caller]
+	Pool       string
+	Action     string
+	TraceID    string            // W3C traceparent, or ""
+	Context    []byte            // the session's opaque bytes
+	Timeout    time.Duration     // left at the time of sending, whole microseconds on the wire; 0: none given
+	Credit     uint32            // replies without END the requester will take before it grants more; 0 is read as 1
+	Held       bool              // it is not to be run before a [Batch] names it; towards workers that can
+	Background bool              // nobody waits for it: it is admitted only if a worker is idle and nobody queues, else refused at once with RESOURCE_EXHAUSTED/busy, which is no reason to try again; does not travel
+	Headers    map[string]string // never nil-checked: nil is empty
+	Body       Body
+	Tensors    []Tensor
+	Outputs    []Output // where the requester would like tensors of the reply
+	Batch      uint64   // of which call it is one, if it is held; told by [Caller.AppendOpen], does not travel
+	Client     Client   // set by whoever accepted the request; does not travel
 
 	Arenas *arena.Use // the arenas that it names, held; set by Serve. nil: none. Does not travel
 
 	// Principal is who asks, such as "user 1000" or "token robot", where chain/auth has looked; "": the Client's user is all that is known. It stays the same for as long as somebody has a role, and does not travel.
-	Principal  string
-	Background bool        // nobody waits for it: it is admitted only if a worker is idle and nobody queues, else refused at once with RESOURCE_EXHAUSTED/busy, which is no reason to try again; does not travel
-	Yield      func() bool // of background work: whether it may be given up for somebody who waits for its place, asked once, when that is so; nil: yes. It must not block, nor call into what asks. Does not travel
+	Principal string
+	Yield     func() bool // of background work: whether it may be given up for somebody who waits for its place, asked once, when that is so; nil: yes. It must not block, nor call into what asks. Does not travel
 
 	Affinity uint64 // of requests with the same number it is good that the same worker gets them (`balance: hash`); 0: the client's. Does not travel
 

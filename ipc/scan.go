@@ -21,17 +21,8 @@ func Scan(b []byte) error {
 
 // scanner is a scan and what else it has found out.
 type scanner struct {
-	body bool       // what is scanned is to lie in a message's own array, and may be nested one level less
-	ext  bool       // there is a value of an extension type, such as a timestamp, somewhere
-	seen int        // how many of ends are set
-	ends [11]uint32 // where the outermost array's first elements end; a request has 11
-}
-
-// length returns the bytes that n of the outermost array's elements take, from its i'th (≥ 1) on.
-//
-// Preconditions: the array has them, and i+n ≤ len(ends).
-func (s *scanner) length(i, n int) int {
-	return int(s.ends[i+n-1] - s.ends[i-1])
+	within int  // how many containers are around what is scanned, which may be nested so much less
+	ext    bool // there is a value of an extension type, such as a timestamp, somewhere
 }
 
 // whole is [Scan].
@@ -49,10 +40,7 @@ func (s *scanner) value(b []byte) (int, error) {
 		return 0, fmt.Errorf("%d bytes are too many for one value", len(b))
 	}
 	var outer [maxDepth]uint32 // elements still to come in the containers around the innermost open one
-	most := maxDepth
-	if s.body {
-		most--
-	}
+	most := maxDepth - s.within
 	depth := 0        // open containers
 	left := uint32(1) // elements still to come in the innermost, or at depth 0 the value itself
 	for i := 0; ; {
@@ -102,10 +90,6 @@ func (s *scanner) value(b []byte) (int, error) {
 		}
 		// A value is complete: so may be the containers that end with it.
 		for {
-			if depth == 1 && s.seen < len(s.ends) {
-				s.ends[s.seen] = uint32(i)
-				s.seen++
-			}
 			left--
 			if left > 0 {
 				break

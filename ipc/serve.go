@@ -397,13 +397,13 @@ type Responder struct {
 	id     uint64
 	ctx    deadline.Context // the request's
 	ended  bool
-	held   bool          // immutable: its request waited, or waits, for a batch
+	held   bool // immutable: its request waited, or waits, for a batch
+	away   bool // it was parked, and is not the first goroutine's any more
+	parked atomic.Uint32
 	charge budget.Charge // until the handler has returned
 	arenas *arena.Use    // immutable: what the request names; nil: nothing
 
 	replies Replies // of whoever answers it, where Forward is to pass them on
-	away    bool    // it was parked, and is not the first goroutine's any more
-	parked  atomic.Uint32
 
 	mu      sync.Mutex
 	credit  uint32        // guarded by mu

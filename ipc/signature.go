@@ -135,7 +135,7 @@ func (r *reader) action(left *int) Action {
 	if k > 3 {
 		s.Outputs = r.ports(left)
 	}
-	r.skip(k - 4)
+	r.skip(k-4, 3)
 	if len(s.Inputs)+len(s.Outputs) > 0 {
 		a.Signature = &s
 	}
@@ -160,7 +160,7 @@ func (r *reader) ports(left *int) []Port {
 				p.Shape = append(p.Shape, r.length64())
 			}
 		}
-		r.skip(k - 3)
+		r.skip(k-3, 5)
 		list = append(list, p)
 	}
 	return list
@@ -168,8 +168,8 @@ func (r *reader) ports(left *int) []Port {
 
 // length64 reads a length, or -1 for any.
 func (r *reader) length64() int64 {
-	if len(r.b) > 0 && r.b[0] == codeAny {
-		r.b = r.b[1:]
+	if r.at < len(r.b) && r.b[r.at] == codeAny {
+		r.at++
 		return -1
 	}
 	return int64(min(r.number(), math.MaxInt64))

@@ -47,80 +47,89 @@ func (e *encoder) message() (parts [][]byte, size int) {
 	return e.parts, size
 }
 
-func (e *encoder) raw(b []byte) {
-	if len(b) <= inlineBlob {
-		e.buf = append(e.buf, b...)
-		return
+// raw appends blob to b, which is buf and what was appended to it since, or makes a large one a part of its own.
+func (e *encoder) raw(b, blob []byte) []byte {
+	if len(blob) <= inlineBlob {
+		return append(b, blob...)
 	}
-	if e.mark < len(e.buf) {
-		e.parts = append(e.parts, e.buf[e.mark:])
+	if e.mark < len(b) {
+		e.parts = append(e.parts, b[e.mark:])
 	}
-	e.parts = append(e.parts, b)
-	e.mark = len(e.buf)
+	e.parts = append(e.parts, blob)
+	e.mark = len(b)
+	return b
 }
 
-func (e *encoder) uint(v uint64) {
+func (e *encoder) bin(b, blob []byte) []byte {
+	return e.raw(appendLength(b, len(blob), 0, -1, 0xc4, 0xc5, 0xc6), blob)
+}
+
+func (e *encoder) uint(v uint64) { e.buf = appendUint(e.buf, v) }
+func (e *encoder) array(n int)   { e.buf = appendArray(e.buf, n) }
+func (e *encoder) mapping(n int) { e.buf = appendMap(e.buf, n) }
+func (e *encoder) str(s string)  { e.buf = appendStr(e.buf, s) }
+
+func appendUint(b []byte, v uint64) []byte {
 	switch {
 	case v <= 0x7f:
-		e.buf = append(e.buf, byte(v))
+		return append(b, byte(v))
 	case v <= math.MaxUint8:
-		e.buf = append(e.buf, 0xcc, byte(v))
+		return append(b, 0xcc, byte(v))
 	case v <= math.MaxUint16:
-		e.buf = binary.BigEndian.AppendUint16(append(e.buf, 0xcd), uint16(v))
+		return binary.BigEndian.AppendUint16(append(b, 0xcd), uint16(v))
 	case v <= math.MaxUint32:
-		e.buf = binary.BigEndian.AppendUint32(append(e.buf, 0xce), uint32(v))
-	default:
-		e.buf = binary.BigEndian.AppendUint64(append(e.buf, 0xcf), v)
+		return binary.BigEndian.AppendUint32(append(b, 0xce), uint32(v))
 	}
+	return binary.BigEndian.AppendUint64(append(b, 0xcf), v)
 }
 
-func (e *encoder) length(n int, fix byte, fixMax int, c8, c16, c32 byte) {
+func appendLength(b []byte, n int, fix byte, fixMax int, c8, c16, c32 byte) []byte {
 	switch {
 	case n <= fixMax:
-		e.buf = append(e.buf, fix|byte(n))
+		return append(b, fix|byte(n))
 	case n <= math.MaxUint8 && c8 != 0:
-		e.buf = append(e.buf, c8, byte(n))
+		return append(b, c8, byte(n))
 	case n <= math.MaxUint16:
-		e.buf = binary.BigEndian.AppendUint16(append(e.buf, c16), uint16(n))
-	default:
-		e.buf = binary.BigEndian.AppendUint32(append(e.buf, c32), uint32(n))
+		return binary.BigEndian.AppendUint16(append(b, c16), uint16(n))
 	}
+	return binary.BigEndian.AppendUint32(append(b, c32), uint32(n))
 }
 
-func (e *encoder) array(n int)   { e.length(n, 0x90, 15, 0, 0xdc, 0xdd) }
-func (e *encoder) mapping(n int) { e.length(n, 0x80, 15, 0, 0xde, 0xdf) }
+func appendArray(b []byte, n int) []byte { return appendLength(b, n, 0x90, 15, 0, 0xdc, 0xdd) }
+func appendMap(b []byte, n int) []byte   { return appendLength(b, n, 0x80, 15, 0, 0xde, 0xdf) }
 
-func (e *encoder) str(s string) {
-	e.length(len(s), 0xa0, 31, 0xd9, 0xda, 0xdb)
-	e.buf = append(e.buf, s...)
+func appendStr(b []byte, s string) []byte {
+	return append(appendLength(b, len(s), 0xa0, 31, 0xd9, 0xda, 0xdb), s...)
 }
 
-func (e *encoder) bin(b []byte) {
-	e.length(len(b), 0, -1, 0xc4, 0xc5, 0xc6)
-	e.raw(b)
-}
-
-// reader reads the values of a message that [Scan] has accepted. The first value of the wrong type sets err and makes all later reads return zero values.
+// reader reads the values of a message. Nothing that it reads is believed: a length is held against the bytes that are left. The first value that is not what it should be sets err and makes all later reads return zero values.
 type reader struct {
 	b   []byte
+	at  int // b[at:] is unread
 	err error
 }
 
 func (r *reader) fail(want string) {
 	if r.err == nil {
 		c := "nothing"
-		if len(r.b) > 0 {
-			c = fmt.Sprintf("type byte %02x", r.b[0])
+		if r.at < len(r.b) {
+			c = fmt.Sprintf("type byte %02x", r.b[r.at])
 		}
-		r.err = fmt.Errorf("expected %s, got %s", want, c)
+		r.failf("expected %s, got %s", want, c)
 	}
-	r.b = nil
+}
+
+func (r *reader) failf(format string, args ...any) {
+	if r.err == nil {
+		r.err = fmt.Errorf(format, args...)
+	}
+	r.b, r.at = nil, 0
 }
 
 // null consumes a nil, if one is next.
 func (r *reader) null() bool {
-	if len(r.b) > 0 && r.b[0] == codeNil {
-		r.b = r.b[1:]
+	if r.at < len(r.b) && r.b[r.at] == codeNil {
+		r.at++
 		return true
 	}
 	return false
@@ -128,6 +137,10 @@ func (r *reader) null() bool {
 
 // uint reads an unsigned integer; nil is 0.
 func (r *reader) uint() uint64 {
+	if r.at < len(r.b) && r.b[r.at] <= 0x7f {
+		r.at++
+		return uint64(r.b[r.at-1])
+	}
 	if r.null() {
 		return 0
 	}
@@ -136,11 +149,11 @@ func (r *reader) uint() uint64 {
 
 // number reads an unsigned integer that has no default.
 func (r *reader) number() uint64 {
-	if len(r.b) == 0 {
+	if r.at >= len(r.b) {
 		r.fail("an unsigned integer")
 		return 0
 	}
-	c, p := r.b[0], r.b[1:]
+	c, p := r.b[r.at], r.b[r.at+1:]
 	var v uint64
 	var n int
 	switch {
@@ -158,32 +171,41 @@ func (r *reader) number() uint64 {
 		r.fail("an unsigned integer")
 		return 0
 	}
-	r.b = p[n:]
+	r.at += 1 + n
 	return v
 }
 
 // uint32 reads an unsigned integer and clamps it to 32 bits.
 func (r *reader) uint32() uint32 { return uint32(min(r.uint(), math.MaxUint32)) }
 
-func (r *reader) length(what string, fix, fixMask byte, c8, c16, c32 byte) int {
+// short reads a length that is part of its type byte, between fix and fix+most, or returns -1.
+func (r *reader) short(fix, most byte) int {
+	if r.at < len(r.b) {
+		if n := r.b[r.at] - fix; n <= most {
+			r.at++
+			return int(n)
+		}
+	}
+	return -1
+}
+
+// long reads a length that follows one of these type bytes; nil is 0.
+func (r *reader) long(what string, c8, c16, c32 byte) int {
 	if r.null() {
 		return 0
 	}
-	if len(r.b) > 0 {
-		c, p := r.b[0], r.b[1:]
+	if r.at < len(r.b) {
+		c, p := r.b[r.at], r.b[r.at+1:]
 		switch {
-		case fixMask != 0 && c&^fixMask == fix:
-			r.b = p
-			return int(c & fixMask)
 		case c8 != 0 && c == c8 && len(p) >= 1:
-			r.b = p[1:]
+			r.at += 2
 			return int(p[0])
 		case c == c16 && len(p) >= 2:
-			r.b = p[2:]
+			r.at += 3
 			return int(binary.BigEndian.Uint16(p))
 		case c == c32 && len(p) >= 4:
-			r.b = p[4:]
-			return int(binary.BigEndian.Uint32(p))
+			r.at += 5
+			return int(min(uint64(binary.BigEndian.Uint32(p)), math.MaxInt)) // not negative where an int has 32 bits
 		}
 	}
 	r.fail(what)
@@ -191,23 +213,40 @@ func (r *reader) length(what string, fix, fixMask byte, c8, c16, c32 byte) int {
 }
 
 func (r *reader) take(n int, what string) []byte {
-	if n > len(r.b) {
+	if n > len(r.b)-r.at {
 		r.fail(what)
 		return nil
 	}
-	b := r.b[:n:n]
-	r.b = r.b[n:]
+	b := r.b[r.at : r.at+n : r.at+n]
+	r.at += n
 	return b
 }
 
-func (r *reader) array() int   { return r.length("an array", 0x90, 0x0f, 0, 0xdc, 0xdd) }
-func (r *reader) mapping() int { return r.length("a map", 0x80, 0x0f, 0, 0xde, 0xdf) }
+// array reads how many values follow that are an array. It may be more than there is room for: see [reader.most].
+func (r *reader) array() int {
+	if n := r.short(0x90, 15); n >= 0 {
+		return n
+	}
+	return r.long("an array", 0, 0xdc, 0xdd)
+}
+
+// mapping reads how many pairs follow that are a map, likewise.
+func (r *reader) mapping() int {
+	if n := r.short(0x80, 15); n >= 0 {
+		return n
+	}
+	return r.long("a map", 0, 0xde, 0xdf)
+}
 
 func (r *reader) str() string { return string(r.text()) }
 
 // text returns a string's bytes.
 func (r *reader) text() []byte {
-	return r.take(r.length("a string", 0xa0, 0x1f, 0xd9, 0xda, 0xdb), "a string")
+	n := r.short(0xa0, 31)
+	if n < 0 {
+		n = r.long("a string", 0xd9, 0xda, 0xdb)
+	}
+	return r.take(n, "a string")
 }
 
 // maxAgain is the longest string that is remembered, in bytes.
@@ -236,26 +275,26 @@ func (r *reader) dtype() string {
 }
 
 func (r *reader) bin() []byte {
-	return r.take(r.length("a binary", 0, 0, 0xc4, 0xc5, 0xc6), "a binary")
+	return r.take(r.long("a binary", 0xc4, 0xc5, 0xc6), "a binary")
 }
 
-// scanned takes the next value, whatever it is and of n bytes; nil for a MessagePack nil.
-func (r *reader) scanned(n int) []byte {
-	if r.null() {
+// value takes the next value, whatever it is, which lies in so many containers; nil for a MessagePack nil.
+func (r *reader) value(within int) []byte {
+	if r.null() || r.err != nil {
+		return nil
+	}
+	s := scanner{within: within}
+	n, err := s.value(r.b[r.at:])
+	if err != nil {
+		r.failf("%w", err)
 		return nil
 	}
 	return r.take(n, "a value")
 }
 
-// skip passes over the next n values, whatever they are.
-func (r *reader) skip(n int) {
+// skip passes over the next n values, likewise.
+func (r *reader) skip(n, within int) {
 	for i := 0; i < n && r.err == nil; i++ {
-		var s scanner
-		size, err := s.value(r.b)
-		if err != nil {
-			r.fail("a value")
-			return
-		}
-		r.b = r.b[size:]
+		r.value(within)
 	}
 }

@@ -14,14 +14,18 @@ type Context struct {
 	due             time.Time
 	owned           bool // see Owned
 
-	mu       sync.Mutex
-	done     chan struct{} // guarded by mu; nil until asked for
-	err      error         // guarded by mu; why it has ended
-	watched  bool          // guarded by mu; it ends by itself when its parent or its time does
-	timer    *time.Timer   // guarded by mu; nil until it is watched
-	stop     func() bool   // guarded by mu; ends the parent's interest, if that is of another type
-	calls    []*func()     // guarded by mu; to be called at the end
-	children *Context      // guarded by mu; the first of those that are watched
+	mu      sync.Mutex
+	err     error    // guarded by mu; why it has ended
+	watched *watched // guarded by mu; nil until it is needed
+}
+
+// watched is what a context has of which somebody wants to be told that it ends. Unless it had ended before that, it ends by itself when its parent or its time does.
+type watched struct {
+	done     chan struct{} // immutable
+	timer    *time.Timer   // guarded by the context's mu, like those below
+	stop     func() bool   // ends the parent's interest, if that is of another type
+	calls    []*func()     // to be called at the end
+	children *Context      // the first of those that are watched
 
 	next, prev *Context // guarded by the parent's mu, if that is a Context: its other children
 }
@@ -43,7 +47,7 @@ func (c *Context) Owned() { c.owned = true }
 func (c *Context) Untouched() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !c.watched && c.done == nil
+	return c.watched == nil
 }
 
 // Deadline implements [context.Context].
@@ -53,14 +57,7 @@ func (c *Context) Deadline() (time.Time, bool) { return c.due, !c.due.IsZero() }
 func (c *Context) Done() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.done == nil {
-		c.done = make(chan struct{})
-		if c.err != nil {
-			close(c.done)
-		}
-	}
-	c.watch()
-	return c.done
+	return c.watch().done
 }
 
 // Err implements [context.Context].
@@ -77,7 +74,7 @@ func ErrAt(ctx context.Context, now time.Time) error {
 // errAt is Err at the time now; zero: the clock says.
 func (c *Context) errAt(now time.Time) error {
 	c.mu.Lock()
-	err, watched := c.err, c.watched
+	err, watched := c.err, c.watched != nil
 	c.mu.Unlock()
 	if err != nil || watched {
 		return err
@@ -96,38 +93,45 @@ func (c *Context) errAt(now time.Time) error {
 }
 
 // watch sees to it that c ends when its parent or its time does. Preconditions: mu is held.
-func (c *Context) watch() {
-	if c.watched || c.err != nil {
-		return
+func (c *Context) watch() *watched {
+	if c.watched != nil {
+		return c.watched
 	}
-	c.watched = true
+	w := &watched{done: make(chan struct{})}
+	c.watched = w
+	if c.err != nil {
+		close(w.done)
+		return w
+	}
 	switch parent, ok := c.Context.(*Context); {
 	case c.owned:
 	case ok:
 		if err := parent.adopt(c); err != nil {
 			c.end(err)
-			return
+			return w
 		}
 	case c.Context.Done() != nil:
-		c.stop = context.AfterFunc(c.Context, func() { c.Cancel(c.Context.Err()) })
+		w.stop = context.AfterFunc(c.Context, func() { c.Cancel(c.Context.Err()) })
 	}
 	if d, ok := c.Context.Deadline(); !c.due.IsZero() && (!ok || c.due.Before(d)) { // else the parent says it
-		c.timer = time.AfterFunc(time.Until(c.due), func() { c.Cancel(context.DeadlineExceeded) })
+		w.timer = time.AfterFunc(time.Until(c.due), func() { c.Cancel(context.DeadlineExceeded) })
 	}
+	return w
 }
 
-// adopt makes c end a child when it ends; the error says that it has ended.
+// adopt makes c end a child, which is watched, when it ends; the error says that it has ended.
 func (c *Context) adopt(child *Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.watch()
+	w := c.watch()
 	if c.err != nil {
 		return c.err
 	}
-	if child.next = c.children; child.next != nil {
-		child.next.prev = child
+	if w.children != nil {
+		child.watched.next = w.children
+		w.children.watched.prev = child
 	}
-	c.children = child
+	w.children = child
 	return nil
 }
 
@@ -135,14 +139,15 @@ func (c *Context) adopt(child *Context) error {
 func (c *Context) pop() *Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	child := c.children
-	if child == nil {
+	if c.watched == nil || c.watched.children == nil {
 		return nil
 	}
-	if c.children = child.next; c.children != nil {
-		c.children.prev = nil
+	child := c.watched.children
+	rest := child.watched.next
+	if c.watched.children = rest; rest != nil {
+		rest.watched.prev = nil
 	}
-	child.next = nil
+	child.watched.next = nil
 	return child
 }
 
@@ -150,37 +155,38 @@ func (c *Context) pop() *Context {
 func (c *Context) disown(child *Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	w := child.watched
 	switch {
-	case child.prev != nil:
-		child.prev.next = child.next
-	case c.children == child:
-		c.children = child.next
+	case w.prev != nil:
+		w.prev.watched.next = w.next
+	case c.watched.children == child:
+		c.watched.children = w.next
 	default: // c has let it go
 		return
 	}
-	if child.next != nil {
-		child.next.prev = child.prev
+	if w.next != nil {
+		w.next.watched.prev = w.prev
 	}
-	child.next, child.prev = nil, nil
+	w.next, w.prev = nil, nil
 }
 
 // AfterFunc has f called on a goroutine of its own once c has ended. stop reports whether it has prevented that. Package context looks for this method when it makes children.
 func (c *Context) AfterFunc(f func()) (stop func() bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.watch()
+	w := c.watch()
 	if c.err != nil {
 		go f()
 		return func() bool { return false }
 	}
 	call := &f
-	c.calls = append(c.calls, call)
+	w.calls = append(w.calls, call)
 	return func() bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		for i, other := range c.calls {
+		for i, other := range w.calls {
 			if other == call {
-				c.calls = append(c.calls[:i], c.calls[i+1:]...)
+				w.calls = append(w.calls[:i], w.calls[i+1:]...)
 				return true
 			}
 		}
@@ -196,12 +202,15 @@ func (c *Context) Cancel(err error) {
 		return
 	}
 	c.end(err)
-	calls, stop := c.calls, c.stop
-	c.calls, c.stop = nil, nil
-	parent, adopted := c.Context.(*Context)
-	adopted = adopted && c.watched && !c.owned
+	w := c.watched
+	if w == nil {
+		c.mu.Unlock()
+		return
+	}
+	calls, stop := w.calls, w.stop
+	w.calls, w.stop = nil, nil
 	c.mu.Unlock()
-	if adopted {
+	if parent, ok := c.Context.(*Context); ok && !c.owned {
 		parent.disown(c)
 	}
 	if stop != nil {
@@ -218,11 +227,12 @@ func (c *Context) Cancel(err error) {
 // end marks c as ended. Preconditions: mu is held, and it has not ended.
 func (c *Context) end(err error) {
 	c.err = err
-	if c.done != nil {
-		close(c.done)
+	if c.watched == nil {
+		return
 	}
-	if c.timer != nil {
-		c.timer.Stop()
-		c.timer = nil
+	close(c.watched.done)
+	if c.watched.timer != nil {
+		c.watched.timer.Stop()
+		c.watched.timer = nil
 	}
 }

@@ -164,7 +164,7 @@ func TestOwned(t *testing.T) {
 	child, done := begin(c, t, time.Now().Add(time.Hour)), make(chan struct{})
 	child.AfterFunc(func() { close(done) })
 	cancel()
-	if c.watched && c.stop != nil {
+	if c.watched != nil && c.watched.stop != nil {
 		t.Error("it looks at its parent itself")
 	}
 	c.Cancel(parent.Err())
