@@ -445,6 +445,7 @@ func TestNobodyIsInLineBehindItself(t *testing.T) {
 	if err := os.Remove(l.until); err != nil {
 		t.Fatal(err)
 	}
+	l.brief() // "a" may have taken long
 	calls = []<-chan outcome{l.start(testContext(t), of(1, "d", true))}
 	eventually(t, "the request to begin", func() bool { return len(l.records()) == 4 })
 	turned(time.Hour)
