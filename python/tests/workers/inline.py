@@ -3,9 +3,9 @@
 import arenas  # noqa: F401 - its actions
 
 import ringmaster as rm
-from ringmaster import worker
+from ringmaster import _serving
 
-Hello = worker.Hello
-worker.Hello = lambda *args: Hello(*args[:4])
+Hello = _serving.Hello
+_serving.Hello = lambda *args: Hello(*args[:4])
 
 rm.serve()
