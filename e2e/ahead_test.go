@@ -139,6 +139,55 @@ func TestRequestsAhead(t *testing.T) {
 			ended(t, l, true)
 		})
 	}
+	for _, looks := range []bool{false, true} {
+		t.Run(fmt.Sprintf("killed with several in line, looks: %v", looks), func(t *testing.T) {
+			var more []<-chan outcome
+			var l *inLine
+			want := []string{"first", "second"}
+			for try := 0; ; try++ {
+				l, more = s.line(t, "record", looks), nil
+				c := s.dial()
+				want = want[:2]
+				for i := range 3 {
+					want = append(want, strconv.Itoa(i))
+					more = append(more, call(testContext(t), c, "line", "record", map[string]any{"file": l.file, "line": want[2+i]}))
+				}
+				var inFlight, queued int
+				eventually(t, time.Minute, "the others to come", func() bool { inFlight, queued = s.counts("line"); return inFlight+queued == 5 })
+				if inFlight > 2 { // requests have been short enough for more than one ahead
+					break
+				}
+				if try == 100 {
+					t.Fatal("one request goes ahead, and no more")
+				}
+				l.release(t)
+				for _, end := range append(more, l.first, l.second) {
+					if o := <-end; o.err != nil {
+						t.Fatal(o.err)
+					}
+				}
+			}
+			if looks {
+				if _, errs, code := s.output("health", "line"); code != 0 {
+					t.Fatal(errs)
+				}
+			}
+			if err := unix.Kill(l.pid, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			refused(t, (<-l.first).err, "ABORTED", "worker_lost")
+			for i, end := range append(more, l.second) {
+				if o := <-end; o.err != nil || o.answer == strconv.Itoa(l.pid) {
+					t.Errorf("%d: %+v; the process of the first was %d", i, o, l.pid)
+				}
+			}
+			ran := l.records()
+			slices.Sort(ran)
+			if slices.Sort(want); !slices.Equal(ran, want) {
+				t.Errorf("ran %q, want each of %q once", ran, want)
+			}
+		})
+	}
 	t.Run("the first is cancelled", func(t *testing.T) {
 		l := s.line(t, "record", true)
 		l.cancel() // which the worker is told behind the second

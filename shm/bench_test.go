@@ -1,11 +1,14 @@
 package shm
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -167,4 +170,97 @@ func fanIn(b *testing.B, s *Segment, callers, size int) {
 	if _, err := p.Send([]byte("q")); err != nil {
 		b.Fatal(err)
 	}
+}
+
+// BenchmarkSenders is goroutines that share a producer, and copy while they hold its lock. In "taken" a process takes what they send. In "filling" nobody does while they send what fits, so that each of two
+// has a processor; only that is in ns/message. "control" is the same copies without a ring and a lock.
+func BenchmarkSenders(b *testing.B) {
+	for _, size := range []int{64, 4 << 10, 16 << 10, 64 << 10, 256 << 10} {
+		for _, senders := range []int{1, 2, 8} {
+			b.Run(fmt.Sprintf("taken/%dB/%d", size, senders), func(b *testing.B) { taken(b, size, senders) })
+			b.Run(fmt.Sprintf("filling/%dB/%d", size, senders), func(b *testing.B) { filling(b, size, senders) })
+			b.Run(fmt.Sprintf("control/%dB/%d", size, senders), func(b *testing.B) { control(b, size, senders) })
+		}
+	}
+}
+
+func taken(b *testing.B, size, senders int) {
+	s, err := Create(Geometry{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	cleanUp(b, s)
+	child := startChild(b, s, "sink", "")
+	p, c := s.Supervisor()
+	send := func(n int, msg []byte) {
+		for range n {
+			if _, err := p.Send(msg); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	}
+	msg := content(make([]byte, size), 0)
+	send(64, msg) // then the child has started, and both have touched the ring
+	b.SetBytes(int64(size))
+	b.ResetTimer()
+	var wg sync.WaitGroup
+	for i := range senders {
+		wg.Go(func() { send((b.N+i)/senders, msg) })
+	}
+	wg.Wait()
+	send(1, []byte("q"))
+	if _, err := c.Recv(nil, 1); err != nil {
+		b.Fatal(err)
+	}
+	b.StopTimer()
+	if err := child.Wait(); err != nil {
+		b.Fatal(err)
+	}
+}
+
+func filling(b *testing.B, size, senders int) {
+	s, w := attach(b, Geometry{})
+	p, _ := s.Supervisor()
+	_, c := w.Worker()
+	inRounds(b, size, senders, func(msg []byte, _ int) {
+		if _, err := p.Send(msg); err != nil {
+			b.Error(err)
+		}
+	}, func() {
+		var dropped *DroppedError
+		if _, err := c.RecvIf(nil, size, func([]byte, int) bool { return false }); !errors.As(err, &dropped) {
+			b.Fatal(err)
+		}
+	})
+}
+
+func control(b *testing.B, size, senders int) {
+	to := make([]byte, 3<<20)
+	inRounds(b, size, senders, func(msg []byte, n int) { copy(to[n*size:], msg) }, func() {})
+}
+
+// inRounds has senders send as much as surely fits, and takes it, again and again. n counts the messages of a round.
+func inRounds(b *testing.B, size, senders int, send func(msg []byte, n int), take func()) {
+	each := min(3<<20/size, 64) / senders
+	msg := content(make([]byte, size), 0)
+	var took time.Duration
+	sent := 0
+	for ; sent < b.N; sent += senders * each {
+		start := time.Now()
+		var wg sync.WaitGroup
+		for i := range senders {
+			wg.Go(func() {
+				for n := range each {
+					send(msg, i*each+n)
+				}
+			})
+		}
+		wg.Wait()
+		took += time.Since(start)
+		for range senders * each {
+			take()
+		}
+	}
+	b.ReportMetric(float64(took)/float64(sent), "ns/message")
 }

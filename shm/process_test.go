@@ -55,6 +55,7 @@ func runChild(role string) int {
 
 var roles = map[string]func(*Segment) error{
 	"echo":    echo,
+	"sink":    sink,
 	"send":    send,
 	"receive": receive,
 	"stuff":   stuff,
@@ -128,6 +129,23 @@ func echo(s *Segment) error {
 			return nil
 		}
 		if _, err := p.Send(msg); err != nil {
+			return err
+		}
+		buf = msg
+	}
+}
+
+// sink takes messages until the goodbye, which it sends back.
+func sink(s *Segment) error {
+	p, c := s.Worker()
+	var buf []byte
+	for {
+		msg, err := c.Recv(buf, 64<<20)
+		if err != nil {
+			return err
+		}
+		if len(msg) == 1 && msg[0] == 'q' {
+			_, err := p.Send(msg)
 			return err
 		}
 		buf = msg

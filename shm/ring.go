@@ -72,8 +72,8 @@ type Producer struct {
 func (p *Producer) SetPatience(d time.Duration) { p.patience = d }
 
 // Send sends one message, the concatenation of parts, and returns the ring position of its end, for [Producer.Consumed]. It
-// blocks while the ring is full, until [Segment.Shutdown]. On an error the peer never sees the message, though part of it may
-// have gone out.
+// blocks while the ring is full, until [Segment.Shutdown]. When it has returned without an error, the message is the peer's, even
+// if this process dies at once. On an error the peer never sees the message, though part of it may have gone out.
 //
 // Preconditions: parts are not all empty.
 func (p *Producer) Send(parts ...[]byte) (end uint64, err error) {

@@ -115,7 +115,7 @@ func (p *pool) enter(ctx context.Context, w *waiter) (l *lease, queued *waiter, 
 	if err := p.makeRoom(ctx, w); err != nil {
 		return nil, nil, err
 	}
-	if s := p.line(); s != nil && p.waiting() == 0 && !s.inc.behindItself(w.client, w.now) {
+	if s := p.line(w.now); s != nil && p.waiting() == 0 && !s.inc.behindItself(w.client, w.now) {
 		if l := p.takeAhead(w, s); l != nil {
 			return l, nil, nil
 		}
@@ -299,13 +299,13 @@ func (p *pool) dispatchDue() (due time.Time) {
 		}
 		l := p.take(w)
 		if l == nil {
-			l = p.takeAhead(w, p.line())
+			l = p.takeAhead(w, p.line(time.Time{}))
 		}
 		if l != nil {
 			p.grant(w, l)
 			continue
 		}
-		w.element, w.flow = p.again.PushBack(w), nil // it had its turn: it waits for a worker of its own if it is to run alone, else it is too large to go ahead
+		w.element, w.flow = p.again.PushBack(w), nil // it had its turn: it waits for a worker of its own if it is to run alone, else it is none that goes ahead
 		if w.alone {
 			p.reserve()
 		}

@@ -1,24 +1,27 @@
 package supervisor
 
 import (
+	"slices"
 	"time"
 
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
-// A worker of one thread sleeps when it has answered, and has to be woken for the next request, which costs more than a small one takes. So where there is one worker, and requests are short, it is sent one more while it has one in hand: ahead. That waits
-// in line, in the worker's ring, as it would in the queue, and is there when the worker looks.
+// A worker of one thread sleeps when it has answered, and has to be woken for the next request, which costs more than a small one takes. So where there is one worker, and requests are short, it is sent more while it has one in hand: ahead. They wait
+// in line, in the worker's ring, as they would in the queue, and are there when the worker looks. One is enough where requests take longer than it takes to send the next; of very short ones as many are sent as the worker is through with in lineTime.
 //
-//	queue ──the worker has one in hand, and none in line──▶ in line: sent, not read ──the one before it has ended──▶ in hand: read
+//	queue ──the worker has one in hand, and there is room in line──▶ in line: sent, not read ──those before it have ended──▶ in hand: read
 //	                                                            └─ the worker dies: unread, another process gets it, nobody blames it
 //
 // What is in line has no place of the worker's: whoever asks whether there is one, or whether the worker is idle, finds it as if the request were in the queue. It counts as there, too, where the queue's length matters. Where there are several workers
 // another one might be idle before this one is.
 
 const (
-	briefHold = time.Millisecond     // requests that take less than this, on average, are sent ahead
-	longHold  = 2 * time.Millisecond // once they take more, no longer: a mean that wavers is not to change it all the time
-	mostAhead = 64 << 10             // bytes of a request that goes ahead: a cancel has to find room behind it, and is to be read soon
+	briefHold = time.Millisecond       // requests that take less than this, on average, are sent ahead
+	longHold  = 2 * time.Millisecond   // once they take more, no longer: a mean that wavers is not to change it all the time
+	lineTime  = 500 * time.Microsecond // about what the requests in line take together, if there is more than one
+	mostLine  = 8                      // requests in line
+	mostAhead = 64 << 10               // bytes of a request that goes ahead: a cancel has to find room behind all of them, and is to be read soon
 )
 
 // goesAhead reports whether a request is one that may wait in line.
@@ -49,9 +52,27 @@ func (inc *incarnation) behindItself(c ipc.Client, now time.Time) bool {
 	return c == inc.last && now.Sub(inc.changed) < company
 }
 
+// lineLength is how many requests may wait in line behind one that is in hand.
+func (p *pace) lineLength() int {
+	if !p.brief {
+		return 0
+	}
+	return int(min(max(1, lineTime/max(1, p.hold)), mostLine))
+}
+
+// lineLength is how many requests may wait in line in a process now: while clients take turns, one. Each has its next request behind what is in line when its last was answered: the longer the line, the more those get whose many requests fill it. now may be a
+// moment ago.
+func (inc *incarnation) lineLength(pace *pace, now time.Time) int {
+	n := min(inc.ahead, pace.lineLength())
+	if now.Sub(inc.changed) < company {
+		return min(n, 1)
+	}
+	return n
+}
+
 // lineForQueue returns the slot whose process may be sent a request of the queue ahead now, or nil. Preconditions: mu is held.
 func (p *pool) lineForQueue() *slot {
-	s := p.line()
+	s := p.line(time.Time{})
 	if s != nil && p.queue.only(s.inc.last) && s.inc.behindItself(s.inc.last, s.inc.lastEnd) {
 		return nil
 	}
@@ -60,16 +81,17 @@ func (p *pool) lineForQueue() *slot {
 
 // takeAhead leases w the room in line at s, which is what line says, if it may have it. Preconditions: mu is held, there is no place for w.
 func (p *pool) takeAhead(w *waiter, s *slot) *lease {
-	if s == nil || !w.goesAhead() {
-		return nil
+	if s == nil || !w.goesAhead() || len(s.inc.line) > 0 && s.inc.closes(w) {
+		return nil // what has a place in line and is not sent yet would stand behind what closes it
 	}
 	l := p.lease(w, s)
-	l.ahead = true
+	l.after = s.inc.ended + uint64(s.inc.inFlight) - 1
+	s.inc.line = append(s.inc.line, w.client)
 	return l
 }
 
-// line returns the slot whose process may be sent a request ahead now, or nil. Preconditions: mu is held.
-func (p *pool) line() *slot {
+// line returns the slot whose process may be sent a request ahead now, or nil. now may be a moment ago; zero: when the last request ended. Preconditions: mu is held.
+func (p *pool) line(now time.Time) *slot {
 	if !p.pace.brief || len(p.slots) != 1 || p.again.Len() > 0 || p.queue.gathering() || p.hashes() {
 		return nil
 	}
@@ -77,18 +99,37 @@ func (p *pool) line() *slot {
 	if !s.accepting || s == p.reserved || s.places() != 1 {
 		return nil
 	}
-	if inc := s.inc; !inc.ahead || inc.probing || inc.alone || inc.closed || inc.inFlight != 1 {
+	inc := s.inc
+	if inc.ahead == 0 || inc.probing || inc.alone || inc.closed || inc.inFlight == 0 || inc.inFlight != inc.taken {
+		return nil
+	}
+	if now.IsZero() {
+		now = inc.lastEnd
+	}
+	if inc.taken > inc.lineLength(&p.pace, now) {
 		return nil
 	}
 	return s
 }
 
-// lined is the client of the request that waits in line, nil if none does. Preconditions: mu is held.
-func (p *pool) lined() *ipc.Client {
+// leftLine says that a request has ended: the first in line is in hand now, unless it was in line itself, and has not been sent. Preconditions: mu is held.
+func (inc *incarnation) leftLine(l *lease) {
+	i := 0
+	if l.after > inc.ended {
+		i = slices.Index(inc.line, l.client)
+	}
+	inc.ended++
+	if i >= 0 && i < len(inc.line) {
+		inc.line = slices.Delete(inc.line, i, i+1)
+	}
+}
+
+// lined are the clients of the requests that wait in line. Preconditions: mu is held.
+func (p *pool) lined() []ipc.Client {
 	if len(p.slots) != 1 || p.inLine() == 0 {
 		return nil
 	}
-	return &p.slots[0].inc.last
+	return p.slots[0].inc.line
 }
 
 // inLine counts the requests that wait in line. Preconditions: mu is held.
@@ -107,7 +148,7 @@ func (inc *incarnation) closes(w *waiter) bool { return w.idle || inc.actions[w.
 
 // turn is when it was the turn of the request that ends now: that of one that was in line came at the end of the one before it. Which one that was only the ring knows: of two that are given at once to a worker that has nothing either may be sent first. Preconditions: mu is held.
 func (l *lease) turn() time.Time {
-	if l.inc.ahead && l.batch == nil && l.inc.lastEnd.After(l.at) {
+	if l.inc.ahead > 0 && l.batch == nil && l.inc.lastEnd.After(l.at) {
 		return l.inc.lastEnd
 	}
 	return l.at
@@ -137,7 +178,7 @@ func (l *lease) turnBy(now time.Time) time.Time {
 	switch {
 	case !l.began.IsZero():
 		return l.began
-	case l.ahead && !l.inc.lastEnd.After(l.at):
+	case l.after > l.inc.ended:
 		return now
 	}
 	return l.turn()

@@ -445,6 +445,7 @@ func TestNobodyIsInLineBehindItself(t *testing.T) {
 	if err := os.Remove(l.until); err != nil {
 		t.Fatal(err)
 	}
+	l.brief() // "a" may have taken long
 	calls = []<-chan outcome{l.start(testContext(t), of(1, "d", true))}
 	eventually(t, "the request to begin", func() bool { return len(l.records()) == 4 })
 	turned(time.Hour)
@@ -560,7 +561,10 @@ func TestTimeInLineIsNotHeld(t *testing.T) {
 		{true, nil, 10, 4, 4},
 		{true, &batch{}, 10, 4, 10},
 	} {
-		l := &lease{inc: &incarnation{ahead: tt.ahead}, at: before(tt.at), batch: tt.batch}
+		l := &lease{inc: &incarnation{}, at: before(tt.at), batch: tt.batch}
+		if tt.ahead {
+			l.inc.ahead = 1
+		}
 		if tt.end != 0 {
 			l.inc.lastEnd = before(tt.end)
 		}

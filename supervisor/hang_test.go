@@ -327,6 +327,37 @@ func TestHangWatchOfALine(t *testing.T) {
 	}
 }
 
+// However long the line, only the one whose turn it is owes something.
+func TestHangWatchOfALongLine(t *testing.T) {
+	const grace = 5 * time.Second
+	start := time.Now()
+	at := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
+	var open []ipc.OpenCall
+	for i := range 5 {
+		open = append(open, ipc.OpenCall{ID: uint64(i + 1), Sent: true, End: uint64(100 * (i + 1)), Abandoned: at(1), Reason: "deadline"})
+	}
+	open[0].Abandoned, open[0].Reason = time.Time{}, ""
+	var h hangWatch
+	lim := hangLimits{grace: grace, line: true}
+	look := func(s int) []finding { return h.look(at(s), lim, open, 100) }
+	for s := range 100 { // the first is long, and has time
+		if f := look(s); len(f) > 0 {
+			t.Fatalf("after %d s: %+v", s, f)
+		}
+	}
+	open = open[1:]
+	for s := 100; s < 104; s++ { // the second's turn has come; it is not begun
+		for _, f := range look(s) {
+			if f.hangs != "" {
+				t.Fatalf("after %d s: %+v", s, f)
+			}
+		}
+	}
+	if f := look(106); len(f) == 0 || f[0].hangs == "" {
+		t.Errorf("the worker goes on with nothing: %+v", f)
+	}
+}
+
 // One who asks for a short grace is not to wait for a long tick.
 func TestHangsAreLookedForAsOftenAsTheLimitsSay(t *testing.T) {
 	for _, test := range []struct {

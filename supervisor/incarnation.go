@@ -60,10 +60,12 @@ type incarnation struct {
 
 	// Guarded by the pool's mu.
 	inFlight int                   // requests
-	taken    int                   // places, and one more where a request is in line: those of a batch have one
+	taken    int                   // places, and one more for each request in line: those of a batch have one
 	actions  map[string]ipc.Action // what it said it can do; what it points to is immutable
 	arenas   bool                  // it can do arenas; immutable while it is given requests, like ahead
-	ahead    bool                  // it may be sent a request ahead
+	ahead    int                   // how many requests it may be sent ahead
+	line     []ipc.Client          // whose those are that it was sent ahead and has not come to, in their order
+	ended    uint64                // requests that it was given and has no more
 	closed   bool                  // nothing is sent behind the request that it was given last
 	last     ipc.Client            // whose that is
 	changed  time.Time             // when it was given that of another client than before

@@ -17,7 +17,7 @@ type lease struct {
 	action string
 	cost   time.Duration // what the client was charged
 	alone  bool          // no other request is given to the worker meanwhile
-	ahead  bool          // the worker had another one in hand when it was leased
+	after  uint64        // how many requests the worker will have ended when its turn comes, if it is sent ahead; 0: it is not
 	batch  *batch        // whose place it is; nil: its own
 	member int           // of the batch: which
 	errand *errand       // it is for background work; nil: it is not
@@ -53,7 +53,7 @@ func (p *pool) lease(w *waiter, s *slot) *lease {
 	if w.client != s.inc.last {
 		s.inc.changed = at
 	}
-	s.inc.closed, s.inc.last = s.inc.ahead && s.inc.closes(w), w.client
+	s.inc.closed, s.inc.last = s.inc.ahead > 0 && s.inc.closes(w), w.client
 	l := w.room
 	*l = lease{pool: p, slot: s, inc: s.inc, at: at, client: w.client, action: w.action, cost: w.cost, alone: w.alone}
 	return l
@@ -152,6 +152,7 @@ func (l *lease) unused(gone bool) {
 // giveBack frees a place, unless others of a batch have a part in it, and gives it to whose turn it is. Preconditions: mu is held.
 func (p *pool) giveBack(l *lease) {
 	l.inc.inFlight--
+	l.inc.leftLine(l)
 	l.inc.alone = l.inc.alone && !l.alone
 	if l.errand != nil {
 		delete(p.errands, l)

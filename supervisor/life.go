@@ -134,7 +134,7 @@ func (l *life) lookForHangs(now time.Time) {
 // limits are the pool's at this time: a reload may change them.
 func (l *life) limits() hangLimits {
 	cfg := l.slot.pool.config()
-	lim := hangLimits{grace: l.slot.pool.sup.hungGrace, timeout: cfg.HangTimeout, line: l.inc.ahead}
+	lim := hangLimits{grace: l.slot.pool.sup.hungGrace, timeout: cfg.HangTimeout, line: l.inc.ahead > 0}
 	if cfg.Grace > 0 {
 		lim.grace = cfg.Grace
 	}
@@ -169,7 +169,7 @@ func (l *life) ready(hello *ipc.Hello) {
 			l.inc.actions[a.Name] = l.declared(a)
 		}
 		l.inc.arenas = hello.Arena > 0
-		l.inc.ahead = hello.Ahead > 0
+		l.inc.ahead = int(min(hello.Ahead, mostLine))
 		l.slot.pool.actions = l.inc.actions
 		l.slot.pool.gatherings()
 	})

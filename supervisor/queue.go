@@ -174,12 +174,14 @@ func (q *fairQueue) spent(c ipc.Client, charged, took time.Duration) {
 	}
 }
 
-// surplus returns the request that has to make room for one more of client c in a full queue: the last one of the client with the most, if that has more than c would have then. nil: it is c itself who has the most. One more of lined's,
-// unless that is nil, counts as if it were in the queue, but cannot be taken out.
-func (q *fairQueue) surplus(c ipc.Client, lined *ipc.Client) *waiter {
+// surplus returns the request that has to make room for one more of client c in a full queue: the last one of the client with the most, if that has more than c would have then. nil: it is c itself who has the most. One more for each time that a client
+// is among lined counts as if it were in the queue, but cannot be taken out.
+func (q *fairQueue) surplus(c ipc.Client, lined []ipc.Client) *waiter {
 	has := func(client ipc.Client, waiting int) int {
-		if lined != nil && *lined == client {
-			waiting++
+		for _, l := range lined {
+			if l == client {
+				waiting++
+			}
 		}
 		return waiting
 	}

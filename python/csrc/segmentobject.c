@@ -254,11 +254,12 @@ static PyObject *Segment_peek(PyObject *self, PyObject *timeout)
 static PyObject *Segment_settle(PyObject *op, PyObject *position)
 {
     Segment *self = (Segment *)op;
-    unsigned long long to = PyLong_AsUnsignedLongLong(position);
+    bool all = position == Py_None;
+    unsigned long long to = all ? 0 : PyLong_AsUnsignedLongLong(position);
     if (PyErr_Occurred() || !enter(self))
         return NULL;
     lock(&self->in_lock);
-    rm_settle(&self->s, to);
+    rm_settle(&self->s, all ? self->s.in.own : to);
     pthread_mutex_unlock(&self->in_lock);
     leave(self);
     Py_RETURN_NONE;
@@ -608,7 +609,7 @@ static PyMethodDef methods[] = {
      "recv_many(timeout, most, sleepy) -> list of the next messages: recv, and try_recv for those that are there already"},
     {"peek", Segment_peek, METH_O,
      "peek(timeout) -> as recv, but to the peer the message remains unread until settle or the next recv"},
-    {"settle", Segment_settle, METH_O, "settle(position): what was received up to there has been read"},
+    {"settle", Segment_settle, METH_O, "settle(position): what was received up to there has been read; None: all of it"},
     {"send", FAST(Segment_send), "send(*buffers): their concatenation as one message; waits for space"},
     {"try_send", FAST(Segment_try_send), "try_send(*buffers) -> False if there is no space for it to begin"},
     {"send_within", FAST(Segment_send_within),

@@ -215,7 +215,9 @@ def batch_of(*tensors: dict[str, Any]) -> rm.Batch:
     for i, t in enumerate(tensors):
         m = decode(b"".join(map(bytes, encode(_codec.Request(i + 1, "p", "a", body=i, tensors=t)))))
         assert isinstance(m, _codec.Request)
-        requests.append(rm.Request(m, Idle(), m.tensors, {}))
+        request = rm.Request.of(m, m.tensors, {})
+        request._ring = Idle()
+        requests.append(request)
     return rm.Batch(requests)
 
 

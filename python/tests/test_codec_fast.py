@@ -12,6 +12,7 @@ import msgpack
 import numpy as np
 import pytest
 
+import ringmaster as rm
 from ringmaster import _codec
 from ringmaster._codec import BadMessage, Message, Reply, Request, _fast, decode_any, encode, encode_any
 from ringmaster._errors import error_of
@@ -115,6 +116,26 @@ def message(rng: random.Random) -> Message:
     if rng.randrange(10) == 0:
         request.held, request.outputs = True, {"o": Slot(1, 64, 64)} if rng.randrange(2) else {}
     return request
+
+
+def test_a_request_as_an_action_sees_it() -> None:
+    """C makes the worker's requests of the fields in the order in which Python does."""
+    decode = _codec.new_codec(rm.Request).decode
+    a = np.arange(3, dtype="int16")
+    m = Request(7, "p", "a", "t", b"c", 1, 5, {"k": "v"}, [1], {"x": a}, True)
+    fast, slow = decode(bytearray(joined(encode_any(m)))), rm.Request.of(m, m.tensors, {})
+    assert type(fast) is rm.Request
+    for r in (fast, slow):
+        assert (r.id, r.pool, r.action, r.trace_id, r.context) == (7, "p", "a", "t", b"c")
+        assert (r.headers, r.body, r._credit, r._held, r._outputs) == ({"k": "v"}, [1], 5, True, {})
+        assert r.tensors["x"].tobytes() == a.tobytes()
+        assert r.deadline is not None
+    m.timeout_us, m.held = 0, False
+    fast = decode(bytearray(joined(encode_any(m))))
+    assert (fast.deadline, fast._held) == (None, False)
+    assert decode(bytearray(joined(encode(_codec.Ping(1))))) is None
+    m.tensors = {"x": Placed("uint8", (3,), 1, 64, 3)}
+    assert decode(bytearray(joined(encode(m)))) is None  # where it lies the worker finds out
 
 
 def test_many_messages() -> None:

@@ -453,6 +453,11 @@ def test_peek_and_settle() -> None:
         assert memory.u64(S2W + HEAD) == memory.u64(S2W + TAIL)
         assert worker.peek(0) is None
         assert worker.peek(0.01) is None
+        supervisor.send(b"f")
+        assert worker.peek(0) == b"f"
+        worker.settle(None)
+        worker.settle(None)
+        assert memory.u64(S2W + HEAD) == worker.read == worker.received == memory.u64(S2W + TAIL)
 
 
 def test_timeout() -> None:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -263,7 +264,7 @@ def sent_to(memory: Memory) -> int:
 def test_a_request_ahead_is_unread_until_it_begins() -> None:
     with Worker("zoo.py", concurrency=1) as w:
         memory = Memory(w.fd)
-        assert w.start().limits["ahead"] == 1
+        assert w.start().limits["ahead"] == 8
         first = w.request("spin_until_cancelled")
         before = sent_to(memory)
         second = w.request("spin_until_cancelled")
@@ -387,7 +388,62 @@ def test_two_at_a_time() -> None:
         ids = {w.request("meet"), w.request("meet")}  # each waits for the other
         replies = [w.expect(Reply), w.expect(Reply)]
         assert {r.id for r in replies} == ids
-        assert {body_of(r) for r in replies} == {"action-0", "action-1"}
+        assert len({body_of(r) for r in replies}) == 2
+
+
+def test_quick_actions_run_where_they_are_received() -> None:
+    with Worker("zoo.py", concurrency=2) as w:
+        w.start()
+        until(lambda: body_of(w.call("nap")).startswith("action-"))  # each takes a while, so soon it runs elsewhere
+        until(lambda: body_of(w.call("where")) == "MainThread")
+
+
+def test_others_are_served_while_the_main_thread_is_late() -> None:
+    with Worker("zoo.py", concurrency=4) as w:
+        w.start()
+        w.process.send_signal(signal.SIGSTOP)  # so that it receives all of them at once
+        late = w.request("spin_until_cancelled")
+        others = {w.request("where"), w.request("echo", 1), w.request("where")}
+        w.send(Ping(1))
+        w.process.send_signal(signal.SIGCONT)
+        came = [w.receive() for _ in range(4)]
+        assert {m.id for m in came if isinstance(m, Reply)} == others
+        assert Ping(1, answer=True) in came
+        assert body_of(w.call("where")).startswith("action-")
+        w.cancel(late)
+        assert w.expect(Reply).id == late
+        until(lambda: body_of(w.call("where")) == "MainThread")  # it is back
+        w.send(Drain())
+        assert w.wait() == 0
+
+
+def test_drain_while_the_main_thread_is_late() -> None:
+    with Worker("zoo.py", concurrency=4) as w:
+        w.start()
+        late = w.request("spin_until_cancelled")
+        assert body_of(w.call("echo", 1)) == 1
+        w.send(Drain())
+        w.cancel(late)
+        assert w.expect(Reply).id == late
+        assert w.wait() == 0
+
+
+def test_nobody_wakes_while_nothing_comes() -> None:
+    with Worker("zoo.py", concurrency=2) as w:
+        w.start()
+        tasks = Path(f"/proc/{w.process.pid}/task")
+        for _ in range(3):
+            assert body_of(w.call("echo", 1)) == 1
+            seen, since = "", time.monotonic()
+
+            def quiet() -> bool:
+                nonlocal seen, since
+                now = "".join(f.read_text().partition("voluntary_ctxt_switches")[2] for f in tasks.glob("*/status"))
+                if now != seen:
+                    seen, since = now, time.monotonic()
+                return time.monotonic() > since + 0.1
+
+            until(quiet)
 
 
 # ---- errors ----

@@ -28,7 +28,7 @@ def resources(w: Worker) -> dict[str, int]:
 
 def test_hello_says_so() -> None:
     with Worker("arenas.py") as w:
-        assert w.start().limits == {"ahead": 1, "arena": 1}
+        assert w.start().limits == {"ahead": 8, "arena": 1}
 
 
 @CONCURRENCIES

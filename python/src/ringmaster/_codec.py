@@ -507,4 +507,12 @@ def _head(view: memoryview) -> tuple[int, int]:
     return 0, 0
 
 
-_fast = Codec(Request, Reply, Encoded, pack, np.ndarray, {name: np.dtype(name) for name in NUMPY_NAMES})
+def new_codec(request: type[Any]) -> Codec:
+    """Return a codec that makes a request of each, given Request's fields in their order.
+
+    Of its requests the tensors are arrays in the message, and there are no outputs.
+    """
+    return Codec(request, Reply, Encoded, pack, np.ndarray, {name: np.dtype(name) for name in NUMPY_NAMES})
+
+
+_fast = new_codec(Request)

@@ -43,27 +43,50 @@ class Request:
     """
 
     __slots__ = (
-        "_body", "_brought", "_credit", "_ended", "_outputs", "_reason", "_ring",
+        "_body", "_brought", "_credit", "_ended", "_held", "_outputs", "_reason", "_ring",
         "action", "context", "deadline", "headers", "id", "pool", "tensors", "trace_id",
     )  # fmt: skip
 
+    _ring: Ring  # set by the worker
+
+    # As the codec calls it: the fields of _codec.Request in their order.
     def __init__(
-        self, message: _codec.Request, ring: Ring, tensors: Mapping[str, Array], outputs: Mapping[str, Output]
+        self,
+        id: int,
+        pool: str,
+        action: str,
+        trace_id: str,
+        context: Buffer,
+        timeout_us: int,
+        credit: int,
+        headers: Mapping[str, str],
+        body: object,
+        tensors: Mapping[str, Array],
+        held: bool,
+        outputs: Mapping[str, Output],
     ) -> None:
-        self.id = message.id
-        self.pool = message.pool
-        self.action = message.action
-        self.trace_id = message.trace_id
-        self.context = self._brought = message.context
-        self.headers: Mapping[str, str] = message.headers
+        self.id = id
+        self.pool = pool
+        self.action = action
+        self.trace_id = trace_id
+        self.context = self._brought = context
+        self.headers = headers
         self.tensors = tensors
-        self.deadline = time.monotonic() + message.timeout_us / 1e6 if message.timeout_us else None
-        self._body = message.body
-        self._credit = message.credit  # guarded by the worker's lock
+        self.deadline = time.monotonic() + timeout_us / 1e6 if timeout_us else None
+        self._body = body
+        self._credit = credit  # guarded by the worker's lock
+        self._held = held  # until its batch comes
         self._reason: str | None = None  # why it was cancelled; set once
         self._ended = False  # guarded by the worker's lock: somebody sends, or has sent, its END
-        self._ring = ring
         self._outputs = outputs
+
+    @classmethod
+    def of(cls, m: _codec.Request, tensors: Mapping[str, Array], outputs: Mapping[str, Output]) -> "Request":
+        """Return the request of a message whose tensors and outputs have been found."""
+        return cls(
+            m.id, m.pool, m.action, m.trace_id, m.context, m.timeout_us, m.credit, m.headers, m.body, tensors, m.held,
+            outputs,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<Request {self.id} {self.pool}.{self.action}>"

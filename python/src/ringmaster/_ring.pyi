@@ -49,8 +49,8 @@ class Segment:
         Where it is so large, or so much is unread already, that it would be in the peer's way, all is read.
         """
 
-    def settle(self, position: int, /) -> None:
-        """Say that what was received up to that position has been read."""
+    def settle(self, position: int | None, /) -> None:
+        """Say that what was received up to that position has been read; None: all of it."""
 
     def recv_many(self, timeout: float | None, most: int, sleepy: bool, /) -> list[bytearray]:
         """Wait as recv for a message, and return it and those that are there already, at most so many.

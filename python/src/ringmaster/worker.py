@@ -9,7 +9,7 @@
 Inline (concurrency 1): one thread does it all. While an action runs the ring is looked at between chunks, by
 request.cancelled, and while a chunk waits for credit. A request that is found there, sent ahead, waits for its turn,
 and until then is unread to the supervisor: should this process die, it has not begun. Threaded: the main thread
-receives, others run the actions.
+receives, and runs what is quick itself; others run the rest, and one of them receives while the main thread is late.
 
 Requests that are held wait until the supervisor says which of them are one call; that call occupies one thread. To an
 action that takes batches a request that comes alone is a batch of one.
@@ -38,17 +38,32 @@ import os
 import queue
 import signal
 import threading
+import time
 import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from threading import get_ident
 from types import FrameType
 from typing import Any
 
 from ringmaster import _codec
 from ringmaster._actions import Action, select
 from ringmaster._batch import Batch, Unequal
-from ringmaster._codec import BadMessage, Hello, Ping, Reply, decode, encode, encode_answer, size_of
+from ringmaster._codec import (
+    BATCHABLE,
+    IDEMPOTENT,
+    STREAM,
+    BadMessage,
+    Hello,
+    Ping,
+    Reply,
+    decode_any,
+    encode,
+    encode_answer,
+    size_of,
+)
 from ringmaster._errors import Cancelled, Error, Internal, InvalidArgument, NotFound, ResourceExhausted, error_of
 from ringmaster._launch import EXIT_PROTOCOL, Launch, launch, leave
 from ringmaster._pin import new_pinner
@@ -62,7 +77,13 @@ logger = logging.getLogger("ringmaster")
 
 LOADING, READY, BUSY, DRAINING = 1, 2, 3, 4  # the segment's worker state
 
+_AHEAD = 8  # requests that may wait in the ring while one is in hand
+_QUICK = 20e-6  # seconds; an action that takes less, on average, is over before another thread would have begun it
+_SLOW = 4 * _QUICK  # what counts of a longer one: once may be the machine's doing, three times are the action's
+_LOOK = 0.005  # seconds between looks whether the main thread is late
 _BURST = 64  # messages that are taken out of the ring at a time
+
+_decode = _codec.new_codec(Request).decode  # of the requests that are like most, at once as actions see them
 
 TRACEBACK_BYTES = 16 << 10
 MESSAGE_BYTES = 4 << 10  # of an error's message
@@ -164,10 +185,19 @@ class Worker(ABC):
     # ---- messages come in ----
 
     def _take_in(self, data: Buffer) -> None:
+        request = _decode(data)
+        if type(request) is Request:
+            self._take_request(request)
+            return
         try:
-            m = decode(data)
+            m = decode_any(data)
             if type(m) is _codec.Request:
-                self._take_request(m)
+                try:
+                    found = Request.of(m, self._regions.tensors(m.tensors), self._regions.outputs(m.outputs))
+                except InvalidArgument as e:
+                    self._refuse(m.id, e)
+                else:
+                    self._take_request(found)
                 return
         except BadMessage as e:
             if e.kind != _codec.REQUEST or e.id == 0:
@@ -190,17 +220,13 @@ class Worker(ABC):
             case _codec.Stop():
                 self._stop()
 
-    def _take_request(self, m: _codec.Request) -> None:
-        if m.id in self._open:
-            leave(EXIT_PROTOCOL, f"the supervisor sent request {m.id} twice")
-        try:
-            request = Request(m, self, self._regions.tensors(m.tensors), self._regions.outputs(m.outputs))
-        except InvalidArgument as e:
-            self._refuse(m.id, e)
-            return
+    def _take_request(self, request: Request) -> None:
+        if request.id in self._open:
+            leave(EXIT_PROTOCOL, f"the supervisor sent request {request.id} twice")
+        request._ring = self
         self._begin(request)
-        if m.held:
-            self._held[m.id] = request
+        if request._held:
+            self._held[request.id] = request
         else:
             self._accept([request])
 
@@ -245,12 +271,23 @@ class Worker(ABC):
                 tell_where(False)
 
     def _run(self, call: list[Request]) -> None:
-        self._segment.set_status(BUSY, call[0].id)
-        for request, end in self._answers(call):
-            self._end(request, end)
-        others = list(self._open)
+        request = call[0]
+        self._segment.set_status(BUSY, request.id)
+        action = self._actions.get(request.action)
+        if len(call) == 1 and (action is None or not action.flags & BATCHABLE):
+            self._end(request, self._answer(request, action))
+        else:
+            for request, end in self._answers(call):
+                self._end(request, end)
+        if self._goes_on():
+            return
+        others = list(self._open) if self._open else ()
         state = BUSY if others else DRAINING if self._draining else READY
         self._segment.set_status(state, others[0] if others else 0)
+
+    @abstractmethod
+    def _goes_on(self) -> bool:
+        """Whether this thread has another call to run, whose request the status is about to show."""
 
     def _end(self, request: Request, end: list[Buffer]) -> None:
         if self._claim_end(request):
@@ -259,11 +296,6 @@ class Worker(ABC):
 
     def _answers(self, call: list[Request]) -> Iterator[tuple[Request, list[Buffer]]]:
         """Run the action for the requests and yield the END of each."""
-        if len(call) == 1:
-            action = self._actions.get(call[0].action)
-            if action is None or not action.batch:
-                yield call[0], self._answer(call[0])
-                return
         by_action: dict[str, list[Request]] = {}
         for request in call:  # all are for one action, if the supervisor means well
             by_action.setdefault(request.action, []).append(request)
@@ -272,7 +304,7 @@ class Worker(ABC):
             if action is not None and action.batch:
                 yield from self._answer_batch(action, requests)
             else:
-                yield from ((request, self._answer(request)) for request in requests)
+                yield from ((request, self._answer(request, action)) for request in requests)
 
     def _answer_batch(self, action: Action, requests: list[Request]) -> Iterator[tuple[Request, list[Buffer]]]:
         """Run the action for those of the requests that somebody waits for, and yield the END of each."""
@@ -327,16 +359,17 @@ class Worker(ABC):
         except Exception as e:
             return self._raised(request, e)
 
-    def _answer(self, request: Request) -> list[Buffer]:
+    def _answer(self, request: Request, action: Action | None) -> list[Buffer]:
         """Run the action, send its chunks, and return its END."""
         try:
-            action = self._actions.get(request.action)
             if action is None:
                 known = ", ".join(sorted(self._actions)) or "none"
                 raise NotFound(
                     f"this worker has no action {request.action!r}; it has: {known}", reason="unknown_action"
                 )
-            request.check()
+            self.look()
+            if request._reason is not None or (request.deadline is not None and time.monotonic() >= request.deadline):
+                raise request._outcome()
             if request.trace_id and self._tracing.wanted:
                 with self._tracing.within(request):
                     return self._act(action, request)
@@ -345,7 +378,7 @@ class Worker(ABC):
             return self._raised(request, e)
 
     def _act(self, action: Action, request: Request) -> list[Buffer]:
-        if action.stream:
+        if action.flags & STREAM:
             self._stream(request, action.handler(request))
             return encode(Reply(request.id, True, context=request._new_context()))
         return self._encode(request, action.handler(request), end=True)
@@ -376,14 +409,18 @@ class Worker(ABC):
         """Encode what an action returned or yielded: a body, or a tuple of a body and a dict of tensors."""
         body: object = result
         tensors: Mapping[str, Any] = {}
-        if type(result) is tuple and len(result) == 2 and isinstance(result[1], Mapping):
+        if type(result) is tuple and len(result) == 2 and (type(result[1]) is dict or isinstance(result[1], Mapping)):
             body, tensors = result
-            tensors = request._place(tensors, end)
+            if request._outputs:
+                tensors = request._place(tensors, end)
         if end:
-            parts = encode_answer(request.id, body, tensors, request._new_context())
+            context = request.context
+            parts = encode_answer(
+                request.id, body, tensors, b"" if context is request._brought else request._new_context()
+            )
         else:
             parts = encode(Reply(request.id, body=body, tensors=tensors))
-        if size_of(parts) > self._max_message:
+        if (len(parts[0]) if len(parts) == 1 else size_of(parts)) > self._max_message:
             raise ResourceExhausted(
                 f"the answer is {size_of(parts)} bytes, the limit is {self._max_message} bytes; "
                 "answer less at a time or raise max_message",
@@ -422,7 +459,7 @@ class Inline(Worker):
     def __init__(self, given: Launch, actions: Mapping[str, Action], regions: Regions) -> None:
         super().__init__(given, actions, regions)
         self._waiting: deque[tuple[list[Request], int]] = deque()  # each with the ring's position behind it
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
 
     def _loop(self) -> None:
         while True:
@@ -430,12 +467,12 @@ class Inline(Worker):
                 call, end = self._waiting.popleft()
                 if self._termed and not self._held and self._unread(end):
                     return  # another worker gets it
-                self._segment.settle(end if self._waiting else self._segment.received)
+                self._segment.settle(end if self._waiting else None)
                 self._run(call)
                 call.clear()  # an idle worker holds nobody's arrays, nor the arena in which they lie
             if self._draining and not self._held:
                 return
-            self._receive(self._segment.recv, None)
+            self._receive()
 
     def _accept(self, call: list[Request]) -> None:
         self._waiting.append((call, self._segment.received))
@@ -444,7 +481,7 @@ class Inline(Worker):
         return end > self._segment.read
 
     def _limits(self) -> dict[str, int]:
-        return {**super()._limits(), "ahead": 1}
+        return {**super()._limits(), "ahead": _AHEAD}
 
     def _stop(self) -> None:
         for call, end in self._waiting:
@@ -456,13 +493,20 @@ class Inline(Worker):
     # One thread opens and ends requests, so nothing has to be locked for that.
 
     def _begin(self, request: Request) -> None:
+        if not self._open:
+            tell_where(True)
         self._open[request.id] = request
-        tell_where(True)
 
-    def _finish(self, request: Request) -> None:
+    def _end(self, request: Request, end: list[Buffer]) -> None:
+        if not request._ended:
+            request._ended = True
+            self._send(end)
         del self._open[request.id]
         if not self._open:
             tell_where(False)
+
+    def _goes_on(self) -> bool:
+        return bool(self._waiting)
 
     def _claim_end(self, request: Request) -> bool:
         claimed, request._ended = request._ended, True
@@ -470,7 +514,7 @@ class Inline(Worker):
 
     def look(self) -> None:
         """See Ring. A thread that the action started sees what the main thread has seen."""
-        if threading.get_ident() == self._thread:
+        if get_ident() == self._thread:
             while self._peek(0.0):
                 pass
 
@@ -479,15 +523,9 @@ class Inline(Worker):
         self._peek(request.time_left())
 
     def _peek(self, timeout: float | None) -> bool:
-        some = self._receive(self._segment.peek, timeout)
-        if some and not self._waiting:
-            self._segment.settle(self._segment.received)
-        return some
-
-    def _receive(self, get: Callable[[float | None], Buffer | None], timeout: float | None) -> bool:
         """Take in one message, waiting for it no longer than timeout seconds; False if there was none."""
         try:
-            data = get(timeout)
+            data = self._segment.peek(timeout)
         except ProtocolError as e:
             leave(EXIT_PROTOCOL, str(e))
         if lifeline_pending():
@@ -495,14 +533,47 @@ class Inline(Worker):
         if data is None:
             return False
         self._take_in(data)
+        if not self._waiting:
+            self._segment.settle(None)
         return True
+
+    def _receive(self) -> None:
+        try:
+            data = self._segment.recv(None)
+        except ProtocolError as e:
+            leave(EXIT_PROTOCOL, str(e))
+        if lifeline_pending():
+            self._regions.update()
+        if data is not None:
+            self._take_in(data)
 
 
 class Threaded(Worker):
-    """Several requests at a time, each in a thread; the main thread alone receives."""
+    """Several requests at a time, in the main thread or in others.
+
+    The main thread receives. To hand a request to another costs more than a quick action takes, so it runs those
+    itself. What it has received and not run, and the receiving, another thread takes over should it be late:
+
+        main     receive ─▶ quick? ─▶ run ─▶ receive …
+        watcher  every 5 ms: is it the same one as before?  ─▶ receive for it ─▶ until it is back
+        action-N run what is slow, and what comes while the watcher receives
+
+    Who receives has _reading; the watcher sleeps while nothing comes.
+    """
 
     def __init__(self, given: Launch, actions: Mapping[str, Action], regions: Regions) -> None:
         super().__init__(given, actions, regions)
+        self._reading = threading.Lock()
+        self._quick: deque[list[Request]] = deque()  # who receives has it
+        self._paces: dict[str, float] = {}  # how long actions take on average, seconds
+        self._turns = 0  # of the main thread: odd while it runs an action
+        self._running = ""  # that action
+        self._relief = False  # the watcher receives
+        self._back = False  # the main thread wants to receive again
+        self._over = False
+        self._asleep = False  # the watcher waits for _bell
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
         self._queue: queue.SimpleQueue[list[Request] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"action-{i}", daemon=True) for i in range(given.concurrency)
@@ -511,12 +582,75 @@ class Threaded(Worker):
     def _loop(self) -> None:
         for t in self._threads:
             t.start()
-        while not (self._draining and not self._open):
-            self._receive_many()
+        self._watcher.start()
+        quick = self._quick
+        with self._reading:
+            while not (self._draining and not self._open):
+                self._receive_many()
+                while quick:
+                    self._run_here(quick.popleft())
         for _ in self._threads:
             self._queue.put(None)
+        self._over = True
+        self._bell.put(None)
         for t in self._threads:
             t.join()
+        self._watcher.join()
+
+    def _run_here(self, call: list[Request]) -> None:
+        self._running = call[0].action
+        self._turns += 1
+        if self._asleep:
+            self._asleep = False
+            self._bell.put(None)
+        self._reading.release()
+        try:
+            self._run(call)
+        except BaseException:
+            traceback.print_exc()
+            leave(1)
+        self._turns += 1
+        if not self._reading.acquire(blocking=False):
+            self._back = True
+            self._segment.nudge()
+            self._reading.acquire()
+            self._back = False
+
+    def _watch(self) -> None:
+        try:
+            seen = 0
+            while not self._over:
+                self._sleep(_LOOK)
+                if seen == self._turns:
+                    if seen % 2 == 1:
+                        self._relieve()
+                    else:
+                        self._asleep = True
+                        if seen == self._turns and not self._over:  # else it may not have seen that we sleep
+                            self._sleep(None)
+                        self._asleep = False
+                seen = self._turns
+        except BaseException:
+            traceback.print_exc()
+            leave(1)
+
+    def _sleep(self, timeout: float | None) -> None:
+        with suppress(queue.Empty):
+            self._bell.get(timeout=timeout)
+
+    def _relieve(self) -> None:
+        """Receive in the main thread's place, until it is back."""
+        if not self._reading.acquire(blocking=False):
+            return
+        if self._running in self._actions:
+            self._paces[self._running] = _SLOW
+        self._relief = True
+        while self._quick:
+            self._queue.put(self._quick.popleft())
+        while not self._back:
+            self._receive_many()
+        self._relief = False
+        self._reading.release()
 
     def _receive_many(self) -> None:
         """Take in what there is, after waiting for it: all at once, so that this thread asks less often for the GIL."""
@@ -541,10 +675,32 @@ class Threaded(Worker):
             leave(1)
 
     def _accept(self, call: list[Request]) -> None:
-        self._queue.put(call)
+        if len(call) == 1 and not self._relief and self._is_quick(call[0].action):
+            self._quick.append(call)
+        else:
+            self._queue.put(call)
+
+    def _is_quick(self, name: str) -> bool:
+        """Whether an action is over soon. One that nothing is known of is taken to be."""
+        action = self._actions.get(name)
+        return action is None or (action.flags & ~IDEMPOTENT == 0 and self._paces.get(name, 0.0) < _QUICK)
+
+    def _goes_on(self) -> bool:
+        return bool(self._quick)  # those of the thread that receives; for the others it may be wrong for a moment
+
+    def _act(self, action: Action, request: Request) -> list[Buffer]:
+        if action.flags & STREAM:
+            return super()._act(action, request)
+        begin = time.monotonic()
+        try:
+            result = action.handler(request)
+        finally:
+            pace = self._paces.get(action.name, 0.0)
+            self._paces[action.name] = pace + (min(time.monotonic() - begin, _SLOW) - pace) / 8
+        return self._encode(request, result, end=True)
 
     def look(self) -> None:
-        """See Ring. The main thread looks."""
+        """See Ring. Who receives looks."""
 
     def wait(self, request: Request) -> None:
         """See Ring."""

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 import numpy as np
 
@@ -144,6 +145,17 @@ barrier = threading.Barrier(2)
 @rm.action("meet")
 def meet(request):
     barrier.wait(20)
+    return threading.current_thread().name
+
+
+@rm.action("where")
+def where(request):
+    return threading.current_thread().name
+
+
+@rm.action("nap")
+def nap(request):
+    time.sleep(0.001)
     return threading.current_thread().name
 
 
