@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -395,24 +396,37 @@ func TestReconnect(t *testing.T) {
 	}
 }
 
-// While a server comes and goes every call has one outcome, and once it stays all succeed.
+// While a server comes and goes, and callers leave, every call has one outcome, which is its own, and once it stays all succeed.
 func TestReconnectUnderLoad(t *testing.T) {
 	s := newServer(t, echo)
 	c := s.dial()
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
-	for range 8 {
+	for g := range 8 {
 		wg.Go(func() {
-			for {
+			for n := g; ; n += 8 {
 				select {
 				case <-stop:
 					return
 				default:
 				}
-				_, err := c.Call(context.Background(), "p", "echo", 1)
+				ctx, cancel := context.WithCancel(context.Background())
+				leaves := rand.IntN(4) == 0
+				if leaves {
+					go cancel()
+				}
+				r, err := c.Call(ctx, "p", "echo", n)
+				cancel()
 				var e *client.Error
-				if err != nil && (!errors.As(err, &e) || e.Code != ipc.Unavailable) {
-					t.Errorf("got %v", err)
+				if err != nil {
+					if !errors.As(err, &e) || e.Code != ipc.Unavailable && (!leaves || e.Code != ipc.Cancelled) {
+						t.Errorf("got %v", err)
+					}
+					continue
+				}
+				var got int
+				if err := r.Decode(&got); err != nil || got != n {
+					t.Errorf("%d was answered with %d, %v", n, got, err)
 				}
 			}
 		})

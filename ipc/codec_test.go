@@ -334,6 +334,19 @@ func TestDecodeRefusesWhatIsMalformed(t *testing.T) {
 	}
 }
 
+// An action takes a byte in a message and thirty times as much decoded, and a client may send a hello as large as a request.
+func TestDecodeRefusesAHelloOfTooManyActions(t *testing.T) {
+	for n, good := range map[int]bool{maxActions: true, maxActions + 1: false, 1 << 20: false} {
+		b := appendArray([]byte{0x96, byte(KindHello), 0, 1, 1, 0xa0}, n)
+		got, err := Decode(append(b, bytes.Repeat([]byte{0x90}, n)...))
+		if !good {
+			wantError(t, err, InvalidArgument, "bad_message")
+		} else if m, ok := got.(*Hello); err != nil || !ok || len(m.Actions) != n {
+			t.Errorf("%d actions: %T, %v", n, got, err)
+		}
+	}
+}
+
 // What a message has that is passed over counts as deep as it lies.
 func TestDecodeRefusesWhatIsNestedTooDeep(t *testing.T) {
 	for _, c := range []struct {

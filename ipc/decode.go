@@ -261,7 +261,7 @@ func (r *reader) hello(n int) *Hello {
 	}
 	if n > 3 {
 		left := maxPorts
-		for range r.array() {
+		for range r.most(r.array(), maxActions, "actions in a hello") {
 			a := r.action(&left)
 			if r.err != nil {
 				return m
@@ -330,6 +330,7 @@ const (
 	maxHeaders = 1024
 	maxTensors = 1024
 	maxDims    = 64
+	maxActions = 1024 // of one hello, which any peer may send at any time
 )
 
 // most fails if there are more of something than a message may have, or than there are bytes left, and returns how many are to be read.

@@ -52,6 +52,24 @@ func TestDo(t *testing.T) {
 	}
 }
 
+// streamed returns the END, or gives up after so many chunks.
+func streamed(ctx context.Context, h *harness, req *ipc.Request, most int) (*ipc.Reply, error) {
+	replies, err := h.Call(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	for n := 0; ; n++ {
+		r, err := replies.Recv(ctx)
+		switch {
+		case err != nil || r.End:
+			return r, err
+		case n == most:
+			replies.Cancel("cancelled")
+			return nil, ipc.Errorf(ipc.Cancelled, "cancelled", "enough")
+		}
+	}
+}
+
 // The memory of requests that are over is that of others. Whatever ends otherwise in between, cancelled, late, in the queue or with its worker, each gets its own answer.
 func TestRequestsThatShareMemoryAreKeptApart(t *testing.T) {
 	h := run(t, builtin(2, 4)).waitReady()
@@ -77,7 +95,20 @@ func TestRequestsThatShareMemoryAreKeptApart(t *testing.T) {
 					go cancel()
 				}
 				req := request(t, "test", "echo", []int{g, n})
-				r, err := h.Do(own, req)
+				var r *ipc.Reply
+				var err error
+				switch rand.IntN(8) {
+				case 0: // what is in the list of background work
+					req.Background = true
+					r, err = h.Do(own, req)
+				case 1: // a stream, which may be left in its midst
+					r, err = streamed(own, h, request(t, "test", "count", map[string]int{"n": rand.IntN(4)}), rand.IntN(4))
+					if r != nil {
+						r.Body = req.Body
+					}
+				default:
+					r, err = h.Do(own, req)
+				}
 				cancel()
 				if err != nil {
 					ended.Add(1)
