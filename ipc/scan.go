@@ -35,14 +35,17 @@ func (s *scanner) whole(b []byte) error {
 }
 
 // value checks the first value in b and returns its length.
-func (s *scanner) value(b []byte) (int, error) {
+func (s *scanner) value(b []byte) (int, error) { return s.values(b, 1) }
+
+// values checks the first so many values in b, one at least, and returns their length.
+func (s *scanner) values(b []byte, count uint32) (int, error) {
 	if uint64(len(b)) > math.MaxUint32 {
 		return 0, fmt.Errorf("%d bytes are too many for one value", len(b))
 	}
 	var outer [maxDepth]uint32 // elements still to come in the containers around the innermost open one
 	most := maxDepth - s.within
 	depth := 0        // open containers
-	left := uint32(1) // elements still to come in the innermost, or at depth 0 the value itself
+	left := count     // elements still to come in the innermost, or at depth 0 the values themselves
 	for i := 0; ; {
 		if i >= len(b) {
 			return 0, fmt.Errorf("cut off at byte %d", i)

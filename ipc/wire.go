@@ -294,7 +294,14 @@ func (r *reader) value(within int) []byte {
 
 // skip passes over the next n values, likewise.
 func (r *reader) skip(n, within int) {
-	for i := 0; i < n && r.err == nil; i++ {
-		r.value(within)
+	if n <= 0 || r.err != nil {
+		return
 	}
+	s := scanner{within: within}
+	size, err := s.values(r.b[r.at:], uint32(n))
+	if err != nil {
+		r.failf("%w", err)
+		return
+	}
+	r.take(size, "values of a later version")
 }
