@@ -44,8 +44,8 @@ func (s *scanner) values(b []byte, count uint32) (int, error) {
 	}
 	var outer [maxDepth]uint32 // elements still to come in the containers around the innermost open one
 	most := maxDepth - s.within
-	depth := 0        // open containers
-	left := count     // elements still to come in the innermost, or at depth 0 the values themselves
+	depth := 0    // open containers
+	left := count // elements still to come in the innermost, or at depth 0 the values themselves
 	for i := 0; ; {
 		if i >= len(b) {
 			return 0, fmt.Errorf("cut off at byte %d", i)
