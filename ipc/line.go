@@ -1,8 +1,12 @@
 package ipc
 
 import (
+	"errors"
+	"io"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ringmasterd/ringmaster/shm"
 )
@@ -45,17 +49,48 @@ func (r *Ring) attend(l *line) {
 
 func (r *Ring) listen() {
 	defer close(r.line.ended)
-	var rung [64]byte
-	for {
-		n, err := r.line.sock.r.Read(rung[:]) // through the buffer: some may have come with the hello
-		what := byte(0)
-		for _, b := range rung[:n] {
-			what |= b & (shm.RungItems | shm.RungSpace) // others may come to mean something
-		}
-		r.seg.Rung(what)
-		if err != nil {
-			_ = r.Close()
-			return
+	early, _ := r.line.sock.r.Peek(r.line.sock.r.Buffered()) // came with the hello
+	r.rung(early)
+	var ended bool
+	var b [64]byte
+	look := func(fd uintptr) bool {
+		n, more, err := r.hear(int(fd), b[:])
+		r.rung(b[:n])
+		ended = err != nil
+		return ended || more // else the poller says when
+	}
+	for !ended {
+		if r.line.raw.Read(look) != nil {
+			break
 		}
 	}
+	_ = r.Close()
+}
+
+// rung passes on what the peer has rung.
+func (r *Ring) rung(bells []byte) {
+	what := byte(0)
+	for _, b := range bells {
+		what |= b & (shm.RungItems | shm.RungSpace) // others may come to mean something
+	}
+	r.seg.Rung(what)
+}
+
+// hear reads what is on the line, without waiting; an error is its end. A read that does not fill b has left nothing there, so that nobody need read once more to see it: the poller tells of whatever comes from then on.
+func (r *Ring) hear(fd int, b []byte) (n int, more bool, err error) {
+	whole := true // a read ends at a descriptor, whatever comes after it
+	if r.rights == nil {
+		n, err = unix.Read(fd, b)
+	} else {
+		n, whole, err = r.rights.receive(fd, b)
+	}
+	switch {
+	case errors.Is(err, unix.EAGAIN):
+		return 0, false, nil
+	case errors.Is(err, unix.EINTR):
+		return 0, true, nil
+	case n == 0 && err == nil:
+		err = io.EOF
+	}
+	return max(n, 0), n == len(b) || !whole, err
 }

@@ -101,12 +101,25 @@ func (r *rightsReader) Read(p []byte) (int, error) {
 	}
 	n, oobn, _, _, err := r.conn.ReadMsgUnix(p, r.oob[:])
 	if oobn > 0 && !r.keep(r.oob[:oobn]) && err == nil {
-		err = protocolErrorf("more than %d descriptors wait for what they belong to", maxFiles)
+		err = tooManyFiles()
 	}
 	if n == 0 && err == nil {
 		return r.conn.Read(p) // its end of file
 	}
 	return max(n, 0), err // recvmsg's -1 stands for nothing
+}
+
+// receive is Read without waiting, of the connection's descriptor. whole: no descriptor came along.
+func (r *rightsReader) receive(fd int, p []byte) (n int, whole bool, err error) {
+	n, oobn, _, _, err := unix.Recvmsg(fd, p, r.oob[:], unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+	if oobn > 0 && !r.keep(r.oob[:oobn]) && err == nil {
+		err = tooManyFiles()
+	}
+	return n, oobn == 0, err
+}
+
+func tooManyFiles() *Error {
+	return protocolErrorf("more than %d descriptors wait for what they belong to", maxFiles)
 }
 
 // keep keeps the descriptors in a control message that are wanted, and closes the others. It reports false if there are more than may be.
