@@ -4,13 +4,13 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
-	"time"
 	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/ringmasterd/ringmaster/chain"
+	"github.com/ringmasterd/ringmaster/internal/moment"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -99,7 +99,7 @@ func (m *meters) link(next chain.Handler) chain.Handler {
 		if req.Pool == controlPool {
 			return next(ctx, req)
 		}
-		begin := time.Now()
+		begin := moment.Now()
 		r := &meteredReplies{meters: m, pool: req.Pool, action: req.Action}
 		size := weight(req.Body, req.Tensors) // the request is not ours afterwards
 		var err error
@@ -107,7 +107,7 @@ func (m *meters) link(next chain.Handler) chain.Handler {
 			r.refused(ipc.AsError(err))
 			return nil, err
 		}
-		r.begin = time.Now()
+		r.begin = moment.Now()
 		if r.counts = m.of(r.pool, r.action); r.counts.pool != r.pool {
 			m.learn(r.pool, "")
 			r.counts = m.of(r.pool, r.action)
@@ -132,8 +132,8 @@ type meteredReplies struct {
 	ipc.Replies
 	meters       *meters
 	pool, action string
-	begin        time.Time // when a worker had the request
-	counts       *series   // once a worker had it
+	begin        moment.Moment // when a worker had the request
+	counts       *series       // once a worker had it
 	ended        bool
 }
 
@@ -181,7 +181,7 @@ func (r *meteredReplies) learn() {
 func (r *meteredReplies) end(e *ipc.Error) {
 	r.ended = true
 	r.refused(e)
-	r.counts.compute().Observe(time.Since(r.begin).Seconds())
+	r.counts.compute().Observe(moment.Now().Sub(r.begin).Seconds())
 }
 
 // refused counts a request that has ended, perhaps before any worker had it.
