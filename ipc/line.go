@@ -2,7 +2,7 @@ package ipc
 
 import (
 	"errors"
-	"io"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -47,6 +47,7 @@ func (r *Ring) attend(l *line) {
 	go r.listen()
 }
 
+// listen reads once more when it has read something, for that may have been the last, and the poller tells of what there is only once; but after whoever is woken, who has better things to do than to wait for that.
 func (r *Ring) listen() {
 	defer close(r.line.ended)
 	early, _ := r.line.sock.r.Peek(r.line.sock.r.Buffered()) // came with the hello
@@ -54,15 +55,16 @@ func (r *Ring) listen() {
 	var ended bool
 	var b [64]byte
 	look := func(fd uintptr) bool {
-		n, more, err := r.hear(int(fd), b[:])
-		r.rung(b[:n])
-		ended = err != nil
-		return ended || more // else the poller says when
-	}
-	for !ended {
-		if r.line.raw.Read(look) != nil {
-			break
+		n, err := r.hear(int(fd), b[:])
+		if errors.Is(err, unix.EAGAIN) {
+			return false
 		}
+		r.rung(b[:max(n, 0)])
+		ended = n == 0 && err == nil || err != nil && !errors.Is(err, unix.EINTR)
+		return true
+	}
+	for !ended && r.line.raw.Read(look) == nil {
+		runtime.Gosched()
 	}
 	_ = r.Close()
 }
@@ -76,21 +78,10 @@ func (r *Ring) rung(bells []byte) {
 	r.seg.Rung(what)
 }
 
-// hear reads what is on the line, without waiting; an error is its end. A read that does not fill b has left nothing there, so that nobody need read once more to see it: the poller tells of whatever comes from then on.
-func (r *Ring) hear(fd int, b []byte) (n int, more bool, err error) {
-	whole := true // a read ends at a descriptor, whatever comes after it
-	if r.rights == nil {
-		n, err = unix.Read(fd, b)
-	} else {
-		n, whole, err = r.rights.receive(fd, b)
+// hear reads what is on the line, without waiting.
+func (r *Ring) hear(fd int, b []byte) (int, error) {
+	if r.rights != nil {
+		return r.rights.receive(fd, b)
 	}
-	switch {
-	case errors.Is(err, unix.EAGAIN):
-		return 0, false, nil
-	case errors.Is(err, unix.EINTR):
-		return 0, true, nil
-	case n == 0 && err == nil:
-		err = io.EOF
-	}
-	return max(n, 0), n == len(b) || !whole, err
+	return unix.Read(fd, b)
 }

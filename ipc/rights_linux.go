@@ -109,13 +109,13 @@ func (r *rightsReader) Read(p []byte) (int, error) {
 	return max(n, 0), err // recvmsg's -1 stands for nothing
 }
 
-// receive is Read without waiting, of the connection's descriptor. whole: no descriptor came along.
-func (r *rightsReader) receive(fd int, p []byte) (n int, whole bool, err error) {
+// receive is Read without waiting, of the connection's descriptor.
+func (r *rightsReader) receive(fd int, p []byte) (int, error) {
 	n, oobn, _, _, err := unix.Recvmsg(fd, p, r.oob[:], unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
 	if oobn > 0 && !r.keep(r.oob[:oobn]) && err == nil {
 		err = tooManyFiles()
 	}
-	return n, oobn == 0, err
+	return n, err
 }
 
 func tooManyFiles() *Error {
