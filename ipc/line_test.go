@@ -200,6 +200,21 @@ func TestNoiseOnTheLine(t *testing.T) {
 	}
 }
 
+// The poller tells of a byte and of the end of file behind it only once.
+func TestALineThatEndsWithItsLastBell(t *testing.T) {
+	checkLeaks(t)
+	for i := range 100 {
+		p := clientRingPair(t, pairOptions{askingLimit: 1 << 20, answeringLimit: 1 << 20})
+		dies, sees := p.asking.(*Ring), p.answering.(*Ring)
+		if i%2 == 1 {
+			dies, sees = sees, dies
+		}
+		dies.line.Ring(shm.RungItems)
+		_ = dies.Close()
+		await(t, sees.line.ended, "the end of the line")
+	}
+}
+
 // A peer that never reads what is rung does not block who rings.
 func TestALineThatIsFull(t *testing.T) {
 	checkLeaks(t)
