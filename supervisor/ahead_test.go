@@ -370,27 +370,38 @@ func TestDeadlineInLine(t *testing.T) {
 
 // What waits in line counts as if it waited in the queue: for the room there is, and for what comes behind it.
 func TestLineIsPartOfTheQueue(t *testing.T) {
-	cfg := inlinePool(t, "1")
-	cfg.Queue = 1
-	l := newLine(t, cfg, func(*Supervisor) {})
-	calls := []<-chan outcome{l.held("a"), l.start(testContext(t), l.request("step", "b", false))}
-	l.busy(2, 0)
-	_, err := l.call(testContext(t), l.request("step", "c", false))
-	if e := wantError(t, err, ipc.ResourceExhausted, "queue_full"); !strings.Contains(e.Message, ": 1 requests are waiting already") {
-		t.Error(e.Message)
+	for _, tt := range []struct {
+		ahead, full string
+		inLine      []string
+		timeout     time.Duration
+		late        string
+	}{
+		{"1", ": 1 requests are waiting already", []string{"b"}, 90 * time.Second, "about 1 requests go first, which takes 2m0s"},
+		{"8", ": 3 requests are waiting already", []string{"b", "c", "d"}, 210 * time.Second, "about 3 requests go first, which takes 4m0s"},
+	} {
+		t.Run(tt.ahead, func(t *testing.T) {
+			cfg := inlinePool(t, tt.ahead)
+			cfg.Queue = len(tt.inLine)
+			l := newLine(t, cfg, func(*Supervisor) {})
+			calls := append([]<-chan outcome{l.held("a")}, l.add(0, tt.inLine...)...)
+			_, err := l.call(testContext(t), l.request("step", "y", false))
+			if e := wantError(t, err, ipc.ResourceExhausted, "queue_full"); !strings.Contains(e.Message, tt.full) {
+				t.Error(e.Message)
+			}
+			p := l.byName("test")
+			p.mu.Lock()
+			p.pace.hold = time.Minute
+			p.mu.Unlock()
+			r := l.request("step", "z", false)
+			r.Timeout = tt.timeout
+			_, err = l.call(testContext(t), r)
+			if e := wantError(t, err, ipc.ResourceExhausted, "would_expire"); !strings.Contains(e.Message, tt.late) {
+				t.Error(e.Message)
+			}
+			l.release()
+			l.ends(calls...)
+		})
 	}
-	p := l.byName("test")
-	p.mu.Lock()
-	p.pace.hold = time.Minute
-	p.mu.Unlock()
-	r := l.request("step", "d", false)
-	r.Timeout = 90 * time.Second
-	_, err = l.call(testContext(t), r)
-	if e := wantError(t, err, ipc.ResourceExhausted, "would_expire"); !strings.Contains(e.Message, "about 1 requests go first, which takes 2m0s") {
-		t.Error(e.Message)
-	}
-	l.release()
-	l.ends(calls...)
 }
 
 // A full queue makes room for a client that has less in it than another, which has one in line.

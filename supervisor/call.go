@@ -41,7 +41,7 @@ func (s *Supervisor) Call(ctx context.Context, req *ipc.Request) (ipc.Replies, e
 // Do is Call for an action that answers once, whose reply it returns. An action that answers in chunks is told to cancel, and the error is UNIMPLEMENTED/stream.
 func (s *Supervisor) Do(ctx context.Context, req *ipc.Request) (*ipc.Reply, error) {
 	if req.Pool == ControlPool {
-		replies, err := s.control(ctx, req)
+		replies, err := s.Call(ctx, req)
 		if err != nil {
 			return nil, err
 		}

@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -229,30 +228,6 @@ func TestWorkerHangsWithALine(t *testing.T) {
 	if slices.Sort(ran); !slices.Equal(ran, []string{"a", "b", "c"}) {
 		t.Errorf("ran %q", ran)
 	}
-}
-
-// All that wait in line count as queued, for the room there is and for what comes behind them.
-func TestALineIsPartOfTheQueue(t *testing.T) {
-	cfg := inlinePool(t, "8")
-	cfg.Queue = 3
-	l := newLine(t, cfg, func(*Supervisor) {})
-	calls := append([]<-chan outcome{l.held("a")}, l.add(0, "b", "c", "d")...)
-	_, err := l.call(testContext(t), l.request("step", "e", false))
-	if e := wantError(t, err, ipc.ResourceExhausted, "queue_full"); !strings.Contains(e.Message, ": 3 requests are waiting already") {
-		t.Error(e.Message)
-	}
-	p := l.byName("test")
-	p.mu.Lock()
-	p.pace.hold = time.Minute
-	p.mu.Unlock()
-	r := l.request("step", "f", false)
-	r.Timeout = 210 * time.Second
-	_, err = l.call(testContext(t), r)
-	if e := wantError(t, err, ipc.ResourceExhausted, "would_expire"); !strings.Contains(e.Message, "about 3 requests go first, which takes 4m0s") {
-		t.Error(e.Message)
-	}
-	l.release()
-	l.ends(calls...)
 }
 
 // A full queue makes room for a client that has less waiting than another, in line or in the queue.
