@@ -30,7 +30,9 @@ func serveInline(ahead string) error {
 	if err != nil {
 		return err
 	}
-	seg.UseEventfd(ipc.EventFD)
+	if err := seg.UseEventfd(ipc.EventFD); err != nil {
+		return err
+	}
 	ring := ipc.WorkerRing(seg, 1<<30)
 	fmt.Println("1|1|unix|fd:4|netrpc")
 	actions := []ipc.Action{{Name: "step"}, {Name: "flow", Stream: true}, {Name: "both", Batchable: true}, {Name: "refuse"}}
@@ -100,8 +102,8 @@ func inlinePool(t *testing.T, ahead string) PoolConfig {
 }
 
 func newLine(t *testing.T, cfg PoolConfig, change func(*Supervisor)) *line {
+	dir := t.TempDir() // removed when the worker, which may still record, has gone
 	h := runWith(t, change, cfg).waitReady()
-	dir := t.TempDir()
 	l := &line{harness: h, file: filepath.Join(dir, "record"), until: filepath.Join(dir, "until"), pid: h.worker("test", 0).PID}
 	l.brief()
 	return l
