@@ -130,7 +130,7 @@ func (s *server) serve(conn net.Conn) {
 	}
 	var seg *shm.Segment
 	if theirs.Ring > 0 {
-		if seg, err = shm.Create(shm.Geometry{S2W: 64 << 10, W2S: 64 << 10, Bell: true}); err != nil {
+		if seg, err = shm.Create(shm.Geometry{S2W: 64 << 10, W2S: 64 << 10, Bell: true, Eventfd: theirs.Doors&ipc.DoorEventfd != 0, Socket: theirs.Doors&ipc.DoorSocket != 0}); err != nil {
 			s.t.Error(err)
 			return
 		}

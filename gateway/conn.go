@@ -110,7 +110,7 @@ func (c *conn) greet() (*shm.Segment, error) {
 		Arena:       c.srv.lends(seg != nil),
 	}, seg)
 	if seg != nil {
-		err = errors.Join(err, seg.CloseFile())
+		err = errors.Join(err, seg.ClosePassed())
 	}
 	if err == nil {
 		err = c.raw.SetReadDeadline(time.Time{})

@@ -28,11 +28,11 @@ func ringCapacity(asked uint64, memory, held int64) uint64 {
 }
 
 // lend takes the memory for a client's rings from its share, and returns their geometry; false if there is none to be had.
-func (cs *clients) lend(c *client, asked uint64) (shm.Geometry, bool) {
+func (cs *clients) lend(c *client, theirs *ipc.Hello) (shm.Geometry, bool) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	capacity := ringCapacity(asked, cs.memory.Size(), cs.rings)
-	g := shm.Geometry{S2W: capacity, W2S: capacity, Bell: true}
+	capacity := ringCapacity(theirs.Ring, cs.memory.Size(), cs.rings)
+	g := shm.Geometry{S2W: capacity, W2S: capacity, Bell: true, Eventfd: theirs.Doors&ipc.DoorEventfd != 0, Socket: theirs.Doors&ipc.DoorSocket != 0}
 	if capacity == 0 || !c.account.Take(int64(g.Bytes()), budget.Requests) {
 		return g, false
 	}
@@ -53,7 +53,7 @@ func (c *conn) rings(theirs *ipc.Hello) *shm.Segment {
 	if theirs.Ring == 0 || c.remote() {
 		return nil
 	}
-	g, ok := c.srv.clients.lend(c.client, theirs.Ring)
+	g, ok := c.srv.clients.lend(c.client, theirs)
 	if !ok {
 		c.srv.cfg.Logger.Debug("no memory for a client's rings; it uses the socket", "pid", c.peer.PID, "asked", theirs.Ring)
 		return nil

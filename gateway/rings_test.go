@@ -136,7 +136,7 @@ func TestManyIdleClientsWithRings(t *testing.T) {
 	if len(tasks) > 60 { // both sides of all of them are in this process
 		t.Errorf("%d clients with rings take %d threads", n, len(tasks))
 	}
-	if got := openFDs(t) - fds; got > 2*n+10 {
+	if got := openFDs(t) - fds; got > 6*n+10 {
 		t.Errorf("%d clients with rings take %d descriptors on both sides together", n, got)
 	}
 	var all sync.WaitGroup

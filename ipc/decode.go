@@ -278,6 +278,8 @@ func (r *reader) hello(n int) *Hello {
 				m.MaxInFlight = r.uint()
 			case "ring":
 				m.Ring = r.uint()
+			case "doors":
+				m.Doors = r.uint()
 			case "arena":
 				m.Arena = r.uint()
 			case "ahead":

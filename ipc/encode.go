@@ -141,6 +141,9 @@ func (e *encoder) hello(m *Hello) {
 	if m.Arena > 0 {
 		limits["arena"] = m.Arena
 	}
+	if m.Doors > 0 {
+		limits["doors"] = m.Doors
+	}
 	if m.MaxInFlight > 0 {
 		limits["max_in_flight"] = m.MaxInFlight
 	}

@@ -30,8 +30,6 @@ func ClientHelloRing(s *Socket, sdk string, capacity uint64) (*Hello, *Ring, err
 		return nil, nil, err
 	case hello.Ring == 0:
 		return hello, nil, nil
-	case rights.file == nil:
-		return nil, nil, protocolErrorf("the server's hello says that rings come with it, and none do")
 	}
 	ring, err := openRing(rights, s, capacity)
 	if err != nil {
@@ -40,10 +38,18 @@ func ClientHelloRing(s *Socket, sdk string, capacity uint64) (*Hello, *Ring, err
 	return hello, ring, nil
 }
 
+// What a [Hello]'s Doors consist of. They keep the line, over which a goroutine would have to pass them on, free of the bells that matter.
+const (
+	DoorEventfd = 1 << 1 // the client wakes the server by an eventfd
+	DoorSocket  = 1 << 2 // the server wakes the client by a socket of its own
+)
+
 func clientHello(s *Socket, sdk string, ring uint64) (*Hello, error) {
-	if err := send(s, func(e *encoder) {
-		e.hello(&Hello{MinVersion: MinVersion, MaxVersion: MaxVersion, SDK: sdk, Ring: ring})
-	}); err != nil {
+	mine := Hello{MinVersion: MinVersion, MaxVersion: MaxVersion, SDK: sdk, Ring: ring}
+	if ring > 0 {
+		mine.Doors = DoorEventfd | DoorSocket
+	}
+	if err := send(s, func(e *encoder) { e.hello(&mine) }); err != nil {
 		return nil, err
 	}
 	b, err := s.Recv()
@@ -111,15 +117,20 @@ func ReadHello(s *Socket) (*Hello, error) {
 func AnswerHello(s *Socket, theirs *Hello, mine Hello, seg *shm.Segment) error {
 	mine.MinVersion = commonVersion(theirs)
 	mine.MaxVersion = mine.MinVersion
-	var file *os.File
+	var files []*os.File
 	if seg != nil {
-		mine.Ring, file = seg.Geometry().S2W, seg.File()
+		mine.Ring = seg.Geometry().S2W
+		for _, file := range []*os.File{seg.File(), seg.Eventfd(), seg.Socket()} {
+			if file != nil {
+				files = append(files, file)
+			}
+		}
 	}
 	e := newEncoder()
 	defer e.free()
 	e.hello(&mine)
 	parts, _ := e.message()
-	if err := s.sendWith(file, parts); err != nil {
+	if err := s.sendWith(files, parts); err != nil {
 		return err
 	}
 	if mine.MaxMessage > 0 {

@@ -83,5 +83,5 @@ func (r *Ring) hear(fd int, b []byte) (int, error) {
 	if r.rights != nil {
 		return r.rights.receive(fd, b)
 	}
-	return unix.Read(fd, b)
+	return readPrompt(fd, b)
 }

@@ -268,6 +268,73 @@ func TestRingsThatAreNotAsPromised(t *testing.T) {
 	}
 }
 
+// A client whose rings come without what wakes their sides, or with something else, does not go on, and keeps none of it.
+func TestDoorsThatAreNone(t *testing.T) {
+	g := shm.Geometry{S2W: 64 << 10, W2S: 64 << 10, Bell: true, Eventfd: true, Socket: true}
+	for name, rights := range map[string]func(seg *shm.Segment, pipe int) []int{
+		"none":       func(seg *shm.Segment, _ int) []int { return []int{fdOf(t, seg.File())} },
+		"no eventfd": func(seg *shm.Segment, pipe int) []int { return []int{fdOf(t, seg.File()), pipe, fdOf(t, seg.Socket())} },
+		"no socket":  func(seg *shm.Segment, _ int) []int { return []int{fdOf(t, seg.File()), fdOf(t, seg.Eventfd())} },
+		"a pipe for a socket": func(seg *shm.Segment, pipe int) []int {
+			return []int{fdOf(t, seg.File()), fdOf(t, seg.Eventfd()), pipe}
+		},
+		"more than is foreseen": func(seg *shm.Segment, pipe int) []int {
+			return []int{fdOf(t, seg.File()), pipe, pipe, pipe, pipe, pipe}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			checkLeaks(t)
+			a, b := connPair(t)
+			seg, err := shm.Create(g)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var pipe [2]int
+			if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+				t.Fatal(err)
+			}
+			before := openDescriptors(t)
+			frame := rawFrame(encodeMessage(&Hello{MinVersion: 1, MaxVersion: 1, Ring: g.S2W}))
+			if _, _, err := b.(*net.UnixConn).WriteMsgUnix(frame, unix.UnixRights(rights(seg, pipe[1])...), nil); err != nil {
+				t.Fatal(err)
+			}
+			_, ring, err := ClientHelloRing(NewSocket(a, DefaultMaxMessage, patience), "test", g.S2W)
+			if ring != nil {
+				t.Error("got rings")
+			}
+			wantError(t, err, DataLoss, "protocol")
+			if after := openDescriptors(t); after != before {
+				t.Errorf("%d descriptors are open, %d were before", after, before)
+			}
+			for _, fd := range pipe {
+				_ = unix.Close(fd)
+			}
+			seg.Shutdown()
+			if err := seg.Destroy(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func fdOf(t *testing.T, file *os.File) int {
+	t.Helper()
+	fd, err := descriptor(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+func openDescriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
 // A server that knows nothing of rings, or has none to give, leaves the client with the socket.
 func TestAServerWithoutRings(t *testing.T) {
 	checkLeaks(t)

@@ -47,6 +47,7 @@ var implementations = []struct {
 	{"ring", ringPair},
 	{"socket", socketPair},
 	{"client's ring", clientRingPair},
+	{"client's ring with bells alone", func(t testing.TB, o pairOptions) pair { return helloRingPair(t, o, 0) }},
 }
 
 // onEach runs a test on every implementation.
@@ -92,7 +93,9 @@ func segments(t testing.TB, g shm.Geometry) (supervisor, worker *shm.Segment) {
 	}
 	checked(t, worker)
 	if g.Eventfd {
-		worker.UseEventfd(int(supervisor.Eventfd().Fd()))
+		if err := worker.UseEventfd(int(supervisor.Eventfd().Fd())); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return supervisor, worker
 }
@@ -119,6 +122,12 @@ func socketPair(t testing.TB, o pairOptions) pair {
 // clientRingPair is a client's and a server's end of rings that came with the hello, as small as ringPair's.
 func clientRingPair(t testing.TB, o pairOptions) pair {
 	t.Helper()
+	return helloRingPair(t, o, DoorEventfd|DoorSocket)
+}
+
+// helloRingPair is clientRingPair with these doors.
+func helloRingPair(t testing.TB, o pairOptions, doors uint64) pair {
+	t.Helper()
 	const capacity = 64 << 10
 	a, b := connPair(t)
 	answered := make(chan *Ring, 1)
@@ -130,7 +139,7 @@ func clientRingPair(t testing.TB, o pairOptions) pair {
 			t.Errorf("the client's hello: %+v, %v", theirs, err)
 			return
 		}
-		seg, err := shm.Create(shm.Geometry{S2W: capacity, W2S: capacity, Bell: true})
+		seg, err := shm.Create(shm.Geometry{S2W: capacity, W2S: capacity, Bell: true, Eventfd: theirs.Doors&doors&DoorEventfd != 0, Socket: theirs.Doors&doors&DoorSocket != 0})
 		if err != nil {
 			t.Error(err)
 			return
@@ -138,7 +147,7 @@ func clientRingPair(t testing.TB, o pairOptions) pair {
 		if err := AnswerHello(s, theirs, Hello{MaxMessage: uint64(o.answeringLimit)}, seg); err != nil {
 			t.Error(err)
 		}
-		if err := seg.CloseFile(); err != nil {
+		if err := seg.ClosePassed(); err != nil {
 			t.Error(err)
 		}
 		answered <- ServerRing(seg, s, patience, patience)

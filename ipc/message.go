@@ -138,6 +138,7 @@ type Hello struct {
 	MaxInFlight            uint64 // open requests on this connection; 0: not said
 	Arena                  uint64 // from a server: bytes of arenas that the client may have; from a worker: 1 if it can do arenas; 0: none
 	Ahead                  uint64 // from a worker: how many requests it may be sent beyond its concurrency; it has read each of them no earlier than it begins it; 0: none
+	Doors                  uint64 // from a client that asks for rings: what it can do with that may come with them; see [DoorEventfd]
 	Ring                   uint64 // bytes: from a client, how large it would like each of a pair of rings; from a server, how large those are that come with it; 0: none
 }
 

@@ -5,26 +5,18 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// clap returns what writes one byte to a socket, if there is room for it.
-func clap(what byte) func(fd uintptr) bool {
-	b := []byte{what}
-	return func(fd uintptr) bool {
-		_ = unix.Send(int(fd), b, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) // see line.Ring
-		return true
-	}
-}
-
-// sendWith sends one message, and a file's descriptor with it unless it is nil.
+// sendWith sends one message, and files' descriptors with it.
 //
-// Preconditions: with a file, nothing was sent before, and the connection is a Unix socket's.
-func (s *Socket) sendWith(file *os.File, parts [][]byte) error {
-	if file == nil {
+// Preconditions: with files, nothing was sent before, and the connection is a Unix socket's.
+func (s *Socket) sendWith(files []*os.File, parts [][]byte) error {
+	if len(files) == 0 {
 		_, err := s.Send(parts...)
 		return err
 	}
@@ -33,7 +25,16 @@ func (s *Socket) sendWith(file *os.File, parts [][]byte) error {
 	if s.writeTimeout > 0 {
 		_ = s.conn.SetWriteDeadline(time.Now().Add(s.writeTimeout)) // fails only where the write will, too
 	}
-	n, _, err := s.conn.(*net.UnixConn).WriteMsgUnix(frame, unix.UnixRights(int(file.Fd())), nil)
+	fds := make([]int, len(files))
+	for i, file := range files {
+		fd, err := descriptor(file)
+		if err != nil {
+			return fmt.Errorf("write to socket: %w", err)
+		}
+		fds[i] = fd
+	}
+	n, _, err := s.conn.(*net.UnixConn).WriteMsgUnix(frame, unix.UnixRights(fds...), nil)
+	runtime.KeepAlive(files)
 	if err != nil {
 		return fmt.Errorf("write to socket: %w", err)
 	}
@@ -41,6 +42,17 @@ func (s *Socket) sendWith(file *os.File, parts [][]byte) error {
 		return fmt.Errorf("write to socket: only %d of %d bytes of the hello went out", n, len(frame))
 	}
 	return nil
+}
+
+// descriptor returns a file's, which stays in the mode it is in.
+func descriptor(file *os.File) (int, error) {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	n := -1
+	err = raw.Control(func(fd uintptr) { n = int(fd) })
+	return n, err
 }
 
 // bellArena is the bell's bit that says that a descriptor comes with it.
@@ -66,10 +78,13 @@ func (l *line) sendFile(file *os.File) error {
 // maxFiles is how many descriptors of arenas may wait for the answers that they belong to.
 const maxFiles = 64
 
-// rightsReader reads from a socket, and keeps the descriptors that come along: the first, with the hello, in file; later ones, if there is a ring, in files.
+// maxRights is how many descriptors come with a server's hello, at most: of the segment, its eventfd, and its socket.
+const maxRights = 3
+
+// rightsReader reads from a socket, and keeps the descriptors that come along: the first, with the hello, in first; later ones, if there is a ring, in files.
 type rightsReader struct {
 	conn  *net.UnixConn
-	file  *os.File      // nil: none came
+	first []int
 	done  bool          // the hello is over, and nobody wants descriptors any more
 	files chan *os.File // capacity maxFiles; nil before onward
 	oob   [64]byte      // unix.CmsgSpace(8*4) at least: more descriptors are closed by the kernel
@@ -135,15 +150,16 @@ func (r *rightsReader) keep(oob []byte) bool {
 			continue // credentials, or whatever
 		}
 		for _, fd := range fds {
-			fits = r.take(os.NewFile(uintptr(fd), "ringmaster")) && fits
+			fits = r.take(fd) && fits
 		}
 	}
 	return fits
 }
 
-func (r *rightsReader) take(file *os.File) bool {
+func (r *rightsReader) take(fd int) bool {
 	switch {
 	case r.files != nil:
+		file := os.NewFile(uintptr(fd), "ringmaster")
 		select {
 		case r.files <- file:
 			return true
@@ -151,18 +167,28 @@ func (r *rightsReader) take(file *os.File) bool {
 			_ = file.Close()
 			return false
 		}
-	case r.file == nil:
-		r.file = file
+	case len(r.first) < maxRights && !r.done:
+		r.first = append(r.first, fd)
 	default:
-		_ = file.Close()
+		_ = unix.Close(fd)
 	}
 	return true
 }
 
-// closeFirst closes what came with the hello.
+// next returns the next descriptor that came with the hello, which is the caller's now; -1: there is none.
+func (r *rightsReader) next() int {
+	if len(r.first) == 0 {
+		return -1
+	}
+	fd := r.first[0]
+	r.first = r.first[1:]
+	return fd
+}
+
+// closeFirst closes what came with the hello and nobody took.
 func (r *rightsReader) closeFirst() {
-	if r.file != nil {
-		_ = r.file.Close()
+	for fd := r.next(); fd >= 0; fd = r.next() {
+		_ = unix.Close(fd)
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ringmasterd/ringmaster/shm"
 )
 
@@ -18,6 +20,7 @@ type Ring struct {
 	in    *shm.Consumer
 	limit int
 	line  *line // a client's; nil towards a worker
+	event int   // of a client's side: the eventfd that Free closes; -1: none
 
 	rights *rightsReader // immutable: where descriptors of arenas come from; nil but at a client
 
@@ -33,13 +36,13 @@ type Ring struct {
 // SupervisorRing and WorkerRing take the two ends of a segment. Messages are limited to limit bytes each way.
 func SupervisorRing(seg *shm.Segment, limit int) *Ring {
 	out, in := seg.Supervisor()
-	return &Ring{seg: seg, out: out, in: in, limit: limit}
+	return &Ring{seg: seg, out: out, in: in, limit: limit, event: -1}
 }
 
 // WorkerRing takes the worker's end; see [SupervisorRing].
 func WorkerRing(seg *shm.Segment, limit int) *Ring {
 	out, in := seg.Worker()
-	return &Ring{seg: seg, out: out, in: in, limit: limit}
+	return &Ring{seg: seg, out: out, in: in, limit: limit, event: -1}
 }
 
 // ServerRing takes the supervisor's end of a segment that went to a client with the hello on s. From now on s is the ring's, which ends with it. A client that takes so little in
@@ -57,7 +60,12 @@ func ServerRing(seg *shm.Segment, s *Socket, readTimeout, writeTimeout time.Dura
 
 // openRing takes the client's end of the segment that came with the hello on s, which is read through rights.
 func openRing(rights *rightsReader, s *Socket, capacity uint64) (*Ring, error) {
-	seg, err := shm.OpenBelled(int(rights.file.Fd()))
+	fd := rights.next()
+	if fd < 0 {
+		return nil, protocolErrorf("the server's hello says that rings come with it, and none do")
+	}
+	seg, err := shm.OpenBelled(fd)
+	_ = unix.Close(fd)
 	if err != nil {
 		return nil, protocolErrorf("the rings that came with the server's hello cannot be used: %v", err)
 	}
@@ -66,13 +74,40 @@ func openRing(rights *rightsReader, s *Socket, capacity uint64) (*Ring, error) {
 		_ = seg.Destroy()
 		return nil, protocolErrorf("the rings that came with the server's hello are %d and %d bytes, more than the %d that were asked for", g.S2W, g.W2S, capacity)
 	}
+	event, err := useDoors(seg, rights)
+	if err != nil {
+		seg.Shutdown()
+		_ = seg.Destroy()
+		return nil, protocolErrorf("what came with the rings cannot be used: %v", err)
+	}
 	line := newLine(s)
 	seg.UseBell(line)
 	r := WorkerRing(seg, int(s.limit.Load()))
+	r.event = event
 	r.out.SetPatience(s.writeTimeout)
 	r.rights = rights.onward()
 	r.attend(line)
 	return r, nil
+}
+
+// useDoors tells a client's segment how to wake the server, and to be woken. The eventfd is the caller's; -1: there is none.
+func useDoors(seg *shm.Segment, rights *rightsReader) (event int, err error) {
+	event = -1
+	if seg.Geometry().Eventfd {
+		event = rights.next()
+		err = seg.UseEventfd(event)
+	}
+	if seg.Geometry().Socket && err == nil {
+		fd := rights.next()
+		if err = seg.UseSocket(fd); err != nil {
+			_ = unix.Close(fd)
+		}
+	}
+	if err != nil {
+		_ = unix.Close(event)
+		event = -1
+	}
+	return event, err
 }
 
 // Send implements [Transport]. A closed or broken ring is [io.ErrClosedPipe]; of a broken one Recv tells what is wrong.
@@ -215,7 +250,11 @@ func (r *Ring) Free() error {
 	if r.rights != nil {
 		r.rights.close()
 	}
-	return r.seg.Destroy()
+	err := r.seg.Destroy()
+	if r.event >= 0 {
+		err = errors.Join(err, unix.Close(r.event))
+	}
+	return err
 }
 
 // file returns the next descriptor that came on the line, waiting for it: it was sent before what told of it. false: the line has ended.

@@ -43,6 +43,13 @@ func (b *bellDoor) sleep(d time.Duration) {
 func (b *bellDoor) wake()  { b.bell.Ring(b.what) }
 func (b *bellDoor) close() { b.hear() }
 
+// hear wakes the sleeper of a sem with a bell; another one's sleeps elsewhere.
+func (s *sem) hear() {
+	if b, ok := s.door.(*bellDoor); ok {
+		b.hear()
+	}
+}
+
 // hear wakes this process's sleeper, or keeps it from going to sleep.
 func (b *bellDoor) hear() {
 	select {

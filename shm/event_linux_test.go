@@ -2,7 +2,9 @@ package shm
 
 import (
 	"errors"
+	"io"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -84,5 +86,41 @@ func TestEventfdInVain(t *testing.T) {
 	supervisor.Shutdown()
 	if err := <-woken; !errors.Is(err, ErrClosed) {
 		t.Error(err)
+	}
+}
+
+// An eventfd is known with /proc and without; nothing else that can be written to is taken for one.
+func TestEventfdIsChecked(t *testing.T) {
+	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, links := range []string{"/proc/self/fd", filepath.Join(t.TempDir(), "none")} {
+		if err := checkEventfd(event, links); err != nil {
+			t.Errorf("%s: an eventfd: %v", links, err)
+		}
+		for what, fd := range map[string]int{"a pipe": int(w.Fd()), "a file": int(file.Fd()), "a socket": pair[0], "nothing": 1 << 20} {
+			if checkEventfd(fd, links) == nil {
+				t.Errorf("%s: %s is taken for an eventfd", links, what)
+			}
+		}
+	}
+	for _, c := range []io.Closer{r, w, file} {
+		_ = c.Close()
+	}
+	for _, fd := range []int{event, pair[0], pair[1]} {
+		_ = unix.Close(fd)
 	}
 }

@@ -14,7 +14,8 @@ type Geometry struct {
 	W2S         uint64 // capacity of the ring worker → supervisor, likewise
 	MaxFrame    uint64 // longest payload of one frame in bytes: 64 to a quarter of the smaller capacity less 16; 0: that much
 	Bell        bool   // the supervisor sleeps at its bell, and the worker too when it waits for messages; see [Bell]
-	Eventfd     bool   // the supervisor sleeps at an eventfd when it waits for messages; not together with Bell
+	Eventfd     bool   // the supervisor sleeps at an eventfd instead when it waits for messages
+	Socket      bool   // the worker sleeps at a socket instead when it waits for messages
 	Incarnation uint64 // tells this segment's frames from any other's; 0: random
 }
 
@@ -42,13 +43,16 @@ func (g Geometry) withDefaults() Geometry {
 func (g Geometry) maxFrameLimit() uint64 { return min(g.S2W, g.W2S)/4 - frameHeaderBytes }
 
 func (g Geometry) flags() uint32 {
-	switch {
-	case g.Bell:
-		return flagBell
-	case g.Eventfd:
-		return flagEventfd
+	var flags uint32
+	for _, f := range []struct {
+		set  bool
+		flag uint32
+	}{{g.Bell, flagBell}, {g.Eventfd, flagEventfd}, {g.Socket, flagSocket}} {
+		if f.set {
+			flags |= f.flag
+		}
 	}
-	return 0
+	return flags
 }
 
 // Bytes is how large the segment is.
@@ -69,9 +73,6 @@ func (g Geometry) validate() error {
 	}
 	if g.MaxFrame < minMaxFrame || g.MaxFrame > g.maxFrameLimit() {
 		return fmt.Errorf("max frame is %d, want %d to %d", g.MaxFrame, minMaxFrame, g.maxFrameLimit())
-	}
-	if g.Bell && g.Eventfd {
-		return fmt.Errorf("flags are %#x: a bell and an eventfd exclude each other", flagBell|flagEventfd)
 	}
 	if g.Incarnation == 0 {
 		return fmt.Errorf("incarnation is 0")
@@ -111,6 +112,7 @@ func decodeGeometry(b []byte, size uint64) (Geometry, error) {
 		Incarnation: le.Uint64(b[offIncarnation:]),
 		Bell:        le.Uint32(b[offFlags:])&flagBell != 0,
 		Eventfd:     le.Uint32(b[offFlags:])&flagEventfd != 0,
+		Socket:      le.Uint32(b[offFlags:])&flagSocket != 0,
 	}
 	if got := string(b[offMagic : offMagic+len(magic)]); got != magic {
 		return Geometry{}, geometryError("magic is %q, want %q", got, magic)

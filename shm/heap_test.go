@@ -14,7 +14,7 @@ func attach(t testing.TB, g Geometry) (supervisor, worker *Segment) {
 		t.Fatal(err)
 	}
 	cleanUp(t, supervisor)
-	worker = twin(supervisor)
+	worker = twin(t, supervisor)
 	cleanUp(t, worker)
 	return supervisor, worker
 }

@@ -21,7 +21,7 @@ func TestWakeAfterShutdown(t *testing.T) {
 	sleepLong(t)
 	for _, g := range geometries {
 		supervisor := newHeap(t, g)
-		worker := twin(supervisor)
+		worker := twin(t, supervisor)
 		p, _ := supervisor.Supervisor()
 		_, c := worker.Worker()
 		got := make(chan error, 1)

@@ -36,7 +36,7 @@ const (
 	offSegmentBytes = 0x010 // u64: the memfd's size
 	offIncarnation  = 0x018 // u64: random, not 0
 	offPID          = 0x020 // u32: the supervisor's, for information only
-	offFlags        = 0x024 // u32: flagBell, flagEventfd or 0
+	offFlags        = 0x024 // u32: of flagBell, flagEventfd and flagSocket
 	offMaxFrame     = 0x028 // u64: largest payload of one frame
 	offS2WOffset    = 0x030 // u64
 	offS2WCapacity  = 0x038 // u64
@@ -51,6 +51,9 @@ const flagBell = 1 << 0
 
 // flagEventfd: the supervisor sleeps at an eventfd for items; see [Segment.Eventfd].
 const flagEventfd = 1 << 1
+
+// flagSocket: the worker sleeps at a socket for items; see [Segment.Socket].
+const flagSocket = 1 << 2
 
 // Advisory words: each side writes its own line and the other may look.
 const (

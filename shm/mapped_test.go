@@ -19,8 +19,6 @@ func attach(t testing.TB, g Geometry) (supervisor, worker *Segment) {
 		t.Fatal(err)
 	}
 	cleanUp(t, worker)
-	if g.Eventfd {
-		worker.UseEventfd(supervisor.event.fd)
-	}
+	useDoors(t, supervisor, worker)
 	return supervisor, worker
 }

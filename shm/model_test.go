@@ -55,9 +55,9 @@ const (
 	atLookAgain          // moved? closed?
 	atLateClosed         // mutant closedAfter
 	atLateClear          // mutant clearAfter
-	atSleep              // FUTEX_WAIT; at an eventfd: forget what was written before
-	atLookCount          // at an eventfd: count = 1?
-	atPoll               // at an eventfd: sleep until it is written to
+	atSleep              // FUTEX_WAIT; at an eventfd: forget what was written before; at a socket: take what has come
+	atLookCount          // at an eventfd or a socket: count = 1?
+	atPoll               // likewise: sleep until it is written to
 	atDisarm             // waiters = 0
 	atEnd
 )
@@ -89,7 +89,7 @@ type mutant struct {
 
 type modelConfig struct {
 	mutant
-	door     string // where the sleeper sleeps: futex, bell or event
+	door     string // where the sleeper sleeps: futex, bell, event or socket
 	coalesce bool   // post does nothing if count is set already; the protocol leaves this to the implementation
 	apart    bool   // posts may be the helper's, or be put off
 	tso      bool
@@ -109,9 +109,9 @@ type modelState struct {
 	pc       [mActors]int8
 	own      [2]int8 // private positions
 	asleep   [2]bool
-	rung     [2]bool // the side's bell was rung, or its eventfd written to: on its way
+	rung     [2]bool // the side's bell was rung, or its eventfd or socket written to: on its way
 	heard    [2]bool // it has come, and the sleeper does not know yet
-	shut     [2]bool // the side has closed its door: nobody sleeps at its eventfd any more
+	shut     [2]bool // the side has closed its door: nobody sleeps at its eventfd or socket any more
 	isClosed [2]bool // the register that closed was read into
 	due      int8    // tail in memory when the close began
 	owes     bool    // the producer has put a post off
@@ -288,10 +288,15 @@ func (s *modelState) step(c *modelConfig, a int) bool {
 			if !s.preparePoll(a, c.earlyCount) {
 				*pc = atLookCount
 			}
+		case "socket":
+			if !s.heard[a] {
+				*pc = atLookCount
+			}
+			s.heard[a] = false
 		}
 	case atLookCount:
 		*pc = atPoll
-		if s.preparePoll(a, !c.earlyCount) {
+		if s.preparePoll(a, c.door == "socket" || !c.earlyCount) {
 			*pc = afterSleep(c)
 		}
 	case atPoll:
@@ -496,10 +501,10 @@ func explore(c modelConfig) (states int, wrong string) {
 }
 
 // doors are where a sleeper may sleep.
-var doors = [...]string{"futex", "bell", "event"}
+var doors = [...]string{"futex", "bell", "event", "socket"}
 
 func forEachModel(m mutant, visit func(c modelConfig, name string)) {
-	for flags := range 24 {
+	for flags := range 8 * len(doors) {
 		tso, coalesce, apart, door := flags&1 != 0, flags&2 != 0, flags&4 != 0, doors[flags/8]
 		for _, capacity := range []int8{1, 2} {
 			for _, closes := range []int{mActors, producer, consumer} {
@@ -507,7 +512,7 @@ func forEachModel(m mutant, visit func(c modelConfig, name string)) {
 				if apart && !(tso && coalesce && closes != consumer) || apart && door != "futex" && closes == producer {
 					continue
 				}
-				if door == "event" && !tso { // which can do nothing else
+				if (door == "event" || door == "socket") && !tso { // which can do nothing else
 					continue
 				}
 				c := modelConfig{mutant: m, door: door, coalesce: coalesce, tso: tso, apart: apart, capacity: capacity, closes: closes}
@@ -547,8 +552,9 @@ func TestModelCatchesMutants(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, door := range doors {
-				// A bell keeps what is rung until somebody sleeps, and at an eventfd nobody sleeps any more, so their closes have no need of count, and who closes an eventfd and does not say so is not asleep but busy; and only a bell has to remember.
-				if door == "event" && m.closeOnlyWakes || door != "futex" && (m.closeNoCount || m.closeDrops) || door != "bell" && m.deafBell || door != "event" && m.earlyCount {
+				// A bell keeps what is rung until somebody sleeps, and at an eventfd or a socket nobody sleeps any more, so their closes have no need of count, and who closes one of those and does not say so is not asleep but busy; what is forgotten count makes up for, but at a bell.
+				polled := door == "event" || door == "socket"
+				if polled && m.closeOnlyWakes || door != "futex" && (m.closeNoCount || m.closeDrops) || door != "bell" && m.deafBell || door != "event" && m.earlyCount {
 					continue
 				}
 				caught := ""

@@ -44,7 +44,16 @@ func runChild(role string) int {
 		return 2
 	}
 	if s.Geometry().Eventfd {
-		s.UseEventfd(4)
+		if err := s.UseEventfd(4); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 2
+		}
+	}
+	if s.Geometry().Socket {
+		if err := s.UseSocket(5); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 2
+		}
 	}
 	if err := play(s); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -164,7 +173,7 @@ func startChild(t testing.TB, s *Segment, role, binary string, env ...string) *e
 	cmd := exec.Command(binary)
 	cmd.Env = append(os.Environ(), append(env, roleVariable+"="+role, "GORACE=atexit_sleep_ms=0")...)
 	cmd.Stderr = os.Stderr
-	cmd.ExtraFiles = []*os.File{s.File(), s.Eventfd()}
+	cmd.ExtraFiles = []*os.File{s.File(), s.Eventfd(), s.Socket()}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -9,11 +9,13 @@ import (
 	"sync"
 	"testing"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // geometries are small enough that everything that can happen happens often.
 var geometries = []Geometry{
-	{S2W: 4 << 10, W2S: 4 << 10, Eventfd: true},
+	{S2W: 4 << 10, W2S: 4 << 10, Eventfd: true, Socket: true},
 	{S2W: 4 << 10, W2S: 8 << 10, MaxFrame: 64},
 	{S2W: 16 << 10, W2S: 4 << 10, MaxFrame: 100},
 	{S2W: 64 << 10, W2S: 64 << 10, Eventfd: true},
@@ -39,12 +41,33 @@ func newHeap(t *testing.T, g Geometry) *Segment {
 }
 
 // twin returns the worker's view of a segment in Go memory, as another process would have it.
-func twin(supervisor *Segment) *Segment {
+func twin(t testing.TB, supervisor *Segment) *Segment {
+	t.Helper()
 	worker := newSegment(supervisor.mem, supervisor.geo, false, nil)
-	if supervisor.geo.Eventfd {
-		worker.UseEventfd(supervisor.event.fd)
+	useDoors(t, supervisor, worker)
+	if worker.socket != nil {
+		t.Cleanup(func() { _ = worker.socket.file.Close() }) // nobody destroys it, and to do so twice does no harm
 	}
 	return worker
+}
+
+// useDoors tells a worker's view of a segment what the supervisor's has for it.
+func useDoors(t testing.TB, supervisor, worker *Segment) {
+	t.Helper()
+	if supervisor.geo.Eventfd {
+		if err := worker.UseEventfd(supervisor.event.fd); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if supervisor.geo.Socket {
+		fd, err := unix.FcntlInt(supervisor.Socket().Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err == nil {
+			err = worker.UseSocket(fd)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // randomSize favours the sizes at which something changes.
@@ -416,7 +439,7 @@ func TestCommittedBeforeShutdown(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(6, 0))
 	for round := range 500 {
 		supervisor := newHeap(t, geometries[0])
-		worker := twin(supervisor)
+		worker := twin(t, supervisor)
 		p, c := supervisor.Supervisor()
 		from, to := worker.Worker()
 		closes := supervisor.Shutdown
@@ -528,17 +551,17 @@ func TestPositionsWrap(t *testing.T) {
 
 // TestSpinLearns is about the policy alone.
 func TestSpinLearns(t *testing.T) {
-	s := spin{enabled: true, budget: maxSpin}
-	for range 10 {
-		s.learn(false)
-	}
-	if got := s.next(); got != 0 {
-		t.Errorf("after ten spins in vain the next may last %v, want 0", got)
-	}
-	for s.next() == 0 {
-		if s.waits > fullSpinEvery {
-			t.Fatal("it never spins again")
+	s := newSpin()
+	s.enabled = true
+	var rests []int // between spins in vain
+	for rest := 0; len(rests) < 14; rest++ {
+		if s.next() > 0 {
+			rests, rest = append(rests, rest), -1
+			s.learn(false)
 		}
+	}
+	if want := []int{0, 0, 0, 0, 0, 1, 3, 7, 15, 31, 31, 31, 31, 31}; !slices.Equal(rests, want) {
+		t.Errorf("it rests for %d waits, want %d", rests, want)
 	}
 	s.learn(true)
 	if got := s.next(); got != maxSpin {

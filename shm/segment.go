@@ -24,8 +24,10 @@ type Segment struct {
 	s2w    ring
 	w2s    ring
 
-	bell  Bell       // set before the ends are taken; nil unless geo.Bell
-	event *eventDoor // of w2s.items, set before the ends are taken; nil unless geo.Eventfd
+	// Set before the ends are taken.
+	bell   Bell        // nil unless geo.Bell
+	event  *eventDoor  // of w2s.items; nil unless geo.Eventfd
+	socket *socketDoor // of s2w.items; nil unless geo.Socket
 
 	down       sync.Mutex // held by Shutdown
 	unmapping  unmapping
@@ -61,11 +63,11 @@ func Create(g Geometry) (*Segment, error) {
 		return nil, fmt.Errorf("shm: create segment: %w", err)
 	}
 	format(mem, g, uint32(os.Getpid()))
-	return newSegment(mem, g, true, file).withEventfd()
+	return newSegment(mem, g, true, file).withDoors()
 }
 
 // Open maps the segment that fd refers to, after checking everything the protocol says about it. It is the worker's way to a
-// Segment. What is wrong with the segment itself is reported as a [*ProtocolError]. fd stays the caller's and may be closed. If the geometry says that there is an eventfd, it has to be told to [Segment.UseEventfd].
+// Segment. What is wrong with the segment itself is reported as a [*ProtocolError]. fd stays the caller's and may be closed. If the geometry says that there is an eventfd or a socket, it has to be told to [Segment.UseEventfd] or [Segment.UseSocket].
 func Open(fd int) (*Segment, error) { return open(fd, false) }
 
 // OpenBelled is [Open] for a segment with a [Bell], which has to be told to [Segment.UseBell].
@@ -104,7 +106,14 @@ func NewHeap(g Geometry) (*Segment, error) {
 	}
 	mem := heapBytes(g.Bytes())
 	format(mem, g, uint32(os.Getpid()))
-	return newSegment(mem, g, false, nil).withEventfd()
+	s, err := newSegment(mem, g, false, nil).withDoors()
+	if err == nil && g.Socket {
+		if err = s.socket.listenHere(s.s2w.items.count); err != nil {
+			s.Shutdown()
+			return nil, errors.Join(fmt.Errorf("shm: new heap segment: %w", err), s.Destroy())
+		}
+	}
+	return s, err
 }
 
 // checkHost: atomics on shared words use the machine's byte order, which therefore has to be the format's.
@@ -162,63 +171,105 @@ func (s *Segment) Geometry() Geometry { return s.geo }
 // It stays the Segment's: Destroy closes it.
 func (s *Segment) File() *os.File { return s.file }
 
-// CloseFile closes the memfd, once it has been passed on: the mapping stays.
-func (s *Segment) CloseFile() error {
+// ClosePassed closes the memfd and the worker's end of the socket, once they have been passed on: the mapping stays.
+func (s *Segment) ClosePassed() error {
 	file := s.file
-	if file == nil {
-		return nil
-	}
 	s.file = nil
-	if err := file.Close(); err != nil {
-		return fmt.Errorf("shm: close segment's file: %w", err)
+	var err error
+	if file != nil {
+		err = file.Close()
+	}
+	if s.socket != nil {
+		err = errors.Join(err, s.socket.closePeer())
+	}
+	if err != nil {
+		return fmt.Errorf("shm: close what was passed on: %w", err)
 	}
 	return nil
 }
 
-// withEventfd makes the eventfd of a segment that has one, for its creator.
-func (s *Segment) withEventfd() (*Segment, error) {
-	if !s.geo.Eventfd {
-		return s, nil
+// withDoors makes the eventfd and the socket of a segment that has them, for its creator.
+func (s *Segment) withDoors() (*Segment, error) {
+	var err error
+	if s.geo.Eventfd {
+		if s.event, err = newEventDoor(s.w2s.items.count); err == nil {
+			s.w2s.items.sleepAt(s.event)
+		}
 	}
-	e, err := newEventDoor(s.w2s.items.count)
+	if s.geo.Socket && err == nil {
+		if s.socket, err = newSocketDoor(); err == nil {
+			s.s2w.items.sleepAt(s.socket)
+		}
+	}
 	if err != nil {
 		s.Shutdown()
 		return nil, errors.Join(fmt.Errorf("shm: create segment: %w", err), s.Destroy())
 	}
-	s.event, s.w2s.items.door = e, e
 	return s, nil
 }
 
 // Eventfd returns the eventfd to pass to the worker (in exec.Cmd.ExtraFiles), which wakes the supervisor by it, or nil if the segment has none or was opened. It stays the Segment's: Destroy closes it.
 func (s *Segment) Eventfd() *os.File {
-	if s.event == nil {
+	if s.event == nil || s.event.poller == nil {
 		return nil
 	}
 	return s.event.file
 }
 
-// UseEventfd says by which descriptor the supervisor is woken. It stays the caller's, and has to stay open while the segment is used.
+// Socket returns the worker's end of the socket to pass to it (in exec.Cmd.ExtraFiles), which is in blocking mode, or nil if the segment has none, was opened, or has passed it on. It stays the Segment's: ClosePassed or Destroy closes it.
+func (s *Segment) Socket() *os.File {
+	if s.socket == nil {
+		return nil
+	}
+	return s.socket.peer
+}
+
+// UseEventfd says by which descriptor the supervisor is woken. It stays the caller's, and has to stay open while the segment is used. An error says that it is no eventfd: what is written there is not to end up elsewhere.
 //
 // Preconditions: the geometry says that there is an eventfd, the segment was opened, and its ends were not taken.
-func (s *Segment) UseEventfd(fd int) {
+func (s *Segment) UseEventfd(fd int) error {
 	if !s.geo.Eventfd || s.event != nil || s.worker.Load() {
 		panic("shm: UseEventfd without an eventfd, or too late")
 	}
+	if err := checkEventfd(fd, "/proc/self/fd"); err != nil {
+		return fmt.Errorf("shm: fd %d, the eventfd: %w", fd, err)
+	}
 	s.event = &eventDoor{fd: fd}
-	s.w2s.items.door = s.event
+	s.w2s.items.sleepAt(s.event)
+	return nil
+}
+
+// UseSocket says at which socket the worker sleeps. The descriptor is the segment's from now on, unless there is an error, which says that it is no socket: Destroy closes it.
+//
+// Preconditions: the geometry says that there is a socket, the segment was opened, and its ends were not taken; UseBell was not called.
+func (s *Segment) UseSocket(fd int) error {
+	if !s.geo.Socket || s.socket != nil || s.worker.Load() {
+		panic("shm: UseSocket without a socket, or too late")
+	}
+	door := &socketDoor{fd: -1}
+	if err := door.listen(fd, s.s2w.items.count); err != nil {
+		return fmt.Errorf("shm: fd %d, the socket: %w", fd, err)
+	}
+	s.socket = door
+	s.s2w.items.sleepAt(door)
+	return nil
 }
 
 // UseBell says how to ring at the peer.
 //
-// Preconditions: the geometry says that there are bells, and neither side's ends were taken in this process.
+// Preconditions: the geometry says that there are bells, and neither side's ends were taken in this process; UseEventfd and UseSocket were called if they are going to be.
 func (s *Segment) UseBell(b Bell) {
 	if !s.geo.Bell || s.supervisor.Load() || s.worker.Load() {
 		panic("shm: UseBell without bells, or too late")
 	}
 	s.bell = b
-	s.w2s.items.door = newBellDoor(b, RungItems)
-	s.s2w.space.door = newBellDoor(b, RungSpace)
-	s.s2w.items.door = newBellDoor(b, RungItems)
+	if s.event == nil {
+		s.w2s.items.sleepAt(newBellDoor(b, RungItems))
+	}
+	s.s2w.space.sleepAt(newBellDoor(b, RungSpace))
+	if s.socket == nil {
+		s.s2w.items.sleepAt(newBellDoor(b, RungItems))
+	}
 	for _, sem := range []*sem{&s.w2s.items, &s.s2w.space, &s.s2w.items} {
 		sem.spin.crowd = &spinners
 	}
@@ -228,14 +279,14 @@ func (s *Segment) UseBell(b Bell) {
 func (s *Segment) Rung(what byte) {
 	if s.supervisor.Load() {
 		if what&RungItems != 0 {
-			s.w2s.items.door.(*bellDoor).hear()
+			s.w2s.items.hear()
 		}
 		if what&RungSpace != 0 {
-			s.s2w.space.door.(*bellDoor).hear()
+			s.s2w.space.hear()
 		}
 	}
 	if s.worker.Load() && what&RungItems != 0 {
-		s.s2w.items.door.(*bellDoor).hear()
+		s.s2w.items.hear()
 	}
 }
 
@@ -255,13 +306,16 @@ func (s *Segment) Supervisor() (*Producer, *Consumer) {
 // Worker returns the worker's ends of the rings.
 //
 // Preconditions: it is called once, on a segment that no messages were exchanged over in the worker's name, and by one process
-// only; if it has bells, after UseBell, and if it was opened and has an eventfd, after UseEventfd.
+// only; if it has bells, after UseBell, and if it was opened and has an eventfd, after UseEventfd; if it has a socket, after UseSocket.
 func (s *Segment) Worker() (*Producer, *Consumer) {
 	if s.geo.Bell && s.bell == nil {
 		panic("shm: the segment has bells, and nobody said how to ring them")
 	}
 	if s.geo.Eventfd && s.event == nil {
 		panic("shm: the segment has an eventfd, and nobody said which")
+	}
+	if s.geo.Socket && (s.socket == nil || s.socket.poller == nil) {
+		panic("shm: the segment has a socket, and nobody said which")
 	}
 	if s.worker.Swap(true) {
 		panic("shm: the worker's ends are taken")
@@ -288,7 +342,7 @@ func (s *Segment) Shutdown() {
 	}
 }
 
-// Destroy unmaps the segment and closes its memfd and its eventfd. The memory goes back to the system when the peer has done the same, or is
+// Destroy unmaps the segment and closes its memfd, its eventfd and its socket. The memory goes back to the system when the peer has done the same, or is
 // dead.
 //
 // Preconditions: Shutdown was called; no call on the segment or its ends is running, and none follows but Shutdown, which does
@@ -313,6 +367,9 @@ func (s *Segment) Destroy() error {
 	}
 	if event := s.Eventfd(); event != nil {
 		err = errors.Join(err, event.Close())
+	}
+	if s.socket != nil {
+		err = errors.Join(err, s.socket.destroy())
 	}
 	if err != nil {
 		return fmt.Errorf("shm: destroy segment: %w", err)

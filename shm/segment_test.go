@@ -114,7 +114,6 @@ func TestGeometryIsValidated(t *testing.T) {
 		{Geometry{S2W: 2048}, "S2W capacity is 2048"},
 		{Geometry{W2S: 5000}, "W2S capacity is 5000, want a power of two"},
 		{Geometry{MaxFrame: 63}, "max frame is 63"},
-		{Geometry{Bell: true, Eventfd: true}, "flags are 0x3"},
 		{Geometry{S2W: 4096, MaxFrame: 1009}, "max frame is 1009, want 64 to 1008"},
 		{Geometry{MaxFrame: 1 << 63}, "max frame"},
 	} {
@@ -184,7 +183,7 @@ func TestOpenChecksEverything(t *testing.T) {
 		"segment size":         func(b []byte) { le.PutUint64(b[offSegmentBytes:], 0x2000) },
 		"incarnation":          func(b []byte) { le.PutUint64(b[offIncarnation:], 0) },
 		"flags":                func(b []byte) { le.PutUint32(b[offFlags:], 1) },
-		"flags ":               func(b []byte) { le.PutUint32(b[offFlags:], 4) },
+		"flags ":               func(b []byte) { le.PutUint32(b[offFlags:], 8) },
 		"flags are 0x3":        func(b []byte) { le.PutUint32(b[offFlags:], 3) },
 		"max frame":            func(b []byte) { le.PutUint64(b[offMaxFrame:], 1009) },
 		"max frame ":           func(b []byte) { le.PutUint64(b[offMaxFrame:], 63) },
@@ -269,7 +268,17 @@ func FuzzOpen(f *testing.F) {
 			t.Errorf("mapped %d bytes of %d", got, size)
 		}
 		if g.Eventfd {
-			s.UseEventfd(-1) // nobody sleeps at it
+			s.event = &eventDoor{fd: -1} // nobody sleeps at it
+		}
+		if g.Socket {
+			door, err := newSocketDoor()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := door.listenHere(s.s2w.items.count); err != nil {
+				t.Fatal(err)
+			}
+			s.socket = door
 		}
 		p, _ := s.Supervisor()
 		_, c := s.Worker()

@@ -31,13 +31,16 @@ type sem struct {
 	spin   spin         // guarded as the waiting end is: one waiter per process
 }
 
-// door is where the sleeper of a sem sleeps, and where it is woken. There are three: [futex], [eventDoor] and [bellDoor].
+// door is where the sleeper of a sem sleeps, and where it is woken. There are four: [futex], [eventDoor], [socketDoor] and [bellDoor].
 type door interface {
 	// sleep returns when the sleeper was woken, which may have been since it last cleared count, and may return early for any reason; with d > 0, when d has passed.
 	sleep(d time.Duration)
 	wake()  // wakes the peer's sleeper; never blocks
 	close() // wakes this process's sleeper; never blocks
 }
+
+// sleepAt says that this process, or the peer, sleeps in the poller, at a door that is not the futex.
+func (s *sem) sleepAt(d door) { s.door, s.spin.keeps = d, false }
 
 // wait blocks until the peer's position pos has moved on from seen by at least n bytes, and returns it. The error is ErrClosed if the sem was closed first, and [os.ErrDeadlineExceeded] if patience,
 // unless 0, has run out. The position is loaded once for the decision and that same value is returned, unchecked: one that moved backwards counts as moved far.
@@ -114,9 +117,9 @@ const (
 	maxSpin = 50 * time.Microsecond
 	// minSpin is the shortest that is worth its while: hardly anything arrives sooner.
 	minSpin = 6 * time.Microsecond
-	// fullSpinEvery: every so many waits a full maxSpin is spent, whatever the last ones brought. Without it a run of
-	// slow replies would teach a waiter for ever not to spin.
-	fullSpinEvery = 32
+	// longestRest: a waiter that has learnt not to spin spins for maxSpin all the same, after one wait, two, four, and so on up to so many. Without it a run of
+	// slow replies would teach it for ever, and were it seldom from the beginning, for long.
+	longestRest = 32
 	// looksPerYield is how often the position is looked at between two calls to the scheduler and the clock, which take about
 	// as long as all these looks together.
 	looksPerYield = 64
@@ -125,36 +128,42 @@ const (
 // spin decides how long one waiter spins: maxSpin after a spin that paid, half as long as before after one that did not.
 type spin struct {
 	enabled bool          // immutable; spinning on the only processor there is delays the peer
+	keeps   bool          // immutable once in use: who sleeps keeps a processor from the goroutines that wait for it, for a while
 	crowd   *atomic.Int32 // immutable once in use: how many spin of those of which some processor should be left by; nil: they are few
-	budget  time.Duration
-	waits   uint32
+	budget  time.Duration // of the next wait; 0: it rests
+	rest    uint32        // waits until it tries again
+	rested  uint32        // of them
 }
 
 // spinners is how many of the waits at bells spin now: there may be hundreds of such waits in a process.
 var spinners atomic.Int32
 
 func newSpin() spin {
-	return spin{enabled: runtime.NumCPU() > 1 && runtime.GOMAXPROCS(0) > 1, budget: maxSpin}
+	return spin{enabled: runtime.NumCPU() > 1 && runtime.GOMAXPROCS(0) > 1, keeps: true, budget: maxSpin, rest: 1}
 }
 
 // next returns how long the next wait may spin.
 func (s *spin) next() time.Duration {
-	s.waits++
 	switch {
 	case !s.enabled:
 		return 0
-	case s.waits%fullSpinEvery == 0:
-		return maxSpin
+	case s.budget > 0:
+		return s.budget
 	}
-	return s.budget
+	if s.rested++; s.rested < s.rest {
+		return 0
+	}
+	s.rested, s.rest = 0, min(2*s.rest, longestRest)
+	return maxSpin
 }
 
 // poll looks at pos, as wait does, until it has moved or the time for it is over.
 func (s *spin) poll(pos *atomic.Uint64, seen, n uint64, closed *atomic.Bool) (now uint64, ok bool) {
 	budget := s.next()
 	if budget == 0 {
-		// A sleeper keeps its processor for a while: goroutines that could run, perhaps made so by this very caller, go first and may give the peer more to do.
-		runtime.Gosched()
+		if s.keeps { // goroutines that could run, perhaps made so by this very caller, go first. It wakes a thread, so it is no matter of course
+			runtime.Gosched()
+		}
 		return 0, false
 	}
 	if s.crowd != nil {
@@ -179,7 +188,7 @@ func (s *spin) poll(pos *atomic.Uint64, seen, n uint64, closed *atomic.Bool) (no
 func (s *spin) learn(paid bool) {
 	switch {
 	case paid:
-		s.budget = maxSpin
+		s.budget, s.rest, s.rested = maxSpin, 1, 0
 	case s.budget/2 < minSpin:
 		s.budget = 0
 	default:

@@ -128,7 +128,9 @@ func hostile(how string) error {
 	if err != nil {
 		return err
 	}
-	seg.UseEventfd(ipc.EventFD)
+	if err := seg.UseEventfd(ipc.EventFD); err != nil {
+		return err
+	}
 	mem, err := mapSegment()
 	if err != nil {
 		return err

@@ -125,7 +125,9 @@ func (s *scribbler) babble() error {
 	if err != nil {
 		return err
 	}
-	seg.UseEventfd(ipc.EventFD)
+	if err := seg.UseEventfd(ipc.EventFD); err != nil {
+		return err
+	}
 	v := &villain{ring: ipc.WorkerRing(seg, 1<<30), mem: s.mem}
 	fmt.Println("1|1|unix|fd:4|netrpc")
 	if err := ipc.SendHello(v.ring, ipc.Hello{SDK: "villain", Actions: []ipc.Action{{Name: "echo"}}}); err != nil {
