@@ -98,8 +98,8 @@ struct rm_segment {
 int rm_segment_create(uint64_t s2w_capacity, uint64_t w2s_capacity, uint64_t max_frame, uint64_t incarnation);
 
 /* Checks and maps the segment behind fd, which may be closed afterwards. RM_OK, RM_PROTOCOL or RM_SYSTEM.
- * bell is the connected socket of a client's segment, eventfd the descriptor of a worker's, should the segment say that it has one; -1: there is none.
- * They have to stay open while the segment is used.
+ * bell is the connected socket of a client's segment, which has to stay open while the segment is used; eventfd wakes the supervisor, should the segment say that it has one,
+ * and is copied; -1: there is none.
  * Preconditions: nobody has used this side before, since positions start at 0; with either of them the role is RM_WORKER. */
 enum rm_result rm_segment_open(struct rm_segment *, int fd, enum rm_role, uint64_t max_message, int bell, int eventfd);
 

@@ -156,11 +156,16 @@ enum rm_result rm_segment_open(struct rm_segment *s, int fd, enum rm_role role, 
     }
     struct rm_geometry g;
     memcpy(&g, base, sizeof g); /* the only time it is read */
-    bool has_eventfd = eventfd >= 0 && g.flags == RM_FLAG_EVENTFD;
-    s->why = check_geometry(&g, size, bell >= 0 ? RM_FLAG_BELL : has_eventfd ? RM_FLAG_EVENTFD : 0);
+    bool has_eventfd = eventfd >= 0 && (g.flags & RM_FLAG_EVENTFD) != 0;
+    s->why = check_geometry(&g, size, (bell >= 0 ? RM_FLAG_BELL : 0) | (has_eventfd ? RM_FLAG_EVENTFD : 0));
     if (s->why != NULL) {
         munmap(base, size);
         return RM_PROTOCOL;
+    }
+    if (has_eventfd && (eventfd = fcntl(eventfd, F_DUPFD_CLOEXEC, 0)) < 0) {
+        munmap(base, size);
+        s->why = "dup";
+        return RM_SYSTEM;
     }
     madvise(base, size, MADV_DONTFORK); /* a fork must not produce or consume beside us */
     struct rm_segment_header *shared = (struct rm_segment_header *)base;
@@ -186,6 +191,8 @@ void rm_segment_unmap(struct rm_segment *s)
         return;
     while (s->in.file_count > 0)
         close(s->in.files[--s->in.file_count]);
+    if (s->out.eventfd >= 0)
+        close(s->out.eventfd);
     munmap(s->shared, s->size);
     s->shared = NULL;
 }

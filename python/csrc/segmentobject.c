@@ -558,8 +558,8 @@ static PyObject *Segment_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
         return PyErr_Format(PyExc_ValueError, "role is '%s'; it must be 'worker' or 'supervisor'", role);
     if (!worker && bell >= 0)
         return PyErr_Format(PyExc_ValueError, "bell is %d; only a worker's side, which a client has, may have one", bell);
-    if (eventfd >= 0 && (!worker || bell >= 0))
-        return PyErr_Format(PyExc_ValueError, "eventfd is %d; only a worker's side without a bell may have one", eventfd);
+    if (!worker && eventfd >= 0)
+        return PyErr_Format(PyExc_ValueError, "eventfd is %d; only a worker's side may have one", eventfd);
     struct rm_module *m = PyType_GetModuleState(type);
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Segment *self = (Segment *)alloc(type, 0);
@@ -588,6 +588,8 @@ static void Segment_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
     if (self->generation == atomic_load(&forks))
         rm_segment_unmap(&self->s);
+    else if (self->s.shared != NULL && self->s.out.eventfd >= 0)
+        close(self->s.out.eventfd); /* this process's descriptor; the memory is not here */
     Py_CLEAR(self->incoming.bytes);
     pthread_mutex_destroy(&self->in_lock);
     pthread_mutex_destroy(&self->out_lock);

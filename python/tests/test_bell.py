@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ringmaster import _launch
+from ringmaster._eventfd import no_eventfd
 from ringmaster._ring import Closed, ProtocolError, Segment
 from segments import HEAD, ITEMS, S2W, SPACE, W2S, Memory, crc32c
 
@@ -110,7 +110,9 @@ def test_a_supervisor_is_woken_by_its_eventfd() -> None:
         Segment(fd, "worker", 1 << 20)
     with pytest.raises(ValueError, match="eventfd"):
         Segment(fd, "supervisor", 1 << 20, eventfd=event)
-    worker = Segment(fd, "worker", 1 << 20, eventfd=event)
+    copied = os.dup(event)
+    worker = Segment(fd, "worker", 1 << 20, eventfd=copied)
+    os.close(copied)
     assert worker.has_eventfd
     try:
         worker.send(b"nobody waits")
@@ -135,20 +137,46 @@ def test_a_supervisor_is_woken_by_its_eventfd() -> None:
         memory.bytes.close()
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_an_eventfd_is_known_without_proc(there: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refuse(status: int, why: str) -> None:
-        raise SystemExit(status, why)
+def test_a_client_with_an_eventfd_rings_for_space_alone() -> None:
+    fd = Segment.create(s2w=4096, w2s=4096)
+    memory = Memory(fd)
+    server = Segment(fd, "supervisor", 1 << 20)
+    event = os.eventfd(0, os.EFD_NONBLOCK)
+    give_bell(memory, flags=3)
+    line, bell = socket.socketpair()
+    line.setblocking(False)
+    with pytest.raises(ProtocolError, match="flags"):
+        Segment(fd, "worker", 1 << 20, bell.fileno())
+    client = Segment(fd, "worker", 1 << 20, bell.fileno(), event)
+    try:
+        memory.put("I", W2S + ITEMS + WAITERS, 1)
+        client.send(b"one")
+        assert os.eventfd_read(event) == 1
+        memory.put("I", S2W + SPACE + WAITERS, 1)
+        server.send(b"for space")
+        assert client.recv() == b"for space"
+        assert rung(line) == b"\x02"
+        with pytest.raises(BlockingIOError):
+            os.eventfd_read(event)
+    finally:
+        client.close()
+        server.close()
+        line.close()
+        bell.close()
+        os.close(fd)
+        os.close(event)
+        memory.bytes.close()
 
-    monkeypatch.setattr(_launch, "leave", refuse)
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_eventfd_is_known_without_proc(there: bool, tmp_path: Path) -> None:
     links = "/proc/self/fd" if there else str(tmp_path)
     event = os.eventfd(0)
     reading, writing = os.pipe()
     try:
-        _launch._check_eventfd(event, links)
+        assert no_eventfd(event, links) == ""
         for other in (writing, 1 << 20):
-            with pytest.raises(SystemExit, match="the eventfd"):
-                _launch._check_eventfd(other, links)
+            assert no_eventfd(other, links) != ""
     finally:
         for fd in (event, reading, writing):
             os.close(fd)

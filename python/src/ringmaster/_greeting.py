@@ -9,6 +9,7 @@ import socket
 import time
 
 from ringmaster._errors import DataLoss
+from ringmaster._eventfd import no_eventfd
 from ringmaster._ring import ProtocolError, Segment
 from ringmaster._session import Session
 from ringmaster._values import Buffer
@@ -50,10 +51,16 @@ class Greeting:
             return None
         if not self._files:
             raise DataLoss("the server's hello says that rings come with it, and none do")
+        fd, eventfd, *_ = *self._files, -1
         try:
-            return Segment(self._files[0], "worker", self._session.max_message, s.fileno())
+            segment = Segment(fd, "worker", self._session.max_message, s.fileno(), eventfd)
         except ProtocolError as e:
             raise DataLoss(f"the rings that came with the server's hello cannot be used: {e}") from e
+        why = no_eventfd(eventfd) if segment.has_eventfd else ""
+        if why:
+            segment.close()
+            raise DataLoss(f"the eventfd that came with the server's hello is none: {why}")
+        return segment
 
     def close(self) -> None:
         """Close the descriptors that came."""

@@ -2,13 +2,12 @@
 
 import contextlib
 import os
-import stat
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn
 
 from ringmaster._codec import MAX_MESSAGE, VERSION
+from ringmaster._eventfd import no_eventfd
 from ringmaster._ring import ProtocolError, Segment, watch_lifeline
 
 COOKIE = "5f1d0c52b6e94be0a1f9-ringmaster-worker"
@@ -47,7 +46,9 @@ def launch() -> Launch:
     except ProtocolError as e:
         leave(EXIT_PROTOCOL, f"the segment on fd {SEGMENT_FD}: {e}")
     if segment.has_eventfd:
-        _check_eventfd(EVENT_FD, "/proc/self/fd")
+        why = no_eventfd(EVENT_FD)
+        if why:
+            leave(1, f"fd {EVENT_FD}, the eventfd: {why}")
         os.set_inheritable(EVENT_FD, False)
     offered = os.environ.get("PLUGIN_PROTOCOL_VERSIONS", "")
     if str(VERSION) not in (v.strip() for v in offered.split(",")):
@@ -71,25 +72,6 @@ def leave(status: int, why: str = "") -> NoReturn:
             stream.write(text)
             stream.flush()
     os._exit(status)
-
-
-def _check_eventfd(fd: int, links: str) -> None:
-    """What is written to wake the supervisor is not to end up elsewhere.
-
-    links is where descriptors are told; in a sandbox without /proc it has to do that this one is of no type, like an
-    eventfd.
-    """
-    try:
-        kind = str(Path(links, str(fd)).readlink())
-    except OSError:
-        try:
-            if stat.S_IFMT(os.fstat(fd).st_mode) == 0:
-                return
-            kind = "it is something else"
-        except OSError as e:
-            kind = str(e)
-    if kind != "anon_inode:[eventfd]":
-        leave(1, f"fd {fd}, the eventfd: {kind}")
 
 
 def _number(name: str, default: int) -> int:

@@ -25,8 +25,7 @@ class Segment:
 
         role is "worker" or "supervisor", max_message is in bytes. bell is the socket beside a client's rings, which has
         to stay open while the segment is used; its end makes recv, after what came before, and send raise Closed.
-        eventfd is the descriptor by which a worker wakes the supervisor if the segment says that it has one, and has to
-        stay open likewise.
+        eventfd is the descriptor by which the supervisor is woken if the segment says that it has one; it is copied.
         Raises ProtocolError if the segment is not what section 2 describes, OSError if it cannot be mapped.
         """
 

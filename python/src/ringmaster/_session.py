@@ -57,6 +57,7 @@ from ringmaster._values import Buffer, Encoded
 WINDOW = 16  # chunks of a stream under way
 MAX_HELLO = 64 << 10  # bytes of the first frame
 RESERVED_POOL = "ringmaster"  # its actions are the server's own
+DOOR_EVENTFD = 2  # of a hello's doors: this client wakes the server by an eventfd
 
 _STAGE = 64 << 10  # bytes; a longer message is received into memory of its own
 _LENGTH = 4
@@ -200,7 +201,7 @@ class Session:
 
     def hello(self, ring: int = 0) -> list[Buffer]:
         """Return what a connection begins with. ring is how large rings should be, in bytes; 0: none are wanted."""
-        limits = {"ring": ring} if ring > 0 else {}
+        limits = {"doors": DOOR_EVENTFD, "ring": ring} if ring > 0 else {}
         return _framed(Hello(_codec.VERSION, _codec.VERSION, _codec.SDK, limits=limits))
 
     def use_rings(self, next_file: Callable[[], int | None]) -> None:
