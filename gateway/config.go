@@ -17,7 +17,7 @@ type Config struct {
 	MaxMessage     int           // bytes, both ways; 0: 64 MiB
 	Memory         int64         // bytes that requests which have not ended and replies that wait for their clients may take in all; 0: a quarter of the machine's (or the cgroup's) memory, at least 4 × MaxMessage
 	MaxInFlight    int           // open requests per connection; 0: 1024
-	MaxConnections int           // at a time; 0: 1024, or half of the descriptors this process may open if that is less
+	MaxConnections int           // at a time; 0: 1024, or a quarter of the descriptors this process may open if that is less
 	Clients        Limits        // of each client
 	Arenas         Arenas        // shared memory for large tensors
 	Lent           *arena.Store  // keeps them; nil: NewArenas'
@@ -93,7 +93,7 @@ func (c Config) withDefaults() Config {
 		c.MaxInFlight = 1024
 	}
 	if c.MaxConnections == 0 {
-		c.MaxConnections = min(1024, maxDescriptors()/2) // workers need some, too
+		c.MaxConnections = min(1024, maxDescriptors()/4) // one with rings has three; workers need some, too
 	}
 	if c.Clients.Connections == 0 {
 		c.Clients.Connections = 64
