@@ -21,6 +21,7 @@ const LedgerVariable = "RINGMASTER_CHAOS_LEDGER"
 func chaosActions() Actions {
 	actions := maps.Clone(builtins)
 	maps.Copy(actions, Actions{
+		"hang":      {Unary: hangOnRecord},
 		"lie":       {Unary: lie},
 		"once":      {Unary: transform},
 		"poison":    {Unary: crash, Idempotent: true},
@@ -125,6 +126,19 @@ func stream(ctx context.Context, req *Request, send func(*Reply) error) error {
 		}
 	}
 	return nil
+}
+
+// hangOnRecord is hang: whoever waited for it to no avail can look whether it has run.
+func hangOnRecord(ctx context.Context, req *Request) (*Reply, error) {
+	a := parseArgs(req, `{"nonce": "0000000000000001", "how": "block"}`)
+	nonce := a.text("nonce")
+	if a.err != nil {
+		return nil, a.err
+	}
+	if err := record(nonce); err != nil {
+		return nil, err
+	}
+	return hang(ctx, req)
 }
 
 // raise panics, in the action itself: its own request fails, and nothing else.

@@ -113,6 +113,7 @@ def poison(request):
 
 @rm.action("hang")
 def hang(request):
+    record(request.body["nonce"])
     how = request.body.get("how", "block")
     if how == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
