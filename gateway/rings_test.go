@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
 
@@ -212,4 +213,21 @@ func TestDeathOfClientsWithRings(t *testing.T) {
 		return segments(t) == 2 && openFDs(t) <= fds && s.clients.memory.Used() <= 2*64<<10+8<<10
 	})
 	neighbour.echo(t)
+}
+
+// A client gets the doors that it says it can do with, and no others.
+func TestRingsHaveTheDoorsAskedFor(t *testing.T) {
+	s := start(t, newFake(), Config{})
+	c, refusal := s.clients.enter(chain.Peer{UID: 1, PID: 1})
+	if refusal != nil {
+		t.Fatal(refusal)
+	}
+	defer s.clients.leave(c)
+	for _, doors := range []uint64{0, ipc.DoorEventfd, ipc.DoorSocket, ipc.DoorEventfd | ipc.DoorSocket, 1<<63 | 1} {
+		g, ok := s.clients.lend(c, &ipc.Hello{Ring: minRing, Doors: doors})
+		if !ok || !g.Bell || g.Eventfd != (doors&ipc.DoorEventfd != 0) || g.Socket != (doors&ipc.DoorSocket != 0) {
+			t.Errorf("doors %#x: %+v, %v", doors, g, ok)
+		}
+		s.clients.returned(c, g)
+	}
 }

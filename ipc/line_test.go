@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"sync/atomic"
@@ -389,4 +390,23 @@ func TestUninvitedDescriptors(t *testing.T) {
 		}
 	}
 	_ = unix.Close(pipe[1])
+}
+
+// A client's ring that is freed leaves no descriptor behind, on either side.
+func TestFreedRingsLeaveNoDescriptors(t *testing.T) {
+	for _, doors := range []uint64{0, DoorEventfd, DoorSocket, DoorEventfd | DoorSocket} {
+		before := openDescriptors(t)
+		t.Run(fmt.Sprint(doors), func(t *testing.T) {
+			p := helloRingPair(t, pairOptions{askingLimit: 1 << 10, answeringLimit: 1 << 10}, doors)
+			if _, err := p.asking.Send([]byte("x")); err != nil {
+				t.Error(err)
+			}
+			if got, err := p.answering.Recv(); err != nil || string(got) != "x" {
+				t.Errorf("%q, %v", got, err)
+			}
+		})
+		if after := openDescriptors(t); after != before {
+			t.Errorf("doors %d: %d descriptors are open, %d were before", doors, after, before)
+		}
+	}
 }
