@@ -12,7 +12,7 @@ import (
 )
 
 // line is the socket beside a client's rings. Once the hellos are exchanged it carries no messages: its end of file says that the peer is gone, and a byte on it that the peer should look at its
-// rings, which makes it the [shm.Bell] of both sides. A thousand idle clients cost a server as many parked goroutines and no thread; and it needs no descriptor more, none that the other process could change under us.
+// rings, which makes it the [shm.Bell] of both sides. Where an eventfd and a socket came with the rings, nobody rings for messages (the first line of the picture), only for room. A thousand idle clients cost a server as many parked goroutines and no thread.
 //
 //	client                       line                    server
 //	publishes, waiters is set ──▶ 1 ──▶ attend ──Rung──▶ Recv looks again
@@ -83,5 +83,5 @@ func (r *Ring) hear(fd int, b []byte) (int, error) {
 	if r.rights != nil {
 		return r.rights.receive(fd, b)
 	}
-	return readPrompt(fd, b)
+	return unix.Read(fd, b)
 }

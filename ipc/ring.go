@@ -98,10 +98,7 @@ func useDoors(seg *shm.Segment, rights *rightsReader) (event int, err error) {
 		err = seg.UseEventfd(event)
 	}
 	if seg.Geometry().Socket && err == nil {
-		fd := rights.next()
-		if err = seg.UseSocket(fd); err != nil {
-			_ = unix.Close(fd)
-		}
+		err = seg.UseSocket(rights.next())
 	}
 	if err != nil {
 		_ = unix.Close(event)

@@ -14,7 +14,7 @@ func attach(t testing.TB, g Geometry) (supervisor, worker *Segment) {
 		t.Fatal(err)
 	}
 	cleanUp(t, supervisor)
-	worker, err = Open(int(supervisor.File().Fd()))
+	worker, err = open(int(supervisor.File().Fd()), 0, flagEventfd|flagSocket)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package shm
 
 import (
 	"errors"
+	"runtime"
 	"testing"
 	"time"
 
@@ -135,5 +136,54 @@ func TestDoorsAreClosedOnExec(t *testing.T) {
 		if err != nil || flags&unix.FD_CLOEXEC == 0 {
 			t.Errorf("the %s has the flags %#x, %v", what, flags, err)
 		}
+	}
+}
+
+// Whoever is closed sleeps no more, though the peer says that there is nothing.
+func TestPolledDoorsStayClosed(t *testing.T) {
+	polledDoors(t, func(t *testing.T, d door, s *sem, _ func()) {
+		s.count.Store(1)
+		d.close()
+		s.count.Store(0)
+		begun := time.Now()
+		if d.sleep(time.Minute); time.Since(begun) > 30*time.Second {
+			t.Error("it slept")
+		}
+	})
+}
+
+// What cannot be polled is closed, and not once more when the collector comes.
+func TestPollerOfWhatCannotBePolled(t *testing.T) {
+	checkLeaks(t)
+	fd, err := unix.MemfdCreate("no poll", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newPoller(fd, nil, nil); err == nil {
+		t.Fatal("it is polled")
+	}
+	again, err := unix.MemfdCreate("somebody else's", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again != fd {
+		t.Errorf("the number is %d, want %d, which is free", again, fd)
+	}
+	for range 2 {
+		runtime.GC()
+	}
+	if err := unix.Close(again); err != nil {
+		t.Error(err)
+	}
+}
+
+// A sleeper cannot leave anything at the waker's end of its socket.
+func TestSocketIsOneWay(t *testing.T) {
+	checkLeaks(t)
+	s := newHeap(t, geometries[0])
+	fd := int(s.Socket().Fd())
+	err := unix.Sendmsg(fd, []byte{1}, unix.UnixRights(fd), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	if !errors.Is(err, unix.EPIPE) {
+		t.Errorf("sent: %v, want EPIPE", err)
 	}
 }

@@ -38,7 +38,7 @@ func runChild(role string) int {
 		fmt.Fprintf(os.Stderr, "unknown role %q\n", role)
 		return 2
 	}
-	s, err := Open(3)
+	s, err := open(3, 0, flagEventfd|flagSocket)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 2

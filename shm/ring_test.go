@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"unsafe"
 
@@ -567,7 +568,18 @@ func TestSpinLearns(t *testing.T) {
 	if got := s.next(); got != maxSpin {
 		t.Errorf("after one that paid the next may last %v, want %v", got, maxSpin)
 	}
-	s.enabled = false
+	var crowd atomic.Int32
+	var pos atomic.Uint64
+	var closed atomic.Bool
+	s.budget, s.crowd = 0, &crowd
+	crowd.Store(1 << 10)
+	for range 10 {
+		s.poll(&pos, 0, 1, &closed)
+	}
+	if s.rest != 1 {
+		t.Errorf("where it may not spin it rests for %d waits, want 1", s.rest)
+	}
+	s.crowd, s.enabled = nil, false
 	if got := s.next(); got != 0 {
 		t.Errorf("on one processor the next may last %v, want 0", got)
 	}

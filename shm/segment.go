@@ -67,13 +67,14 @@ func Create(g Geometry) (*Segment, error) {
 }
 
 // Open maps the segment that fd refers to, after checking everything the protocol says about it. It is the worker's way to a
-// Segment. What is wrong with the segment itself is reported as a [*ProtocolError]. fd stays the caller's and may be closed. If the geometry says that there is an eventfd or a socket, it has to be told to [Segment.UseEventfd] or [Segment.UseSocket].
-func Open(fd int) (*Segment, error) { return open(fd, false) }
+// Segment. What is wrong with the segment itself is reported as a [*ProtocolError]. fd stays the caller's and may be closed. If the geometry says that there is an eventfd, it has to be told to [Segment.UseEventfd].
+func Open(fd int) (*Segment, error) { return open(fd, 0, flagEventfd) }
 
-// OpenBelled is [Open] for a segment with a [Bell], which has to be told to [Segment.UseBell].
-func OpenBelled(fd int) (*Segment, error) { return open(fd, true) }
+// OpenBelled is [Open] for a segment with a [Bell], which has to be told to [Segment.UseBell], as its socket, if there is one, to [Segment.UseSocket].
+func OpenBelled(fd int) (*Segment, error) { return open(fd, flagBell, flagEventfd|flagSocket) }
 
-func open(fd int, bell bool) (*Segment, error) {
+// open is Open for a segment that has to have the flags in must, and may have those in may.
+func open(fd int, must, may uint32) (*Segment, error) {
 	if err := checkHost(); err != nil {
 		return nil, fmt.Errorf("shm: open segment: %w", err)
 	}
@@ -84,8 +85,8 @@ func open(fd int, bell bool) (*Segment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("shm: open segment: %w", err)
 	}
-	if g.Bell != bell {
-		return nil, fmt.Errorf("shm: open segment: %w", geometryError("flags are %#x, want %#x", g.flags(), Geometry{Bell: bell}.flags()))
+	if g.flags()&^may != must {
+		return nil, fmt.Errorf("shm: open segment: %w", geometryError("flags are %#x, want %#x, and perhaps %#x", g.flags(), must, may))
 	}
 	mem, err := mapMemory(fd, g.Bytes())
 	if err != nil {
@@ -239,7 +240,7 @@ func (s *Segment) UseEventfd(fd int) error {
 	return nil
 }
 
-// UseSocket says at which socket the worker sleeps. The descriptor is the segment's from now on, unless there is an error, which says that it is no socket: Destroy closes it.
+// UseSocket says at which socket the worker sleeps. The descriptor is the segment's from now on: Destroy closes it, or UseSocket itself, with an error, if it is no socket.
 //
 // Preconditions: the geometry says that there is a socket, the segment was opened, and its ends were not taken; UseBell was not called.
 func (s *Segment) UseSocket(fd int) error {
@@ -354,14 +355,7 @@ func (s *Segment) Destroy() error {
 	if s.mem == nil {
 		panic("shm: Destroy twice")
 	}
-	s.unmapping.Lock()
-	defer s.unmapping.Unlock()
-	mem := s.mem
-	s.mem, s.unmapping.done = nil, true
-	var err error
-	if s.mapped {
-		err = unmapMemory(mem)
-	}
+	err := s.unmap()
 	if s.file != nil {
 		err = errors.Join(err, s.file.Close())
 	}
@@ -375,4 +369,16 @@ func (s *Segment) Destroy() error {
 		return fmt.Errorf("shm: destroy segment: %w", err)
 	}
 	return nil
+}
+
+// unmap takes the memory from those who may still wake the peer.
+func (s *Segment) unmap() error {
+	s.unmapping.Lock()
+	defer s.unmapping.Unlock()
+	mem := s.mem
+	s.mem, s.unmapping.done = nil, true
+	if !s.mapped {
+		return nil
+	}
+	return unmapMemory(mem)
 }

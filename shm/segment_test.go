@@ -162,8 +162,10 @@ func fixCRC(b []byte) {
 // TestOpenChecksEverything breaks one field at a time, the checksum being right.
 func TestOpenChecksEverything(t *testing.T) {
 	checkLeaks(t)
-	good := headerOf(geometries[0])
-	size := int64(geometries[0].Bytes())
+	g := geometries[0]
+	g.Socket = false
+	good := headerOf(g)
+	size := int64(g.Bytes())
 	open := func(header []byte, size int64, withSeals int) error {
 		s, err := Open(int(hostileMemfd(t, header, size, withSeals).Fd()))
 		if err == nil {
@@ -185,6 +187,7 @@ func TestOpenChecksEverything(t *testing.T) {
 		"flags":                func(b []byte) { le.PutUint32(b[offFlags:], 1) },
 		"flags ":               func(b []byte) { le.PutUint32(b[offFlags:], 8) },
 		"flags are 0x3":        func(b []byte) { le.PutUint32(b[offFlags:], 3) },
+		"flags are 0x6":        func(b []byte) { le.PutUint32(b[offFlags:], 6) },
 		"max frame":            func(b []byte) { le.PutUint64(b[offMaxFrame:], 1009) },
 		"max frame ":           func(b []byte) { le.PutUint64(b[offMaxFrame:], 63) },
 		"s2w offset":           func(b []byte) { le.PutUint64(b[offS2WOffset:], 0x1000) },
@@ -252,7 +255,7 @@ func FuzzOpen(f *testing.F) {
 		if fix && len(header) == geometryBytes {
 			fixCRC(header)
 		}
-		s, err := Open(int(hostileMemfd(t, header, int64(size), seals).Fd()))
+		s, err := open(int(hostileMemfd(t, header, int64(size), seals).Fd()), 0, flagEventfd|flagSocket)
 		if err != nil {
 			var broken *ProtocolError
 			if !errors.As(err, &broken) {

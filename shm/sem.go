@@ -153,7 +153,6 @@ func (s *spin) next() time.Duration {
 	if s.rested++; s.rested < s.rest {
 		return 0
 	}
-	s.rested, s.rest = 0, min(2*s.rest, longestRest)
 	return maxSpin
 }
 
@@ -189,6 +188,8 @@ func (s *spin) learn(paid bool) {
 	switch {
 	case paid:
 		s.budget, s.rest, s.rested = maxSpin, 1, 0
+	case s.budget == 0:
+		s.rested, s.rest = 0, min(2*s.rest, longestRest)
 	case s.budget/2 < minSpin:
 		s.budget = 0
 	default:

@@ -11,7 +11,7 @@ import (
 )
 
 // socketDoor is the [door] of a sem whose sleeper sleeps until a byte comes on a socket. It is for a waker that does not trust the sleeper: nothing that the other end does keeps a send with MSG_DONTWAIT waiting, while the flags and the
-// count of an eventfd belong to whoever has it.
+// count of an eventfd belong to whoever has it. (It may take longer than it should, if the sleeper waits there in very many ways at once: 50 ms with half a million of them.)
 type socketDoor struct {
 	*poller          // the sleeper's; nil in a process that only wakes
 	fd      int      // the waker's end, -1 where there is none. Not an *os.File: the runtime's poller would hear of all that the peer reads
@@ -25,20 +25,25 @@ func newSocketDoor() (*socketDoor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("socketpair: %w", err)
 	}
-	return &socketDoor{fd: fds[0], peer: os.NewFile(uintptr(fds[1]), "socket")}, nil
+	d := &socketDoor{fd: fds[0], peer: os.NewFile(uintptr(fds[1]), "socket")}
+	// Nobody reads at the waker's end, so nothing is to lie there: to drop a descriptor that somebody has sent may take its release, however long that takes.
+	if err := unix.Shutdown(d.fd, unix.SHUT_RD); err != nil {
+		return nil, errors.Join(fmt.Errorf("shutdown: %w", err), d.destroy())
+	}
+	return d, nil
 }
 
-// listen makes the door the sleeper's, which has fd, its end of the socket, from now on, unless it returns an error.
+// listen makes the door the sleeper's, which has fd, its end of the socket, from now on: it is closed if there is an error.
 func (d *socketDoor) listen(fd int, count *atomic.Uint32) error {
 	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
-	switch {
-	case err != nil:
-		return err
-	case domain != unix.AF_UNIX:
-		return fmt.Errorf("is a socket of domain %d, want %d", domain, unix.AF_UNIX)
+	if err == nil && domain != unix.AF_UNIX {
+		err = fmt.Errorf("is a socket of domain %d, want %d", domain, unix.AF_UNIX)
 	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return err
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		return errors.Join(err, unix.Close(fd))
 	}
 	d.poller, err = newPoller(fd, count, d.came)
 	return err
@@ -50,10 +55,7 @@ func (d *socketDoor) listenHere(count *atomic.Uint32) error {
 	if err != nil {
 		return err
 	}
-	if err := d.listen(fd, count); err != nil {
-		return errors.Join(err, unix.Close(fd))
-	}
-	return nil
+	return d.listen(fd, count)
 }
 
 // came takes what has come, if anything has. What came before the sleeper did counts, so that no wake-up is lost where there is no room for one more.
