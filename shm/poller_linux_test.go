@@ -48,7 +48,7 @@ func TestPolledDoorsLookAtCount(t *testing.T) {
 
 // While nobody wakes it a sleeper sleeps, also after one that was woken and one whose time was up.
 func TestPolledDoorsSleep(t *testing.T) {
-	polledDoors(t, func(t *testing.T, d door, s *sem, wake func()) {
+	polledDoors(t, func(t *testing.T, d door, _ *sem, wake func()) {
 		const bound = 20 * time.Millisecond
 		d.sleep(time.Millisecond)
 		for range 3 {
