@@ -24,7 +24,7 @@
 //	conn.run         its reader's end    hang-up, drain, write timeout   Serve
 //	a Crew's         frames of a client; 1 to 2 s without; Serve         Serve
 //	                 a request that waits
-//	a Ring's         its client's bell   hang-up                         conn.endRing, in conn.run
+//	a Ring's         its client's line   hang-up                         conn.endRing, in conn.run
 //	a release        a worker's end      hang-up                         ipc.Serve, in conn.run; one for each request that is leased
 //	conn.drain       once, at drain      its one frame is written        Serve
 //	turnAway         a refused client    its hello, or refuseTimeout     Serve

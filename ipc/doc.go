@@ -6,7 +6,7 @@
 //	       ──cancel, credit──▶
 //
 // The protocol is docs/protocol.md. Read in this order: message.go (what is said), scan.go (what is MessagePack, and safe to hand
-// to a decoder), wire.go, encode.go and decode.go (bytes ⇄ messages), transport.go with socket.go and ring.go (how bytes travel), hello.go (versions),
+// to a decoder), wire.go, encode.go and decode.go (bytes ⇄ messages), transport.go with socket.go, ring.go and line.go (how bytes travel), hello.go (versions),
 // caller.go and call.go with launch.go and window.go (the asking side, how it waits for room, and its credit), arena.go with attach.go and lend.go (tensors in shared memory: what may be said of them, and both sides of asking for some), serve.go with admission.go (the answering side, and what it lets in), lead.go and forward.go (on which goroutine a request is answered), burst.go (when peers are woken) and batch.go (several requests in one call), pace.go (how slow a peer may be).
 //
 // # Who owns what

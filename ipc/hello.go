@@ -38,7 +38,7 @@ func ClientHelloRing(s *Socket, sdk string, capacity uint64) (*Hello, *Ring, err
 	return hello, ring, nil
 }
 
-// What a [Hello]'s Doors consist of. They keep the line, over which a goroutine would have to pass them on, free of the bells that matter.
+// What a [Hello]'s Doors consist of: the bits of the segment's flags that say the same (docs/protocol.md, section 2). They keep the line, over which a goroutine would have to pass them on, free of the bells that matter.
 const (
 	DoorEventfd = 1 << 1 // the client wakes the server by an eventfd
 	DoorSocket  = 1 << 2 // the server wakes the client by a socket of its own

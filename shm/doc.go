@@ -10,8 +10,9 @@
 //
 // The format is docs/protocol.md, sections 2 to 4; its section 10 names the steps at which crash tests kill a process. Read in
 // this order: layout.go (where everything lies), frame.go (a frame's header), ring.go (sending and receiving), sem.go (sleeping
-// and waking), segment.go (a segment's life), check.go (what must hold between any two operations), arena.go (memory without rings,
-// for large tensors). Pointer casts are in words_unsafe.go, system calls in segment_linux.go, futex_linux.go and event_linux.go.
+// and waking), where one sleeps (futex_linux.go; poller_linux.go with event_linux.go and socket_linux.go; bell.go), segment.go (a
+// segment's life), check.go (what must hold between any two operations), arena.go (memory without rings, for large tensors).
+// Pointer casts are in words_unsafe.go, what makes and maps memory in segment_linux.go.
 //
 // # Who owns what
 //

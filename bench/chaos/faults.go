@@ -209,8 +209,9 @@ func (j *injector) harm(ctx context.Context, c class, body harmBody, timeout tim
 		r.req.Tensors = []ipc.Tensor{{Name: "x", DType: "uint8", Shape: []uint64{4 << 10}, Data: make([]byte, 4<<10)}}
 		r.req.Outputs = []ipc.Output{{Name: "x", At: ipc.Range{Length: 4 << 10}}}
 	}
-	err = j.caller.call(ctx, r)                              // the tally has it
-	if refused(ipc.AsError(err)) || c == hang && !j.ran(n) { // a deadline may come in the queue
+	err = j.caller.call(ctx, r)      // the tally has it
+	queued := c == hang && !j.ran(n) // its deadline came there
+	if queued || refused(ipc.AsError(err)) {
 		return
 	}
 	j.mustGo(ctx, 20*time.Second, what, pids...)
