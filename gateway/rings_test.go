@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ringmasterd/ringmaster/chain"
 	"github.com/ringmasterd/ringmaster/ipc"
 )
@@ -229,5 +231,25 @@ func TestRingsHaveTheDoorsAskedFor(t *testing.T) {
 			t.Errorf("doors %#x: %+v, %v", doors, g, ok)
 		}
 		s.clients.returned(c, g)
+	}
+}
+
+// Connections are limited so that the three descriptors of each, with rings, leave some for workers.
+func TestConnectionsFitTheDescriptors(t *testing.T) {
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	few := was
+	few.Cur = 400
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
+		t.Fatal(err)
+	}
+	got := Config{}.withDefaults().MaxConnections
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if got != 100 {
+		t.Errorf("%d connections where 400 descriptors may be open, want 100", got)
 	}
 }
